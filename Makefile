@@ -1,0 +1,45 @@
+# Every target works in a fresh clone with nothing installed but Python 3.11 or newer.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo demo-quick test test-browser test-node soak check bench clean
+
+# The stamp is renewed whenever the pins or the project's own dependencies change.
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+install: .venv/.installed
+
+demo: install
+	$(BIN)/modelyard demo
+
+demo-quick: install
+	$(BIN)/modelyard demo --quick
+
+test: install
+	$(BIN)/python -m pytest -m "not browser and not node and not soak"
+
+test-browser: install
+	$(BIN)/python -m pytest -m browser
+
+test-node: install
+	$(BIN)/python -m pytest -m node
+
+soak: install
+	$(BIN)/python -m pytest -m soak
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q -m "not slow and not browser and not node and not soak"
+
+bench: install
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

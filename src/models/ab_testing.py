@@ -1,0 +1,5 @@
+"""Alias of `modelyard.ab_testing`."""
+
+from modelyard.ab_testing import ABTest, ModelVariant, MultiArmedBandit
+
+__all__ = ["ABTest", "ModelVariant", "MultiArmedBandit"]

@@ -1,0 +1,5 @@
+"""Alias of `modelyard.export`."""
+
+from modelyard.export import ModelExporter
+
+__all__ = ["ModelExporter"]

@@ -1,0 +1,5 @@
+"""Alias of `modelyard.inference_optimizer`."""
+
+from modelyard.inference_optimizer import InferenceOptimizer
+
+__all__ = ["InferenceOptimizer"]

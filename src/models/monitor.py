@@ -1,0 +1,5 @@
+"""Alias of `modelyard.monitor`."""
+
+from modelyard.monitor import ModelMonitor
+
+__all__ = ["ModelMonitor"]

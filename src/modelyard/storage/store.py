@@ -1,0 +1,92 @@
+"""A store: one database and one place for blobs, opened together.
+
+`version_manager.store` is one; hand it to monitors, experiments and strategies, and what they
+learn survives a restart.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select
+
+from modelyard._core.clock import Clock, SystemClock
+from modelyard.storage import tables
+from modelyard.storage.blobs import BlobStore, LocalBlobs, RemoteBlobs
+from modelyard.storage.database import Database, sqlite_url
+
+
+@dataclass(frozen=True)
+class Store:
+    """A database and a blob store that belong together.
+
+    Attributes:
+        database: Rows; transactions by `database.writing()`.
+        blobs: Bytes by digest.
+        url: Where the blobs are when they are remote, else None.
+    """
+
+    database: Database
+    blobs: BlobStore
+    url: str | None = None
+
+    def save_snapshot(
+        self, kind: str, name: str, state: Mapping[str, Any], *, clock: Clock | None = None
+    ) -> None:
+        """Keep the state of a long-lived object (plain values) under its kind and name.
+
+        Durable on return; replaces what was kept before.
+        """
+        at = (clock or SystemClock()).now().isoformat()
+        with self.database.writing() as connection:
+            write_snapshot(connection, kind, name, state, at=at)
+
+    def load_snapshot(self, kind: str, name: str) -> dict[str, Any] | None:
+        """What `save_snapshot` kept last under this kind and name, or None."""
+        row = tables.snapshot
+        query = select(row.c.state).where(row.c.kind == kind, row.c.name == name)
+        with self.database.reading() as connection:
+            state = connection.execute(query).scalar()
+        return None if state is None else dict(state)
+
+    def close(self) -> None:
+        """Close the connections; what is stored stays."""
+        self.database.close()
+
+
+def write_snapshot(
+    connection: Connection, kind: str, name: str, state: Mapping[str, Any], *, at: str
+) -> None:
+    """Write a snapshot inside a transaction that does more."""
+    row = tables.snapshot
+    # Raised here, a NaN names itself; raised by the database, it would not.
+    json.dumps(state, allow_nan=False)
+    connection.execute(delete(row).where(row.c.kind == kind, row.c.name == name))
+    connection.execute(insert(row).values(kind=kind, name=name, state=dict(state), saved_at=at))
+
+
+def open_store(
+    base_dir: str | Path = "models",
+    *,
+    database_url: str | None = None,
+    storage_url: str | None = None,
+) -> Store:
+    """Open, and make where needed, the store of a registry.
+
+    Args:
+        base_dir: Folder of the database and the blobs where no URL says otherwise, and of the
+            local copies of remote blobs.
+        database_url: SQLAlchemy URL such as `postgresql+psycopg://user@host/db`.
+        storage_url: `s3://bucket/prefix`, `gs://`, `az://`, `file://` or `memory://`.
+
+    Raises:
+        ConfigError: A URL that cannot be used.
+        StorageError: A folder or database that cannot be opened.
+    """
+    folder = Path(base_dir)
+    database = Database(database_url or sqlite_url(folder))
+    if storage_url is None:
+        return Store(database, LocalBlobs(folder / "blobs"))
+    return Store(database, RemoteBlobs(storage_url, folder / "cache"), storage_url)

@@ -1,0 +1,236 @@
+"""Every table of the store, in SQLAlchemy Core.
+
+Order is by `seq`, which the database hands out; times are ISO 8601 text in UTC and are for people.
+Columns of type JSON hold plain values only (`_core.plain`).
+"""
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+SCHEMA_VERSION = 1
+
+
+def _seq() -> Column[Any]:
+    # SQLite numbers rows by itself only for INTEGER keys; AUTOINCREMENT never hands one out twice.
+    return Column(
+        "seq",
+        BigInteger().with_variant(Integer, "sqlite"),
+        primary_key=True,
+        autoincrement=True,
+    )
+
+
+_NUMBERED: dict[str, Any] = {"sqlite_autoincrement": True}
+
+schema = Table("schema", metadata, Column("version", Integer, primary_key=True))
+
+version = Table(
+    "version",
+    metadata,
+    _seq(),
+    Column("version_id", String(200), nullable=False, unique=True),
+    Column("model_name", String(120), nullable=False),
+    Column("timestamp", String(15), nullable=False),
+    Column("created_at", String(40), nullable=False),
+    Column("config", JSON, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("format", String(40), nullable=False),
+    Column("can_load_full", Boolean, nullable=False),
+    Column("cannot_load_full_reason", Text),
+    Column("class_name", Text, nullable=False),
+    Column("signature", JSON),
+    Column("environment", JSON, nullable=False),
+    Column("non_finite_metrics", JSON, nullable=False),
+    Column("removed_at", String(40)),
+    Index("version_by_model", "model_name", "seq"),
+    **_NUMBERED,
+)
+
+blob = Table(
+    "blob",
+    metadata,
+    Column("digest", String(64), primary_key=True),  # blake3
+    Column("sha256", String(64), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("condemned_at", String(40)),
+)
+
+artifact = Table(
+    "artifact",
+    metadata,
+    Column("version_id", ForeignKey("version.version_id"), primary_key=True),
+    # "model": what the module is made of; "artifact": given at save; "attachment": added later.
+    Column("kind", String(20), primary_key=True),
+    Column("name", String(120), primary_key=True),
+    Column("encoding", String(20), nullable=False),  # raw | json | npy | safetensors | module
+    Column("digest", ForeignKey("blob.digest"), nullable=False),
+    Index("artifact_by_digest", "digest"),
+)
+
+metric = Table(
+    "metric",
+    metadata,
+    Column("version_id", ForeignKey("version.version_id"), primary_key=True),
+    Column("name", String(120), primary_key=True),
+    Column("value", Float, nullable=True),  # null: NaN or infinite at save
+    Index("metric_by_value", "name", "value"),
+)
+
+tag = Table(
+    "tag",
+    metadata,
+    Column("version_id", ForeignKey("version.version_id"), primary_key=True),
+    Column("tag", String(120), primary_key=True),
+)
+
+alias = Table(
+    "alias",
+    metadata,
+    Column("model_name", String(120), primary_key=True),
+    Column("alias", String(120), primary_key=True),
+    Column("version_id", ForeignKey("version.version_id"), nullable=False),
+    Column("revision", Integer, nullable=False),
+)
+
+lineage = Table(
+    "lineage",
+    metadata,
+    Column("version_id", ForeignKey("version.version_id"), primary_key=True),
+    Column("parent_id", ForeignKey("version.version_id"), primary_key=True),
+    Column("kind", String(20), nullable=False),
+    Index("lineage_by_parent", "parent_id"),
+)
+
+# Append-only: who did what to which version, and when.
+audit = Table(
+    "audit",
+    metadata,
+    _seq(),
+    Column("at", String(40), nullable=False),
+    Column("model_name", String(120), nullable=False),
+    Column("version_id", String(200)),
+    Column("action", String(40), nullable=False),
+    Column("actor", String(200), nullable=False),
+    Column("detail", JSON, nullable=False),
+    Index("audit_by_model", "model_name", "seq"),
+    **_NUMBERED,
+)
+
+lease = Table(
+    "lease",
+    metadata,
+    Column("name", String(200), primary_key=True),
+    Column("holder", String(200), nullable=False),
+    Column("expires_at_s", Float, nullable=False),  # Unix time
+)
+
+rollout = Table(
+    "rollout",
+    metadata,
+    _seq(),
+    Column("rollout_id", String(60), nullable=False, unique=True),
+    Column("model_name", String(120), nullable=False),
+    Column("old_version_id", String(200)),
+    Column("new_version_id", String(200), nullable=False),
+    Column("status", String(20), nullable=False),
+    Column("state", JSON, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Index("rollout_by_model", "model_name", "seq"),
+    **_NUMBERED,
+)
+
+# Append-only: every step of every rollout with the numbers that decided it.
+rollout_event = Table(
+    "rollout_event",
+    metadata,
+    _seq(),
+    Column("rollout_id", String(60), nullable=False),
+    Column("model_name", String(120), nullable=False),
+    Column("at", String(40), nullable=False),
+    Column("action", String(40), nullable=False),
+    Column("actor", String(200), nullable=False),
+    Column("detail", JSON, nullable=False),
+    Index("rollout_event_by_model", "model_name", "seq"),
+    **_NUMBERED,
+)
+
+# What a long-lived object must find again after a restart, one row each: an update strategy's
+# baseline, a bandit's counts, a monitor's baseline.
+snapshot = Table(
+    "snapshot",
+    metadata,
+    Column("kind", String(40), primary_key=True),
+    Column("name", String(200), primary_key=True),
+    Column("state", JSON, nullable=False),
+    Column("saved_at", String(40), nullable=False),
+)
+
+experiment = Table(
+    "experiment",
+    metadata,
+    Column("test_name", String(120), primary_key=True),
+    Column("status", String(20), nullable=False),
+    Column("settings", JSON, nullable=False),
+    Column("slots", JSON, nullable=False),
+    Column("created_at", String(40), nullable=False),
+)
+
+experiment_result = Table(
+    "experiment_result",
+    metadata,
+    _seq(),
+    Column("test_name", ForeignKey("experiment.test_name"), nullable=False),
+    Column("at", String(40), nullable=False),
+    Column("variant", String(120), nullable=False),
+    Column("weight_epoch", Integer, nullable=False),
+    Column("unit", String(200)),
+    Column("request_id", String(200)),
+    Column("metrics", JSON, nullable=False),
+    # A late retry of the same outcome counts once. Null request ids are all distinct in SQL.
+    UniqueConstraint("test_name", "request_id", "variant", name="result_once"),
+    Index("result_by_test", "test_name", "seq"),
+    **_NUMBERED,
+)
+
+monitor_window = Table(
+    "monitor_window",
+    metadata,
+    _seq(),
+    Column("model_name", String(120), nullable=False),
+    Column("ended_at", String(40), nullable=False),
+    Column("summary", JSON, nullable=False),
+    Index("monitor_window_by_model", "model_name", "seq"),
+    **_NUMBERED,
+)
+
+alert = Table(
+    "alert",
+    metadata,
+    Column("model_name", String(120), primary_key=True),
+    Column("alert_id", String(60), primary_key=True),
+    Column("severity", String(20), nullable=False),
+    Column("first_seen", String(40), nullable=False),
+    Column("last_seen", String(40), nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("body", JSON, nullable=False),
+)
