@@ -18,15 +18,16 @@ from modelyard._core.errors import ConfigError, StorageError
 from modelyard.storage.tables import SCHEMA_VERSION, metadata, schema
 
 BUSY_TIMEOUT_S = 30.0
-# Any two processes that create tables in PostgreSQL agree on this number.
-_SCHEMA_LOCK = 7_303_011
+# Writers to one PostgreSQL database agree on this number and so go one after another.
+_WRITE_LOCK = 7_303_011
 
 
 class Database:
     """Connections to one database, with its tables made.
 
-    Thread-safe and, in SQLite, safe across processes: every write takes the write lock when it
-    begins (`BEGIN IMMEDIATE`) and waits up to 30 s for it.
+    Thread-safe and safe across processes: every write takes the one write lock when it begins
+    (`BEGIN IMMEDIATE` in SQLite, an advisory lock in PostgreSQL), so a transaction never has to
+    be tried again because another one changed what it read.
     """
 
     def __init__(self, url: str) -> None:
@@ -49,6 +50,8 @@ class Database:
         with self._connection() as connection:
             if self._is_sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
+            else:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:k)"), {"k": _WRITE_LOCK})
             yield connection
             connection.commit()
 
@@ -77,10 +80,6 @@ class Database:
 
     def _make_tables(self) -> None:
         with self.writing() as connection:
-            if not self._is_sqlite:
-                connection.execute(
-                    text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK}
-                )
             metadata.create_all(connection, checkfirst=True)
             found = connection.execute(select(schema.c.version)).scalar()
             if found is None:

@@ -1,0 +1,51 @@
+"""What a module is made of: its tensors, its size, the module inside a wrapper."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+MB = 1_000_000
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module that `torch.compile` or a (distributed) data-parallel wrapper holds."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(
+            model, nn.DataParallel | nn.parallel.DistributedDataParallel
+        ):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def own_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and buffers by full name, non-persistent buffers too, each tensor once."""
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        # The public iterators give a tied tensor one of its names, not always the same.
+        tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)  # noqa: SLF001
+        for table in tables:
+            for name, tensor in table.items():
+                if tensor is None or id(tensor) in seen:
+                    continue
+                seen.add(id(tensor))
+                yield (f"{prefix}.{name}" if prefix else name), tensor
+
+
+def size_bytes(model: nn.Module) -> int:
+    """Bytes of the weights: parameters and buffers, tied ones once."""
+    return sum(tensor.numel() * tensor.element_size() for _, tensor in own_tensors(model))
+
+
+def size_mb(model: nn.Module) -> float:
+    """`size_bytes` in MB of 10^6 bytes."""
+    return size_bytes(model) / MB
+
+
+def n_parameters(model: nn.Module) -> int:
+    """Number of parameters, tied ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,286 @@
+"""Queries over the stored versions. Reads only; one function a question."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Select, func, select
+
+from modelyard._core.errors import ConfigError, VersionNotFoundError
+from modelyard.storage import tables as t
+from modelyard.version_manager.comparison import is_lower_better
+from modelyard.version_manager.records import AuditRecord, Statistics, Version
+
+_COLUMNS = frozenset({"timestamp", "version_id", "model_name", "size_bytes", "datetime"})
+_UNFINISHED = ("pending", "running", "paused")
+
+
+def find(connection: Connection, version_id: str, *, removed: bool = False) -> Version:
+    """The version with this id.
+
+    Args:
+        connection: Open on the store.
+        version_id: Its id.
+        removed: Whether a removed version counts too.
+
+    Raises:
+        VersionNotFoundError: There is none; the message names the newest there is.
+    """
+    query = select(t.version).where(t.version.c.version_id == version_id)
+    if not removed:
+        query = query.where(t.version.c.removed_at.is_(None))
+    found = as_versions(connection, query)
+    if not found:
+        raise VersionNotFoundError(_not_found(connection, version_id))
+    return found[0]
+
+
+def listed(
+    connection: Connection,
+    *,
+    model_name: str | None = None,
+    tags: Iterable[str] = (),
+    sort_by: str = "timestamp",
+    ascending: bool = False,
+) -> list[Version]:
+    """Versions that are not removed, filtered and sorted in SQL.
+
+    Those without the metric that sorts come last, whichever the direction.
+    """
+    v = t.version.c
+    query = select(t.version).where(v.removed_at.is_(None))
+    if model_name is not None:
+        query = query.where(v.model_name == model_name)
+    for tag in tags:
+        tagged = select(t.tag.c.version_id).where(t.tag.c.tag == tag)
+        query = query.where(v.version_id.in_(tagged))
+    return as_versions(connection, _sorted(query, sort_by, ascending=ascending))
+
+
+def best(connection: Connection, model_name: str, metric: str, *, maximize: bool) -> Version:
+    """The version with the best finite value of `metric`; of equals, the newest.
+
+    Raises:
+        VersionNotFoundError: No version of the model has it; the message names those there are.
+    """
+    v, m = t.version.c, t.metric.c
+    order = m.value.desc() if maximize else m.value.asc()
+    query = (
+        select(t.version)
+        .join(t.metric, m.version_id == v.version_id)
+        .where(v.model_name == model_name, v.removed_at.is_(None))
+        .where(m.name == metric, m.value.is_not(None))
+        .order_by(order, v.seq.desc())
+        .limit(1)
+    )
+    found = as_versions(connection, query)
+    if not found:
+        raise VersionNotFoundError(_no_metric(connection, model_name, metric))
+    return found[0]
+
+
+def in_use(connection: Connection) -> set[str]:
+    """Ids that an unfinished rollout or a living version's lineage needs."""
+    r, line, v = t.rollout.c, t.lineage.c, t.version.c
+    rollouts = connection.execute(
+        select(r.old_version_id, r.new_version_id).where(r.status.in_(_UNFINISHED))
+    )
+    used = {version_id for row in rollouts for version_id in row if version_id is not None}
+    children = select(v.version_id).where(v.removed_at.is_(None))
+    parents = select(line.parent_id).where(line.version_id.in_(children))
+    return used | set(connection.execute(parents).scalars())
+
+
+def ancestors(connection: Connection, version_id: str) -> set[str]:
+    """Ids of every version that `version_id` was made from, however far back."""
+    line = t.lineage.c
+    found: set[str] = set()
+    frontier = {version_id}
+    while frontier:
+        query = select(line.parent_id).where(line.version_id.in_(frontier))
+        frontier = set(connection.execute(query).scalars()) - found
+        found |= frontier
+    return found
+
+
+def history(
+    connection: Connection, *, model_name: str | None, version_id: str | None
+) -> list[AuditRecord]:
+    """Audit records, oldest first."""
+    a = t.audit.c
+    query = select(t.audit).order_by(a.seq)
+    if model_name is not None:
+        query = query.where(a.model_name == model_name)
+    if version_id is not None:
+        query = query.where(a.version_id == version_id)
+    return [
+        AuditRecord(**row)  # type: ignore[typeddict-item]  # the columns are the keys
+        for row in connection.execute(query).mappings()
+    ]
+
+
+def statistics(connection: Connection, model_name: str | None) -> Statistics:
+    """Counts, sizes and metrics of the versions that are not removed."""
+    versions = listed(connection, model_name=model_name)
+    ids = [version["version_id"] for version in versions]
+    digests = select(t.artifact.c.digest).where(t.artifact.c.version_id.in_(ids)).distinct()
+    stored = select(func.coalesce(func.sum(t.blob.c.size_bytes), 0)).where(
+        t.blob.c.digest.in_(digests)
+    )
+    return {
+        "total_versions": len(versions),
+        "versions_by_model": _counted(version["model_name"] for version in versions),
+        "total_size_bytes": sum(version["size_bytes"] for version in versions),
+        "stored_size_bytes": int(connection.execute(stored).scalar_one()),
+        "metrics": _metric_statistics(versions),
+        "versions_per_day": _counted(version["datetime"][:10] for version in reversed(versions)),
+    }
+
+
+def as_versions(connection: Connection, query: Select[Any]) -> list[Version]:
+    """The versions a query over the version table selects, with all that belongs to them."""
+    rows = connection.execute(query).mappings().all()
+    ids = [row["version_id"] for row in rows]
+    metrics = _grouped(connection, t.metric, "version_id", ids)
+    tags = _grouped(connection, t.tag, "version_id", ids)
+    parents = _grouped(connection, t.lineage, "version_id", ids)
+    aliases = _grouped(connection, t.alias, "version_id", ids)
+    return [
+        {
+            "version_id": (key := row["version_id"]),
+            "model_name": row["model_name"],
+            "timestamp": row["timestamp"],
+            "datetime": row["created_at"],
+            "metrics": {item["name"]: item["value"] for item in metrics.get(key, [])},
+            "non_finite_metrics": row["non_finite_metrics"],
+            "config": row["config"],
+            "description": row["description"],
+            "tags": sorted(item["tag"] for item in tags.get(key, [])),
+            "path": row["path"],
+            "sha256": row["sha256"],
+            "size_bytes": row["size_bytes"],
+            "format": row["format"],
+            "parents": [item["parent_id"] for item in parents.get(key, [])],
+            "aliases": sorted(item["alias"] for item in aliases.get(key, [])),
+            "can_load_full": row["can_load_full"],
+            "cannot_load_full_reason": row["cannot_load_full_reason"],
+            "class_name": row["class_name"],
+            "signature": row["signature"],
+            "environment": row["environment"],
+        }
+        for row in rows
+    ]
+
+
+def _grouped(
+    connection: Connection, table: Any, key: str, ids: Sequence[str]
+) -> dict[str, list[Mapping[str, Any]]]:
+    grouped: dict[str, list[Mapping[str, Any]]] = {}
+    for start in range(0, len(ids), 500):  # databases limit how many values a query may name
+        query = select(table).where(table.c[key].in_(ids[start : start + 500]))
+        for row in connection.execute(query).mappings():
+            grouped.setdefault(row[key], []).append(dict(row))
+    return grouped
+
+
+def _sorted(query: Select[Any], sort_by: str, *, ascending: bool) -> Select[Any]:
+    v = t.version.c
+    if sort_by in _COLUMNS:
+        # Order in time is the database's own sequence: clocks go back.
+        column: Any = v.seq if sort_by in {"timestamp", "datetime"} else v[sort_by]
+        return query.order_by(column.asc() if ascending else column.desc(), v.seq.desc())
+    m = t.metric.c
+    name = sort_by.removeprefix("metrics.")
+    joined = query.outerjoin(t.metric, (m.version_id == v.version_id) & (m.name == name))
+    value = m.value.asc() if ascending else m.value.desc()
+    return joined.order_by(m.value.is_(None), value, v.seq.desc())
+
+
+def check_sort_key(connection: Connection, sort_by: str) -> None:
+    """Refuse a sort key that is neither a column nor a metric that any version has.
+
+    Raises:
+        ConfigError: The message names the keys there are.
+    """
+    if sort_by in _COLUMNS:
+        return
+    names = set(connection.execute(select(t.metric.c.name).distinct()).scalars())
+    if names and sort_by.removeprefix("metrics.") not in names:
+        raise ConfigError(
+            f"Cannot sort by {sort_by!r}: it is neither one of {', '.join(sorted(_COLUMNS))} "
+            f"nor a metric that any version has ({', '.join(sorted(names))})."
+        )
+
+
+def _not_found(connection: Connection, version_id: str) -> str:
+    v = t.version.c
+    model_name = version_id.rpartition("_v")[0]
+    known = select(v.version_id).where(v.removed_at.is_(None)).order_by(v.seq.desc()).limit(1)
+    newest = (
+        connection.execute(known.where(v.model_name == model_name)).scalar()
+        or connection.execute(known).scalar()
+    )
+    removed = connection.execute(
+        select(v.removed_at).where(v.version_id == version_id, v.removed_at.is_not(None))
+    ).scalar()
+    if removed is not None:
+        return (
+            f"Version {version_id!r} was removed at {removed}. "
+            f"restore_version({version_id!r}) brings it back until gc() has run."
+        )
+    hint = f"The newest is {newest!r}; list_versions() gives all." if newest else "None is stored."
+    return f"No version {version_id!r}. {hint}"
+
+
+def _no_metric(connection: Connection, model_name: str, metric: str) -> str:
+    v, m = t.version.c, t.metric.c
+    versions = select(v.version_id).where(v.model_name == model_name, v.removed_at.is_(None))
+    count = connection.execute(select(func.count()).select_from(versions.subquery())).scalar_one()
+    if not count:
+        models = connection.execute(
+            select(v.model_name).where(v.removed_at.is_(None)).distinct()
+        ).scalars()
+        return f"No version of {model_name!r} is stored. Models: {', '.join(sorted(models))}."
+    names = select(m.name).where(m.version_id.in_(versions), m.value.is_not(None)).distinct()
+    known = ", ".join(sorted(connection.execute(names).scalars())) or "none"
+    return f"No version of {model_name!r} has a finite {metric!r}. Metrics there are: {known}."
+
+
+def _counted(items: Iterable[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for item in items:
+        counts[item] = counts.get(item, 0) + 1
+    return counts
+
+
+def _metric_statistics(versions: Sequence[Version]) -> dict[str, Any]:
+    values: dict[str, list[tuple[float, str]]] = {}
+    for version in versions:
+        for name, value in version["metrics"].items():
+            if value is not None:
+                values.setdefault(name, []).append((value, version["version_id"]))
+    return {
+        name: {
+            "count": len(pairs),
+            "min": min(pairs)[0],
+            "mean": sum(value for value, _ in pairs) / len(pairs),
+            "max": max(pairs)[0],
+            "best": (min if is_lower_better(name) else max)(pairs, key=lambda pair: pair[0])[1],
+        }
+        for name, pairs in sorted(values.items())
+    }
+
+
+@dataclass(frozen=True)
+class RemovedVersion:
+    """A removed version: its id and model."""
+
+    version_id: str
+    model_name: str
+
+
+def removed_before(connection: Connection, limit: str) -> list[RemovedVersion]:
+    """Versions removed at or before `limit` (ISO 8601)."""
+    v = t.version.c
+    query = select(v.version_id, v.model_name).where(v.removed_at <= limit)
+    return [RemovedVersion(*row) for row in connection.execute(query)]

@@ -1,0 +1,149 @@
+"""Which classes a stored module may be rebuilt from.
+
+A stored module names its classes. Only these are used, and none is ever imported because a file
+names it:
+
+* classes of `torch.nn` and modelyard's own modules,
+* classes the caller registered, passed as `trusted_classes`, or saved in this process,
+* subclasses of `nn.Module` found under exactly the stored name in a module that is already
+  imported, unless they define `__setstate__` or `__reduce__` of their own: those run code of
+  their own on what the file holds, so somebody must vouch for them by name.
+"""
+
+import sys
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from modelyard._core.errors import UntrustedClassError
+
+_lock = threading.Lock()  # guards _vouched
+_vouched: dict[str, type] = {}
+
+# Activations that modules keep as attributes; pure functions of tensors.
+ACTIVATIONS = frozenset(
+    {"relu", "relu6", "gelu", "silu", "mish", "elu", "selu", "celu", "leaky_relu", "softplus"}
+    | {"tanh", "sigmoid", "logsigmoid", "log_sigmoid", "hardtanh", "hardswish", "hardsigmoid"}
+    | {"softmax", "log_softmax", "softsign", "tanhshrink", "glu", "sin", "cos", "exp"}
+)
+_FUNCTION_HOMES = ("torch.nn.functional", "torch._C._nn")
+_CUSTOM_PICKLING = ("__setstate__", "__reduce__", "__reduce_ex__")
+
+
+def register_class(cls: type) -> type:
+    """Vouch for `cls`: stored modules that name it may be rebuilt in this process.
+
+    Returns the class, so that it also works as a decorator.
+    """
+    with _lock:
+        _vouched[full_name(cls)] = cls
+    return cls
+
+
+def full_name(cls: Any) -> str:
+    """`package.module.Class`, as files name it."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def allowed_globals(names: Iterable[str], *, trusted_classes: Iterable[Any] = ()) -> list[Any]:
+    """What each name in a stored module stands for, in the form `safe_globals` takes.
+
+    Args:
+        names: Full names found in the file that torch does not allow by itself.
+        trusted_classes: Classes (or functions) that the caller vouches for in this call.
+
+    Raises:
+        UntrustedClassError: Some may not be used; the message lists each with the way out.
+    """
+    with _lock:
+        vouched: dict[str, Any] = dict(_vouched)
+    vouched.update({full_name(cls): cls for cls in trusted_classes})
+    found: list[Any] = []
+    refused: list[str] = []
+    for name in names:
+        value = vouched.get(name) or _well_known(name) or _imported_module_class(name)
+        if value is None:
+            refused.append(name)
+        else:
+            found.append((value, name))
+    if refused:
+        raise UntrustedClassError(_refusal(refused))
+    if any(name.startswith("numpy") for _, name in found):
+        # Arrays are rebuilt through one class per dtype, which the file does not name.
+        found += [type(np.dtype(code)) for code in np.typecodes["All"]]
+    return found
+
+
+def _well_known(name: str) -> Any | None:
+    home, _, attribute = name.rpartition(".")
+    if home in _FUNCTION_HOMES and attribute in ACTIVATIONS:
+        return _look_up(name)
+    if home.startswith(("torch.nn.", "modelyard.")):
+        value = _look_up(name)
+        # Only what torch.nn and modelyard define themselves: their modules import others' names.
+        if isinstance(value, type) and full_name(value) == name:
+            return value
+    if home.startswith("numpy"):
+        return _numpy_global(name)
+    return None
+
+
+def _numpy_global(name: str) -> Any | None:
+    attribute = name.rpartition(".")[2]
+    if attribute in {"ndarray", "dtype"}:
+        return getattr(np, attribute)
+    if attribute in {"_reconstruct", "scalar"} and "multiarray" in name:
+        return _look_up(name)
+    value = _look_up(name)
+    return value if isinstance(value, type) and issubclass(value, np.dtype | np.generic) else None
+
+
+def _imported_module_class(name: str) -> type | None:
+    value = _look_up(name)
+    if not (isinstance(value, type) and issubclass(value, nn.Module)):
+        return None
+    if full_name(value) != name or _has_custom_pickling(value):
+        return None
+    return value
+
+
+def _has_custom_pickling(cls: type) -> bool:
+    own = [base for base in cls.__mro__ if not base.__module__.startswith("torch.")]
+    return any(
+        name in vars(base) for base in own if base is not object for name in _CUSTOM_PICKLING
+    )
+
+
+def _look_up(name: str) -> Any | None:
+    """The object under `name` in modules already imported, or None. Imports nothing."""
+    parts = name.split(".")
+    for split in range(len(parts) - 1, 0, -1):
+        value: Any = sys.modules.get(".".join(parts[:split]))
+        if value is None:
+            continue
+        for part in parts[split:]:
+            # Plain attributes only: a module's __getattr__ could import.
+            value = vars(value).get(part) if hasattr(value, "__dict__") else None
+        if value is not None:
+            return value
+    return None
+
+
+def _refusal(names: list[str]) -> str:
+    listed = ", ".join(sorted(names))
+    homes = ", ".join(sorted({name.rpartition(".")[0] for name in names}))
+    return (
+        f"The stored module is made of classes that may not be rebuilt here: {listed}. "
+        f"Import their module(s) first ({homes}), or vouch for them with "
+        "load_model(..., trusted_classes=[...]) or modelyard.register_class(cls); "
+        "or load the weights into a class of yours with model_class=."
+    )
+
+
+def forget_registered() -> None:
+    """Drop every registration of this process (for tests)."""
+    with _lock:
+        _vouched.clear()
