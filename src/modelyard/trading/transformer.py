@@ -46,7 +46,7 @@ class MarketTransformer(nn.Module):
             n_heads,
             feedforward_size,
             dropout=dropout,
-            activation="gelu",
+            activation=nn.GELU(),
             batch_first=True,
             norm_first=True,
         )
