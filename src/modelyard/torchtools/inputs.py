@@ -1,0 +1,196 @@
+"""Inputs of a model: how an example is found, given another batch size, and imitated.
+
+An input is what the model's `forward` takes: one tensor, a tuple of tensors (positional), or a
+dict of tensors (by argument name). The first dimension of every tensor is the batch.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from modelyard._core.errors import ExampleInputRequiredError, InputError
+
+Inputs = torch.Tensor | tuple[torch.Tensor, ...] | dict[str, torch.Tensor]
+
+_SEQUENCE_LENGTHS = (16, 64)
+_IMAGE_SIZES = (32, 28, 64)
+
+
+def as_inputs(value: Any) -> Inputs:
+    """`value` as an input: arrays become tensors, lists of tensors tuples.
+
+    Raises:
+        InputError: It holds something that is neither tensor nor array.
+    """
+    if isinstance(value, Mapping):
+        return {str(name): _as_tensor(item) for name, item in value.items()}
+    if isinstance(value, tuple | list) and value and not np.isscalar(value[0]):
+        return tuple(_as_tensor(item) for item in value)
+    return _as_tensor(value)
+
+
+def call(model: Callable[..., Any], inputs: Inputs) -> Any:
+    """The model's answer, without gradients."""
+    with torch.inference_mode():
+        if isinstance(inputs, torch.Tensor):
+            return model(inputs)
+        if isinstance(inputs, dict):
+            return model(**inputs)
+        return model(*inputs)
+
+
+def tensors_of(inputs: Inputs) -> list[torch.Tensor]:
+    """The tensors of an input, in order."""
+    if isinstance(inputs, torch.Tensor):
+        return [inputs]
+    return list(inputs.values() if isinstance(inputs, dict) else inputs)
+
+
+def mapped(inputs: Inputs, change: Callable[[torch.Tensor], torch.Tensor]) -> Inputs:
+    """The same structure with `change` applied to each tensor."""
+    if isinstance(inputs, torch.Tensor):
+        return change(inputs)
+    if isinstance(inputs, dict):
+        return {name: change(tensor) for name, tensor in inputs.items()}
+    return tuple(change(tensor) for tensor in inputs)
+
+
+def batch_size(inputs: Inputs) -> int:
+    """Size of the first dimension.
+
+    Raises:
+        InputError: A tensor without dimensions, or tensors that disagree.
+    """
+    sizes = {int(tensor.shape[0]) if tensor.ndim else -1 for tensor in tensors_of(inputs)}
+    if len(sizes) != 1 or -1 in sizes:
+        raise InputError(
+            f"The first dimension of every input must be the batch; got shapes "
+            f"{[tuple(tensor.shape) for tensor in tensors_of(inputs)]}."
+        )
+    return sizes.pop()
+
+
+def with_batch(inputs: Inputs, n: int) -> Inputs:
+    """The input cut or repeated to a batch of `n`."""
+    return mapped(inputs, lambda tensor: tensor[torch.arange(n) % tensor.shape[0]])
+
+
+def synthetic_like(inputs: Inputs, n: int, *, seed: int = 0, scale: float = 1.0) -> Inputs:
+    """A batch of `n` made-up samples with the shapes and dtypes of `inputs`.
+
+    Floats are standard normal times `scale`; integers are drawn from those of the example, so
+    that they stay valid indices; booleans are fair coins.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def imitate(tensor: torch.Tensor) -> torch.Tensor:
+        shape = (n, *tensor.shape[1:])
+        if tensor.dtype == torch.bool:
+            return torch.randint(0, 2, shape, generator=generator, dtype=torch.bool)
+        if not tensor.is_floating_point():
+            values = tensor.reshape(-1)
+            return values[torch.randint(0, values.numel(), shape, generator=generator)]
+        normal = torch.randn(shape, generator=generator) * scale
+        return normal.to(tensor.dtype)
+
+    return mapped(inputs, imitate)
+
+
+def resolve_example(model: nn.Module, given: Any = None, *, shape: Any = None) -> Inputs:
+    """An input the model is known to run on.
+
+    Args:
+        model: The module.
+        given: What the caller passed, if anything.
+        shape: Instead of it, the shape of one float32 tensor, batch first.
+
+    Returns:
+        `given`, or a normal tensor of `shape`, or one inferred from the first Linear, Conv,
+        recurrent or Embedding layer and proved by a forward pass.
+
+    Raises:
+        ExampleInputRequiredError: Nothing was given and nothing inferred runs.
+        InputError: What was given does not run; the message holds the model's own error.
+    """
+    if given is not None or shape is not None:
+        inputs = as_inputs(given) if given is not None else _normal(tuple(shape))
+        problem = _problem(model, inputs)
+        if problem is not None:
+            raise InputError(
+                f"{type(model).__name__} does not run on an input of shape "
+                f"{[tuple(tensor.shape) for tensor in tensors_of(inputs)]}: {problem}"
+            )
+        return inputs
+    for candidate in _candidates(model):
+        if _problem(model, candidate) is None:
+            return candidate
+    raise ExampleInputRequiredError(
+        f"No input could be inferred for {type(model).__name__}: pass example_input=, "
+        "a tensor (or tuple or dict of tensors) with the batch first."
+    )
+
+
+def _as_tensor(value: Any) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value
+    try:
+        return torch.as_tensor(np.asarray(value))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"An input must be a tensor or array, got {type(value).__name__}: {error}"
+        ) from error
+
+
+def _problem(model: nn.Module, inputs: Inputs) -> str | None:
+    """Why the model does not run on `inputs`, or None. Leaves mode and random state alone."""
+    was_training = model.training
+    state = torch.get_rng_state()
+    try:
+        call(model.eval(), inputs)
+    except Exception as error:  # noqa: BLE001 - a user's forward can raise anything
+        return f"{type(error).__name__}: {error}"
+    finally:
+        model.train(was_training)
+        torch.set_rng_state(state)
+    return None
+
+
+def _normal(shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def _candidates(model: nn.Module) -> list[Inputs]:
+    """Inputs worth trying, likeliest first. A batch of 2: a batch of 1 hides mistakes."""
+    layers = list(model.modules())
+    is_sequential = any(
+        isinstance(layer, nn.RNNBase | nn.MultiheadAttention | nn.Transformer) for layer in layers
+    )
+    for layer in layers:
+        if isinstance(layer, nn.Embedding):
+            ids = torch.arange(2 * 16).reshape(2, 16) % layer.num_embeddings
+            return [ids, ids[:, 0]]
+        shapes = _shapes_for(layer, is_sequential=is_sequential)
+        if shapes:
+            return [_normal(shape) for shape in shapes]
+    return []
+
+
+def _shapes_for(layer: nn.Module, *, is_sequential: bool) -> list[tuple[int, ...]]:
+    if isinstance(layer, nn.RNNBase):
+        return [(2, length, layer.input_size) for length in _SEQUENCE_LENGTHS]
+    if isinstance(layer, nn.Conv1d):
+        lengths = (64, 256, 16)
+        first = [(2, layer.in_channels, length) for length in lengths]
+        return [*first, *((2, length, layer.in_channels) for length in lengths)]
+    if isinstance(layer, nn.Conv2d):
+        return [(2, layer.in_channels, size, size) for size in _IMAGE_SIZES]
+    if isinstance(layer, nn.Conv3d):
+        return [(2, layer.in_channels, 16, 16, 16)]
+    if isinstance(layer, nn.Linear):
+        flat: list[tuple[int, ...]] = [(2, layer.in_features)]
+        sequences = [(2, length, layer.in_features) for length in _SEQUENCE_LENGTHS]
+        return [*sequences, *flat] if is_sequential else [*flat, *sequences]
+    return []

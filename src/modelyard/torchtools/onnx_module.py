@@ -1,0 +1,143 @@
+"""`OnnxModule`: an ONNX graph that is called, saved, exported and served like any module."""
+
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from torch import nn
+
+from modelyard._core.errors import InputError
+
+# ONNX Runtime's names of tensor types, as PyTorch dtypes.
+_DTYPES = {
+    "tensor(float)": torch.float32,
+    "tensor(double)": torch.float64,
+    "tensor(float16)": torch.float16,
+    "tensor(int64)": torch.int64,
+    "tensor(int32)": torch.int32,
+    "tensor(int8)": torch.int8,
+    "tensor(uint8)": torch.uint8,
+    "tensor(bool)": torch.bool,
+}
+
+
+class OnnxModule(nn.Module):
+    """Runs an ONNX graph through ONNX Runtime.
+
+    The graph's bytes are a buffer, so the module's state dict is all there is of it: it is saved
+    and loaded without pickle. The session is made at the first call. Calls are thread-safe.
+    It has no parameters and gives no gradients; fine-tune the float module it came from.
+
+    Args:
+        graph: A serialised ONNX model.
+
+    Attributes:
+        recipe: How the graph was made: "float", "dynamic_int8", ...
+
+    Shape:
+        As the graph's inputs; the first dimension is the batch.
+    """
+
+    graph: torch.Tensor
+
+    def __init__(self, graph: bytes, *, recipe: str = "float") -> None:
+        super().__init__()
+        # bytearray: a tensor over read-only bytes would warn.
+        self.register_buffer("graph", torch.frombuffer(bytearray(graph), dtype=torch.uint8))
+        self.recipe = recipe
+        self._session: Any = None
+
+    @property
+    def graph_bytes(self) -> bytes:
+        """The serialised ONNX model."""
+        return self.graph.cpu().numpy().tobytes()
+
+    @property
+    def session(self) -> Any:
+        """The ONNX Runtime session."""
+        if self._session is None:
+            self._session = make_session(self.graph_bytes)
+        return self._session
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The graph's output, or a tuple where it has several.
+
+        Raises:
+            InputError: Wrong number, shape or dtype; the message says what the graph takes.
+        """
+        session = self.session
+        names = [value.name for value in session.get_inputs()]
+        feed = _feed(session, dict(zip(names, args, strict=False)) | kwargs, n_given=len(args))
+        try:
+            outputs = [torch.from_numpy(value) for value in session.run(None, feed)]
+        except ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
+            raise InputError(f"{_expected(session)} {error}") from error
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def extra_repr(self) -> str:
+        """Recipe and size, for `print(module)`."""
+        return f"recipe={self.recipe!r}, size={self.graph.numel() / 1e6:.2f} MB"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A session holds threads and native memory; it is made again from the graph.
+        return {**self.__dict__, "_session": None}
+
+
+def make_session(graph: bytes, *, threads: int | None = None, optimize: bool = True) -> Any:
+    """An ONNX Runtime session over a serialised model.
+
+    Args:
+        graph: The model.
+        threads: Threads within an operator; None for as many as PyTorch uses.
+        optimize: Whether ONNX Runtime may fuse operators.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only: its warnings are about its own optimiser
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = (
+        levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    )
+    available = ort.get_available_providers()
+    wanted = ["CUDAExecutionProvider"] if torch.cuda.is_available() else []
+    providers = [name for name in wanted if name in available] + ["CPUExecutionProvider"]
+    return ort.InferenceSession(graph, options, providers=providers)
+
+
+def run_session(session: Any, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Outputs of a session for its inputs in order."""
+    names = [value.name for value in session.get_inputs()]
+    feed = {name: as_array(tensor) for name, tensor in zip(names, tensors, strict=True)}
+    return [torch.from_numpy(value) for value in session.run(None, feed)]
+
+
+def as_array(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    """A contiguous array over the tensor's data."""
+    array: np.ndarray[Any, Any] = tensor.detach().cpu().contiguous().numpy()
+    return array
+
+
+def _feed(session: Any, given: dict[str, Any], *, n_given: int) -> dict[str, np.ndarray[Any, Any]]:
+    inputs = session.get_inputs()
+    if n_given > len(inputs) or given.keys() != {value.name for value in inputs}:
+        raise InputError(f"{_expected(session)} Got {n_given} and {sorted(given)}.")
+    feed = {}
+    for value in inputs:
+        tensor = torch.as_tensor(given[value.name])
+        dtype = _DTYPES.get(value.type)
+        if dtype is not None and tensor.dtype != dtype:
+            # float64 from a caller's NumPy is a wish for float; anything else is a mistake.
+            if not (tensor.is_floating_point() and dtype.is_floating_point):
+                raise InputError(f"{_expected(session)} Got {tensor.dtype} for {value.name!r}.")
+            tensor = tensor.to(dtype)
+        feed[value.name] = as_array(tensor)
+    return feed
+
+
+def _expected(session: Any) -> str:
+    wanted = ", ".join(
+        f"{value.name} {value.shape} {value.type}" for value in session.get_inputs()
+    )
+    return f"The graph takes: {wanted}."

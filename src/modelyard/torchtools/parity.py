@@ -1,0 +1,102 @@
+"""Whether two models give the same answers, and by how much they differ."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from modelyard._core.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How far one output is from what was expected.
+
+    Attributes:
+        max_abs: Largest absolute difference.
+        max_rel: Largest difference divided by the expected value's own size.
+        mean_abs: Mean absolute difference.
+        scale: Largest absolute expected value.
+        relative_rms: Norm of the difference over the norm of what was expected.
+    """
+
+    max_abs: float
+    max_rel: float
+    mean_abs: float
+    scale: float
+    relative_rms: float
+
+    def is_within(self, *, rtol: float, atol: float) -> bool:
+        """Whether no element is off by more than `atol + rtol * scale`."""
+        return self.max_abs <= atol + rtol * self.scale
+
+
+def flat_outputs(output: Any) -> list[torch.Tensor]:
+    """The tensors of an answer, however nested, in order.
+
+    Raises:
+        InputError: The answer holds no tensor.
+    """
+    if isinstance(output, torch.Tensor):
+        return [output]
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    if isinstance(output, tuple | list):
+        tensors = [tensor for item in output if item is not None for tensor in flat_outputs(item)]
+        if tensors:
+            return tensors
+    raise InputError(f"The model answered with a {type(output).__name__} that holds no tensor.")
+
+
+def difference(expected: torch.Tensor, actual: torch.Tensor) -> Difference:
+    """How far `actual` is from `expected`; infinite where the shapes differ or NaNs do not match.
+
+    Args:
+        expected: Reference, any shape and dtype.
+        actual: Same shape.
+    """
+    if expected.shape != actual.shape:
+        return _INFINITE
+    want, got = expected.detach().cpu().double(), actual.detach().cpu().double()
+    if want.numel() == 0:
+        return Difference(max_abs=0.0, max_rel=0.0, mean_abs=0.0, scale=0.0, relative_rms=0.0)
+    # Equal infinities and NaN in both count as equal.
+    same = (want == got) | (want.isnan() & got.isnan())
+    gap = torch.where(same, torch.zeros_like(want), (want - got).abs())
+    if not bool(gap.isfinite().all()):
+        return _INFINITE
+    size = torch.where(want.isfinite(), want.abs(), torch.zeros_like(want))
+    norm = float(size.norm())
+    return Difference(
+        max_abs=float(gap.max()),
+        max_rel=float((gap / size.clamp_min(1e-12)).max()),
+        mean_abs=float(gap.mean()),
+        scale=float(size.max()),
+        relative_rms=float(gap.norm()) / norm if norm else float(gap.norm()),
+    )
+
+
+def worst(differences: list[Difference]) -> Difference:
+    """The largest of each figure over several outputs."""
+    return Difference(
+        max_abs=max(d.max_abs for d in differences),
+        max_rel=max(d.max_rel for d in differences),
+        mean_abs=max(d.mean_abs for d in differences),
+        scale=max(d.scale for d in differences),
+        relative_rms=max(d.relative_rms for d in differences),
+    )
+
+
+def differences(expected: Any, actual: Any) -> list[Difference]:
+    """One `Difference` an output of the model; one infinite one if their number differs."""
+    want, got = flat_outputs(expected), flat_outputs(actual)
+    if len(want) != len(got):
+        return [_INFINITE]
+    return [difference(a, b) for a, b in zip(want, got, strict=True)]
+
+
+_INFINITE = Difference(
+    max_abs=math.inf, max_rel=math.inf, mean_abs=math.inf, scale=0.0, relative_rms=math.inf
+)

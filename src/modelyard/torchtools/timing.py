@@ -1,0 +1,88 @@
+"""Measuring how long a model takes. The only place that times one."""
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypedDict
+
+import numpy as np
+
+MS_PER_S = 1000.0
+
+
+class LatencySummary(TypedDict):
+    """Latency of single calls, in milliseconds, and calls per second one after another."""
+
+    mean_latency_ms: float
+    median_latency_ms: float
+    p95_latency_ms: float
+    p99_latency_ms: float
+    throughput_qps: float
+
+
+def time_calls(call: Callable[[], object], *, n: int, warmup: int = 10) -> list[float]:
+    """Seconds of each of `n` calls, after `warmup` that do not count."""
+    for _ in range(warmup):
+        call()
+    durations = []
+    with _no_garbage_collection():
+        for _ in range(n):
+            start = time.perf_counter()
+            call()
+            durations.append(time.perf_counter() - start)
+    return durations
+
+
+def interleaved_medians(
+    calls: Mapping[str, Callable[[], object]], *, budget_s: float, max_rounds: int = 200
+) -> dict[str, float]:
+    """Median seconds of each call, taken in turns so that a busy moment hits all alike.
+
+    Args:
+        calls: What to time, by name.
+        budget_s: Stop after about this long in all; each is called at least three times.
+        max_rounds: Stop after so many calls of each.
+    """
+    durations: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    started = time.perf_counter()
+    with _no_garbage_collection():
+        for turn in range(max_rounds):
+            for name, call in calls.items():
+                start = time.perf_counter()
+                call()
+                durations[name].append(time.perf_counter() - start)
+            if turn >= 2 and time.perf_counter() - started > budget_s:  # noqa: PLR2004 - three rounds
+                break
+    return {name: float(np.median(values)) for name, values in durations.items()}
+
+
+def summarized(durations_s: list[float], *, items_per_call: int = 1) -> LatencySummary:
+    """Percentiles of measured calls.
+
+    Args:
+        durations_s: Seconds, at least one.
+        items_per_call: Samples a call computes, for the throughput.
+    """
+    values = np.asarray(durations_s)
+    p50, p95, p99 = np.percentile(values, [50, 95, 99])
+    return {
+        "mean_latency_ms": float(values.mean()) * MS_PER_S,
+        "median_latency_ms": float(p50) * MS_PER_S,
+        "p95_latency_ms": float(p95) * MS_PER_S,
+        "p99_latency_ms": float(p99) * MS_PER_S,
+        "throughput_qps": items_per_call * len(values) / float(values.sum()),
+    }
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
