@@ -1,0 +1,128 @@
+"""Original and compressed model measured side by side."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from modelyard._core.errors import ConfigError, InputError
+from modelyard.compression.records import Evaluation
+from modelyard.compression.samples import batches_of
+from modelyard.torchtools.inputs import Inputs, as_inputs, batch_size, call, with_batch
+from modelyard.torchtools.layers import size_mb
+from modelyard.torchtools.parity import flat_outputs
+from modelyard.torchtools.timing import MS_PER_S, interleaved_medians
+
+_TIMING_BUDGET_S = 1.0
+_OF_MODEL = ("model", "net", "module", "network", "policy")
+_OF_OUTPUTS = ("output", "pred", "logit", "y_", "yhat", "answer")
+
+
+def evaluated(
+    original: nn.Module,
+    compressed: nn.Module,
+    test_loader: Iterable[Any],
+    metric_fn: Callable[..., Any],
+    *,
+    n_inputs: int = 1,
+) -> Evaluation:
+    """Metric, size and latency of both models, on the same data, timed in turns.
+
+    Args:
+        original: The model before.
+        compressed: The model after.
+        test_loader: Batches `(inputs, targets)`; read several times.
+        metric_fn: `metric_fn(model, test_loader)` or `metric_fn(outputs, targets)`; a number.
+        n_inputs: How many tensors the models take.
+
+    Raises:
+        ConfigError: `metric_fn` fits neither form.
+        InputError: The loader is empty or can be read only once.
+    """
+    loader = test_loader if not isinstance(test_loader, torch.Tensor) else [test_loader]
+    before = _metric(original, loader, metric_fn)
+    after = _metric(compressed, loader, metric_fn)
+    sample = with_batch(batches_of(loader, n_inputs=n_inputs, what="test_loader")[0], 1)
+    original_s, compressed_s = timed_in_turns(original, compressed, sample)
+    original_mb, compressed_mb = size_mb(original), size_mb(compressed)
+    return {
+        "original_metric": before,
+        "compressed_metric": after,
+        "metric_drop": before - after,
+        "relative_drop": (before - after) / abs(before) if before else None,
+        "original_size_mb": original_mb,
+        "compressed_size_mb": compressed_mb,
+        "compression_ratio": original_mb / compressed_mb if compressed_mb else 1.0,
+        "original_latency_ms": original_s * MS_PER_S,
+        "compressed_latency_ms": compressed_s * MS_PER_S,
+        "speedup": original_s / compressed_s,
+        "batch_size": batch_size(sample),
+    }
+
+
+def timed_in_turns(
+    original: nn.Module, compressed: nn.Module, inputs: Inputs
+) -> tuple[float, float]:
+    """Median seconds of a call of each, timed in turns in eval mode."""
+    modes = (original.training, compressed.training)
+    original.eval()
+    compressed.eval()
+    medians = interleaved_medians(
+        {
+            "original": lambda: call(original, inputs),
+            "compressed": lambda: call(compressed, inputs),
+        },
+        budget_s=_TIMING_BUDGET_S,
+    )
+    original.train(modes[0])
+    compressed.train(modes[1])
+    return medians["original"], medians["compressed"]
+
+
+def _metric(model: nn.Module, loader: Iterable[Any], metric_fn: Callable[..., Any]) -> float:
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            if _takes_model(metric_fn):
+                value = metric_fn(model, loader)
+            else:
+                value = metric_fn(*_answers(model, loader))
+    finally:
+        model.train(was_training)
+    return float(value)
+
+
+def _takes_model(metric_fn: Callable[..., Any]) -> bool:
+    """Whether the function wants the model and the loader, judged by its parameters' names."""
+    try:
+        names = [name.lower() for name in inspect.signature(metric_fn).parameters]
+    except (TypeError, ValueError):
+        return False
+    if len(names) < 2:  # noqa: PLR2004 - both forms take two
+        raise ConfigError(
+            "metric_fn must take (model, test_loader) or (outputs, targets); "
+            f"it takes ({', '.join(names)})."
+        )
+    if any(word in names[0] for word in _OF_OUTPUTS):
+        return False
+    return any(word in names[0] for word in _OF_MODEL) or "loader" in names[1]
+
+
+def _answers(model: nn.Module, loader: Iterable[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    outputs, targets = [], []
+    for batch in loader:
+        if not isinstance(batch, tuple | list) or len(batch) < 2:  # noqa: PLR2004 - a pair
+            raise InputError(
+                "metric_fn(outputs, targets) needs batches of (inputs, targets); "
+                f"got a {type(batch).__name__}."
+            )
+        *inputs, target = batch
+        given = as_inputs(inputs[0] if len(inputs) == 1 else inputs)
+        outputs.append(flat_outputs(call(model, given))[0])
+        targets.append(torch.as_tensor(target))
+    if not outputs:
+        raise InputError("test_loader yields no batch; a generator can be read only once.")
+    return torch.cat(outputs), torch.cat(targets)

@@ -1,0 +1,179 @@
+"""Unstructured pruning: which weights become zero. Sizes stay; `structured` removes channels."""
+
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import prune
+
+from modelyard._core.errors import ConfigError
+
+_PRUNABLE = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+SCOPES = ("layer", "global")
+
+Mask = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Target:
+    """A weight that may be pruned: its layer's name and the parameter."""
+
+    layer: str
+    weight: torch.Tensor
+
+
+def find_targets(model: nn.Module, wanted: Sequence[str] | None) -> list[Target]:
+    """Weights of Linear, Conv and attention layers.
+
+    Attention keeps its query, key and value projections in one parameter that is no layer of its
+    own; it is a target under the attention's name.
+
+    Args:
+        model: The module.
+        wanted: Layer names or patterns such as `encoder.*`; None for all.
+
+    Raises:
+        ConfigError: A name that no such layer has, or nothing to prune at all.
+    """
+    known = {target.layer: target for target in _all_targets(model)}
+    if not known:
+        raise ConfigError(f"{type(model).__name__} has no Linear, Conv or attention layer.")
+    if wanted is None:
+        return list(known.values())
+    chosen: dict[str, Target] = {}
+    for pattern in wanted:
+        matches = [
+            name
+            for name in known
+            if fnmatch.fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
+        ]
+        if not matches:
+            raise ConfigError(
+                f"No layer {pattern!r} that can be pruned. Layers there are: {', '.join(known)}."
+            )
+        chosen |= {name: known[name] for name in matches}
+    return list(chosen.values())
+
+
+def layer_names(model: nn.Module, layers: Sequence[Any] | None) -> list[str] | None:
+    """Names of `layers`, each a name, a pattern or a module of `model`; None stays None.
+
+    Raises:
+        ConfigError: A module that `model` does not contain.
+    """
+    if layers is None:
+        return None
+    if isinstance(layers, str | nn.Module):
+        layers = [layers]
+    names = {id(module): name for name, module in model.named_modules()}
+    found = []
+    for layer in layers:
+        if isinstance(layer, nn.Module):
+            if id(layer) not in names:
+                raise ConfigError(f"{layer} is no layer of the model the compressor was given.")
+            found.append(names[id(layer)])
+        else:
+            found.append(str(layer))
+    return found
+
+
+def masks_for(
+    targets: Sequence[Target], *, method: str, amount: float, scope: str, seed: int
+) -> dict[str, Mask]:
+    """For each target by name, ones where a weight stays and zeros where it goes.
+
+    `amount` is the share of zeros afterwards, those of earlier steps included.
+
+    Raises:
+        ConfigError: An amount outside [0, 1), an unknown method or scope.
+    """
+    if not 0.0 <= amount < 1.0:
+        raise ConfigError(f"amount must be in [0, 1), got {amount}. 0.3 means 30 %.")
+    if method not in METHODS:
+        known = ", ".join([*METHODS, "structured"])
+        raise ConfigError(f"method {method!r} is not one of {known}.")
+    if scope not in SCOPES:
+        raise ConfigError(f"scope {scope!r} is not one of {', '.join(SCOPES)}.")
+    if scope == "global":
+        return _global_masks(targets, method=method, amount=amount, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    make = METHODS[method]
+    return {t.layer: make(t.weight.detach(), amount, generator) for t in targets}
+
+
+def apply_(model: nn.Module, masks: Mapping[str, Mask]) -> None:
+    """Set to zero, in place, what the masks take away."""
+    known = {target.layer: target.weight for target in _all_targets(model)}
+    with torch.no_grad():
+        for layer, mask in masks.items():
+            known[layer].mul_(mask.to(known[layer].dtype))
+
+
+def sparsity(model: nn.Module) -> float:
+    """Share of zeros among all parameters; 0 for a model without any."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    zeros = sum(int((parameter == 0).sum()) for parameter in model.parameters())
+    return zeros / total if total else 0.0
+
+
+def _all_targets(model: nn.Module) -> list[Target]:
+    targets = []
+    for name, module in model.named_modules():
+        if isinstance(module, _PRUNABLE):
+            targets.append(Target(name, module.weight))
+        elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+            targets.append(Target(f"{name}.in_proj", module.in_proj_weight))
+    return targets
+
+
+def _smallest(weight: torch.Tensor, amount: float, _: torch.Generator) -> Mask:
+    """Take the smallest by magnitude (Han et al., 2015)."""
+    mask: Mask = prune.L1Unstructured(amount).compute_mask(weight, torch.ones_like(weight))
+    return mask
+
+
+def _random(weight: torch.Tensor, amount: float, generator: torch.Generator) -> Mask:
+    """Take any, but first those that are zero already."""
+    order = torch.rand(weight.shape, generator=generator).to(weight.device)
+    order[weight == 0] = -1.0
+    return _smallest(order + 1.0, amount, generator)
+
+
+def _weakest_rows(weight: torch.Tensor, amount: float, _: torch.Generator) -> Mask:
+    """Take whole output channels, those with the smallest Euclidean norm."""
+    method = prune.LnStructured(amount, n=2, dim=0)
+    mask: Mask = method.compute_mask(weight, torch.ones_like(weight))
+    return mask
+
+
+METHODS: dict[str, Callable[[torch.Tensor, float, torch.Generator], Mask]] = {
+    "l1_unstructured": _smallest,
+    "random_unstructured": _random,
+    "ln_structured": _weakest_rows,
+}
+
+
+def _global_masks(
+    targets: Sequence[Target], *, method: str, amount: float, seed: int
+) -> dict[str, Mask]:
+    """One ranking over the weights of all targets together."""
+    if method == "ln_structured":
+        raise ConfigError(
+            "ln_structured ranks the channels of one layer: use scope='layer', or "
+            "method='structured', which ranks channels over the whole model."
+        )
+    flat = torch.cat([target.weight.detach().reshape(-1) for target in targets])
+    mask = METHODS[method](flat, amount, torch.Generator().manual_seed(seed))
+    parts = torch.split(mask, [target.weight.numel() for target in targets])
+    return {t.layer: part.reshape(t.weight.shape) for t, part in zip(targets, parts, strict=True)}

@@ -1,0 +1,114 @@
+"""The shapes of what the compressor tells. Sizes are in MB of 10^6 bytes of weights."""
+
+from typing import Any, TypedDict
+
+
+class PruningStats(TypedDict):
+    """What a pruning step did.
+
+    Attributes:
+        method: Name of the method.
+        actual_sparsity: Share of the targeted weights that are zero now; for `structured`, the
+            share of parameters that were removed.
+        model_sparsity: Share of all parameters of the model that are zero.
+        pruned_params: Number of targeted weights that are zero (or were removed).
+        targeted_params: Number of weights the step looked at.
+        total_params: Parameters of the model before the step.
+        per_layer: Share of zeros (or of removed parameters) by layer.
+    """
+
+    method: str
+    actual_sparsity: float
+    model_sparsity: float
+    pruned_params: int
+    targeted_params: int
+    total_params: int
+    per_layer: dict[str, float]
+
+
+class QuantizationStats(TypedDict):
+    """What a quantization did.
+
+    Attributes:
+        recipe: "dynamic_int8" or "static_int8".
+        dtype: Of the weights.
+        backend: As asked for; ONNX Runtime runs the result whichever it was.
+        original_size_mb: Float weights it started from.
+        quantized_size_mb: The graph with its int8 weights.
+        compression_ratio: Float size over quantized size.
+        max_error: Largest relative error of an output: norm of the difference over norm.
+        error_limit: What it had to stay under.
+        validated_on: "validation_data", "calibration_data" or "synthetic".
+        layers_kept_float: Layers left in float, because asked or because they broke the limit.
+        portable: Whether the graph uses standard ONNX operators alone.
+    """
+
+    recipe: str
+    dtype: str
+    backend: str
+    original_size_mb: float
+    quantized_size_mb: float
+    compression_ratio: float
+    max_error: float
+    error_limit: float
+    validated_on: str
+    layers_kept_float: list[str]
+    portable: bool
+
+
+class DistillationEpoch(TypedDict):
+    """One pass over the training data; losses are means over its batches."""
+
+    epoch: int
+    loss: float
+    distillation_loss: float
+    task_loss: float | None
+
+
+class CompressionStats(TypedDict):
+    """The whole way from the original to the present model.
+
+    Attributes:
+        original_size_mb: Weights of the original.
+        compressed_size_mb: Weights of `compressor.model`.
+        compression_ratio: The first over the second.
+        original_params: Parameters of the original.
+        sparsity: Share of zeros among the parameters of the float model.
+        is_quantized: Whether `compressor.model` is an int8 graph.
+        steps: Every step taken, oldest first: its name under "step" and what it returned.
+    """
+
+    original_size_mb: float
+    compressed_size_mb: float
+    compression_ratio: float
+    original_params: int
+    sparsity: float
+    is_quantized: bool
+    steps: list[dict[str, Any]]
+
+
+class Evaluation(TypedDict):
+    """Original and compressed model measured side by side in one run.
+
+    Attributes:
+        original_metric, compressed_metric: What the metric function gave.
+        metric_drop: The first minus the second; positive means the compressed one has less.
+        relative_drop: The drop over the absolute original; None where that is 0.
+        original_size_mb, compressed_size_mb: Weights.
+        compression_ratio: The first over the second.
+        original_latency_ms, compressed_latency_ms: Median of one call, timed in turns.
+        speedup: The first over the second.
+        batch_size: Samples a timed call computed.
+    """
+
+    original_metric: float
+    compressed_metric: float
+    metric_drop: float
+    relative_drop: float | None
+    original_size_mb: float
+    compressed_size_mb: float
+    compression_ratio: float
+    original_latency_ms: float
+    compressed_latency_ms: float
+    speedup: float
+    batch_size: int

@@ -1,0 +1,111 @@
+"""Batches to calibrate and validate with, from whatever the caller has."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from modelyard._core.errors import InputError
+from modelyard.torchtools.inputs import (
+    Inputs,
+    as_inputs,
+    batch_size,
+    call,
+    mapped,
+    synthetic_like,
+    tensors_of,
+)
+from modelyard.torchtools.parity import flat_outputs
+from modelyard.torchtools.quantize import Reference
+
+_logger = logging.getLogger("modelyard")
+
+_BATCH = 32
+_MOST_SAMPLES = 2048
+_FEW_SAMPLES = 32
+
+
+def batches_of(data: Any, *, n_inputs: int = 1, what: str = "data") -> list[Inputs]:
+    """Batches of at most 32 samples, 2,048 samples at the most.
+
+    Args:
+        data: A tensor or array of samples, a tuple or dict of them, or an iterable (a DataLoader)
+            of batches; of batches `(inputs, targets)` the targets are dropped.
+        n_inputs: How many tensors the model takes.
+        what: The argument's name, for messages.
+
+    Raises:
+        InputError: No samples, or values that are not finite.
+    """
+    whole = [_without_targets(item, n_inputs) for item in _items(data)]
+    batches = [part for item in whole for part in _cut(item)]
+    if not batches:
+        raise InputError(f"{what} holds no samples; a generator can be read only once.")
+    _check(batches, what)
+    return batches[: _MOST_SAMPLES // _BATCH]
+
+
+def synthetic_batches(example: Inputs, *, n_batches: int = 8, seed: int = 0) -> list[Inputs]:
+    """Seeded normal batches with the shape of `example`."""
+    return [synthetic_like(example, _BATCH, seed=seed + i) for i in range(n_batches)]
+
+
+def reference_for(model: nn.Module, batches: Sequence[Inputs]) -> Reference:
+    """What the float model answers to the batches.
+
+    Raises:
+        InputError: It does not run on them, or answers with NaN.
+    """
+    was_training = model.training
+    try:
+        outputs = [flat_outputs(call(model.eval(), batch)) for batch in batches]
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise InputError(f"{type(model).__name__} does not run on this data: {error}") from error
+    finally:
+        model.train(was_training)
+    if not all(bool(tensor.isfinite().all()) for output in outputs for tensor in output):
+        raise InputError(f"{type(model).__name__} answers this data with NaN or infinity.")
+    return Reference(inputs=batches, outputs=outputs)
+
+
+def _items(data: Any) -> Iterable[Any]:
+    is_whole = isinstance(data, torch.Tensor | np.ndarray | dict)
+    is_tuple_of_tensors = isinstance(data, tuple) and all(
+        isinstance(item, torch.Tensor | np.ndarray) for item in data
+    )
+    if is_whole or is_tuple_of_tensors:
+        return [data]
+    if not isinstance(data, Iterable):
+        raise InputError(
+            f"Expected a tensor, an array or an iterable of batches, got {type(data).__name__}."
+        )
+    return data
+
+
+def _without_targets(item: Any, n_inputs: int) -> Inputs:
+    if isinstance(item, tuple | list) and len(item) >= n_inputs:
+        item = item[0] if n_inputs == 1 else tuple(item[:n_inputs])
+    return as_inputs(item)
+
+
+def _cut(inputs: Inputs) -> list[Inputs]:
+    n = batch_size(inputs)
+    return [
+        mapped(inputs, lambda tensor, start=start: tensor[start : start + _BATCH])  # type: ignore[misc]  # a default argument
+        for start in range(0, n, _BATCH)
+    ]
+
+
+def _check(batches: Sequence[Inputs], what: str) -> None:
+    n = sum(batch_size(batch) for batch in batches)
+    for position in range(len(tensors_of(batches[0]))):
+        values = torch.cat([tensors_of(batch)[position].reshape(-1) for batch in batches])
+        if values.is_floating_point() and not bool(values.isfinite().all()):
+            raise InputError(f"{what} holds NaN or infinity; clean it before calibrating.")
+        if values.numel() > 1 and bool((values == values[0]).all()):
+            _logger.warning("%s is constant: ranges taken from it mean little.", what)
+    if n < _FEW_SAMPLES:
+        _logger.warning("%s holds only %d samples; %d or more are better.", what, n, _FEW_SAMPLES)
