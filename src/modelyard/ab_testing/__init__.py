@@ -1,0 +1,7 @@
+"""Experiments whose winners are winners, and bandits that learn at any scale."""
+
+from modelyard.ab_testing.bandit import MultiArmedBandit
+from modelyard.ab_testing.experiment import ABTest
+from modelyard.ab_testing.variant import ModelVariant
+
+__all__ = ["ABTest", "ModelVariant", "MultiArmedBandit"]

@@ -1,0 +1,198 @@
+"""An experiment's rows in the store, shared by every process that runs it.
+
+Results are only ever appended. A process sends its own and takes what others sent since it last
+asked, in one transaction.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from modelyard._core.errors import ConfigError, ExperimentExistsError
+from modelyard._core.plain import without_non_finite
+from modelyard.ab_testing.assignment import Assignment
+from modelyard.ab_testing.results import Result, checked_metrics
+from modelyard.storage import Store
+from modelyard.storage.tables import experiment, experiment_result
+
+RUNNING = "running"
+STOPPED = "stopped"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """The experiment as it stands in the store.
+
+    Attributes:
+        status: `running` or `stopped`.
+        assignment: Slot table and weight epochs.
+    """
+
+    status: str
+    assignment: Assignment
+
+
+@dataclass(frozen=True, kw_only=True)
+class News:
+    """What others have stored since last time.
+
+    Attributes:
+        results: Their results, in the store's order.
+        last_seq: Everything up to this row is known now.
+        stored: The experiment as it stands.
+    """
+
+    results: list[Result]
+    last_seq: int
+    stored: Stored
+
+
+class ExperimentRows:
+    """The rows of one experiment. Thread-safe: it holds no state of its own.
+
+    Args:
+        store: Where they are.
+        test_name: Whose they are.
+    """
+
+    def __init__(self, store: Store, test_name: str) -> None:
+        self._database = store.database
+        self._test_name = test_name
+
+    def open(
+        self, settings: Mapping[str, Any], assignment: Assignment, *, at: str, resume: bool
+    ) -> Stored:
+        """Create the experiment, or take up the stored one.
+
+        Raises:
+            ExperimentExistsError: It exists and `resume` is False.
+            ConfigError: It exists with other variants, metric or mode.
+        """
+        row = {
+            "test_name": self._test_name,
+            "status": RUNNING,
+            "settings": dict(settings),
+            "slots": assignment.to_plain(),
+            "created_at": at,
+        }
+        with self._database.writing() as connection:
+            insert = _insert_new(connection, experiment).values(row)
+            # Returned only when inserted; PostgreSQL's driver gives no row count here.
+            if connection.execute(insert.returning(experiment.c.test_name)).first() is not None:
+                return Stored(status=RUNNING, assignment=assignment)
+            known = connection.execute(self._select(experiment.c.status, experiment.c.settings))
+            status, stored_settings = known.one()
+            self._check(status, stored_settings, settings, resume=resume)
+            return self._stored(connection)
+
+    def exchange(self, own: Sequence[Result], *, after_seq: int) -> News:
+        """Append `own` results and get those that others appended after `after_seq`.
+
+        A result whose request id and variant are stored already is not stored again.
+        """
+        with self._database.writing() as connection:
+            # Writers of one experiment take turns, so that rows appear in the order of `seq`.
+            connection.execute(self._select(experiment.c.test_name).with_for_update())
+            news = self._news(connection, after_seq)
+            if not own:
+                return news
+            rows = [_row(self._test_name, result) for result in own]
+            connection.execute(_insert_new(connection, experiment_result), rows)
+            newest = select(func.max(experiment_result.c.seq)).where(self._is_mine)
+            last_seq = connection.execute(newest).scalar_one()
+            return News(results=news.results, last_seq=last_seq, stored=news.stored)
+
+    def news(self, *, after_seq: int) -> News:
+        """What others appended after `after_seq`."""
+        with self._database.reading() as connection:
+            return self._news(connection, after_seq)
+
+    def reassign(self, change: Callable[[Assignment], Assignment]) -> Assignment:
+        """Replace the stored assignment by what `change` makes of it."""
+        with self._database.writing() as connection:
+            connection.execute(self._select(experiment.c.test_name).with_for_update())
+            changed = change(self._stored(connection).assignment)
+            self._update(connection, slots=changed.to_plain())
+        return changed
+
+    def stop(self) -> None:
+        """Mark the experiment as ended."""
+        with self._database.writing() as connection:
+            self._update(connection, status=STOPPED)
+
+    @property
+    def _is_mine(self) -> Any:
+        return experiment_result.c.test_name == self._test_name
+
+    def _select(self, *columns: Any) -> Any:
+        return select(*columns).where(experiment.c.test_name == self._test_name)
+
+    def _update(self, connection: Connection, **values: Any) -> None:
+        mine = experiment.c.test_name == self._test_name
+        connection.execute(update(experiment).where(mine).values(**values))
+
+    def _stored(self, connection: Connection) -> Stored:
+        status, slots = connection.execute(
+            self._select(experiment.c.status, experiment.c.slots)
+        ).one()
+        return Stored(status=status, assignment=Assignment.from_plain(self._test_name, slots))
+
+    def _news(self, connection: Connection, after_seq: int) -> News:
+        query = (
+            select(experiment_result)
+            .where(self._is_mine, experiment_result.c.seq > after_seq)
+            .order_by(experiment_result.c.seq)
+        )
+        rows = connection.execute(query).all()
+        return News(
+            results=[_result(row) for row in rows],
+            last_seq=rows[-1].seq if rows else after_seq,
+            stored=self._stored(connection),
+        )
+
+    def _check(
+        self, status: str, stored: Mapping[str, Any], asked: Mapping[str, Any], *, resume: bool
+    ) -> None:
+        if not resume:
+            raise ExperimentExistsError(
+                f"An experiment named {self._test_name!r} is stored already ({status}). "
+                "Pass resume=True to go on with it, or choose another test_name."
+            )
+        for key, value in asked.items():
+            if stored.get(key) != value:
+                raise ConfigError(
+                    f"The stored experiment {self._test_name!r} has {key} {stored.get(key)!r}, "
+                    f"not {value!r}. Resume it with the same, or choose another test_name."
+                )
+
+
+def _insert_new(connection: Connection, table: Any) -> Any:
+    """An insert that leaves rows alone whose key is there already."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    return dialect.insert(table).on_conflict_do_nothing()
+
+
+def _row(test_name: str, result: Result) -> dict[str, Any]:
+    return {
+        "test_name": test_name,
+        "at": result.at,
+        "variant": result.variant,
+        "weight_epoch": result.epoch,
+        "unit": result.unit,
+        "request_id": result.request_id,
+        "metrics": without_non_finite(dict(result.metrics)),
+    }
+
+
+def _result(row: Any) -> Result:
+    return Result(
+        variant=row.variant,
+        epoch=row.weight_epoch,
+        metrics=checked_metrics(row.metrics),
+        at=row.at,
+        unit=row.unit,
+        request_id=row.request_id,
+    )

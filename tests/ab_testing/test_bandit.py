@@ -1,0 +1,150 @@
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from modelyard._core.errors import ConfigError, VariantNotFoundError
+from modelyard.ab_testing import ModelVariant, MultiArmedBandit
+from modelyard.ab_testing.policies import ALGORITHMS
+from modelyard.storage import open_store
+
+MEANS = (0.1, 0.3, 0.6)
+
+
+def play(algorithm, *, scale=1.0, shift=0.0, steps=600, seed=0, normal=True):
+    """The arms chosen over time."""
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(0, 0.3, steps) if normal else None
+    luck = rng.random(steps)
+    bandit = MultiArmedBandit(["x", "y", "z"], algorithm, seed=seed)
+    chosen = []
+    for i in range(steps):
+        name = bandit.select_variant()
+        mean = MEANS["xyz".index(name)]
+        reward = mean + noise[i] if normal else float(luck[i] < mean)
+        bandit.update(name, shift + scale * reward)
+        chosen.append(name)
+    return chosen, bandit
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("scale", [0.01, 100.0])
+def test_choices_do_not_depend_on_the_size_of_rewards(algorithm, scale):
+    assert play(algorithm)[0] == play(algorithm, scale=scale)[0]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_choices_do_not_depend_on_the_level_of_rewards(algorithm):
+    assert play(algorithm)[0] == play(algorithm, shift=8.0)[0]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("normal", [True, False])
+def test_the_best_arm_is_learnt(algorithm, normal):
+    chosen, bandit = play(algorithm, normal=normal, steps=1500)
+    assert chosen[500:].count("z") > 750
+    assert bandit.get_statistics()["best_variant"] == "z"
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_returns_of_a_hundredth_are_not_played_at_random(algorithm):
+    chosen, _ = play(algorithm, scale=0.01, steps=1500)
+    assert chosen.count("z") > 900
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_statistics_are_plain_and_add_up(algorithm):
+    _, bandit = play(algorithm, steps=200)
+    stats = bandit.get_statistics()
+    assert stats["total"] == sum(stats["counts"].values()) == 200
+    assert sum(stats["probabilities"].values()) == pytest.approx(1.0)
+    assert max(stats["values"].items(), key=lambda item: item[1])[0] == stats["best_variant"]
+    json.dumps(stats, allow_nan=False)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_looking_changes_no_later_choice(algorithm):
+    _, one = play(algorithm, steps=100)
+    _, two = play(algorithm, steps=100)
+    two.get_statistics()
+    for _ in range(20):
+        name = one.select_variant()
+        assert two.select_variant() == name
+        one.update(name, 0.5)
+        two.update(name, 0.5)
+
+
+def test_probabilities_are_those_of_the_choice():
+    _, bandit = play("epsilon_greedy", steps=100)
+    assert bandit.get_statistics()["probabilities"] == pytest.approx(
+        {"x": 0.1 / 3, "y": 0.1 / 3, "z": 0.9 + 0.1 / 3}
+    )
+
+
+def test_before_any_reward_nothing_is_best():
+    stats = MultiArmedBandit([ModelVariant("a", abs), "b"]).get_statistics()
+    assert stats["best_variant"] is None
+    assert stats["values"] == {"a": 0.0, "b": 0.0}
+    assert stats["std"] == {"a": None, "b": None}
+
+
+def test_constant_rewards_do_not_stop_the_search():
+    bandit = MultiArmedBandit(["a", "b"], "ucb")
+    for _ in range(200):
+        name = bandit.select_variant()
+        bandit.update(name, {"a": 0.0, "b": 1.0}[name])
+    assert bandit.get_statistics()["counts"]["b"] > 150
+
+
+def test_what_is_not_finite_is_counted_and_left_out():
+    bandit = MultiArmedBandit(["a", "b"])
+    bandit.update("a", float("nan"))
+    bandit.update("a", 1.0)
+    assert bandit.get_statistics()["values"]["a"] == 1.0
+    assert bandit.get_statistics()["non_finite"] == 1
+
+
+def test_wrong_arguments_say_what_is_right():
+    with pytest.raises(ConfigError, match="epsilon_greedy, ucb, thompson_sampling"):
+        MultiArmedBandit(["a", "b"], "softmax")
+    with pytest.raises(ConfigError, match="10 %"):
+        MultiArmedBandit(["a", "b"], epsilon=10)
+    with pytest.raises(ConfigError, match="two or more"):
+        MultiArmedBandit(["a", "a"])
+    with pytest.raises(VariantNotFoundError, match="'c'"):
+        MultiArmedBandit(["a", "b"]).update("c", 1.0)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_stored_bandit_goes_on_exactly(algorithm, tmp_path):
+    store = open_store(tmp_path)
+    options = {"store": store, "name": "router"}
+    bandit = MultiArmedBandit(["a", "b"], algorithm, seed=3, **options)
+    rng = np.random.default_rng(0)
+    for reward in rng.normal(size=50):
+        bandit.update(bandit.select_variant(), reward)
+    bandit.flush()
+    again = MultiArmedBandit(["a", "b"], algorithm, **options)
+    assert again.get_statistics() == bandit.get_statistics()
+    assert [again.select_variant() for _ in range(20)] == [
+        bandit.select_variant() for _ in range(20)
+    ]
+    with pytest.raises(ConfigError, match="another name"):
+        MultiArmedBandit(["a", "c"], algorithm, **options)
+    store.close()
+
+
+def test_threads_lose_no_reward():
+    bandit = MultiArmedBandit(["a", "b"], "thompson_sampling")
+
+    def work():
+        for _ in range(300):
+            bandit.update(bandit.select_variant(), 1.0)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert bandit.get_statistics()["total"] == 1200
