@@ -25,8 +25,8 @@ class TransformerTraining:
     """How long and how the Transformer is trained.
 
     Attributes:
-        n_iterations: Optimiser steps. Chosen on 2005 and 2006 after training until 2004: with more,
-            the forecasts of those two years become worse.
+        n_iterations: Optimiser steps. Chosen on 2005 and 2006 after training until 2004: with
+            more, the forecasts of those two years became worse.
         batch_size: Sequences per step.
         learning_rate: Highest rate of AdamW's one-cycle schedule.
         weight_decay: Of AdamW.
