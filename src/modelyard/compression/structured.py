@@ -5,6 +5,7 @@ that the wanted share of parameters goes, and the result is proved by a forward 
 """
 
 import copy
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -89,11 +90,7 @@ def _closest(removed: Callable[[float], tuple[nn.Module, float]], amount: float)
 def _pruned(model: nn.Module, example: Inputs, *, ratio: float, ignored: set[str]) -> nn.Module:
     shrunk = copy.deepcopy(model).eval()
     layers = [module for name, module in shrunk.named_modules() if name in ignored]
-    heads = {
-        module: module.num_heads
-        for module in shrunk.modules()
-        if isinstance(module, nn.MultiheadAttention)
-    }
+    n_heads = [m.num_heads for m in shrunk.modules() if isinstance(m, nn.MultiheadAttention)]
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")  # torch-pruning reports parameters it treats by itself
         pruner = torch_pruning.pruner.BasePruner(
@@ -102,16 +99,11 @@ def _pruned(model: nn.Module, example: Inputs, *, ratio: float, ignored: set[str
             importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
             pruning_ratio=ratio,
             ignored_layers=layers,
-            num_heads=heads,
             unwrapped_parameters=_free_parameters(shrunk),
-            round_to=max(heads.values(), default=None),
+            # Widths stay divisible by the heads. (Its num_heads= leaves attention widths alone.)
+            round_to=math.lcm(*n_heads) if n_heads else None,
         )
         pruner.step()
-    for module, n_heads in heads.items():
-        # torch-pruning shrinks the weights; the attention keeps its own copy of the widths.
-        module.embed_dim = module.out_proj.in_features
-        module.kdim = module.vdim = module.embed_dim
-        module.head_dim = module.embed_dim // n_heads
     return shrunk
 
 
