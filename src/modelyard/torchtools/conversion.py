@@ -19,7 +19,7 @@ import onnx
 import torch
 from torch import nn
 
-from modelyard._core.errors import ConversionError
+from modelyard._core.errors import ConfigError, ConversionError
 from modelyard.torchtools.inputs import (
     Inputs,
     batch_size,
@@ -87,6 +87,7 @@ def to_onnx(
         names = io_names(model, example)
         _check_deterministic(model, example)
         axes = _all_batches(*names) if dynamic_axes is None else dynamic_axes
+        _check_axes(axes, [*names[0], *names[1]])
         is_batch_dynamic = any(0 in by_axis for by_axis in axes.values())
         if is_batch_dynamic and batch_size(example) < 2:  # noqa: PLR2004 - torch.export freezes a batch of 1
             example = with_batch(example, 2)
@@ -171,6 +172,7 @@ def _converted(
     write = _by_torch_export if route == "torch_export" else _by_torchscript
     graph = write(model, example, opset=opset, names=names, axes=axes)
     _clean(graph)
+    _name_axes(graph, axes)
     found = opset_of(graph)
     if found != opset:
         raise ConversionError(f"asked for opset {opset}, the exporter wrote {found}")
@@ -251,6 +253,22 @@ def _clean(graph: onnx.ModelProto) -> None:
         del node.metadata_props[:]
     del graph.graph.metadata_props[:]
     del graph.metadata_props[:]
+
+
+def _name_axes(graph: onnx.ModelProto, axes: DynamicAxes) -> None:
+    """Give the varying sizes the caller's names; torch.export makes up its own."""
+    for value in [*graph.graph.input, *graph.graph.output]:
+        for axis, name in axes.get(value.name, {}).items():
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+    del graph.graph.value_info[:]  # sizes inside the graph, under the old names
+
+
+def _check_axes(axes: DynamicAxes, names: list[str]) -> None:
+    unknown = sorted(set(axes) - set(names))
+    if unknown:
+        raise ConfigError(
+            f"dynamic_axes names {', '.join(unknown)}; this model has {', '.join(names)}."
+        )
 
 
 def _check_deterministic(model: nn.Module, example: Inputs) -> None:
