@@ -1,7 +1,7 @@
 """Whether two models give the same answers, and by how much they differ."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,3 +100,22 @@ def differences(expected: Any, actual: Any) -> list[Difference]:
 _INFINITE = Difference(
     max_abs=math.inf, max_rel=math.inf, mean_abs=math.inf, scale=0.0, relative_rms=math.inf
 )
+
+
+def map_tensors(output: Any, change: Callable[[torch.Tensor], Any]) -> Any:
+    """The same nested answer with `change` applied to each tensor."""
+    if isinstance(output, torch.Tensor):
+        return change(output)
+    if isinstance(output, Mapping):
+        return {key: map_tensors(item, change) for key, item in output.items()}
+    if isinstance(output, tuple) and hasattr(output, "_fields"):  # a named tuple
+        return type(output)(*(map_tensors(item, change) for item in output))
+    if isinstance(output, tuple | list):
+        return type(output)(map_tensors(item, change) for item in output)
+    return output
+
+
+def restructured(like: Any, tensors: list[torch.Tensor]) -> Any:
+    """`tensors`, in order, in the nested structure of `like`."""
+    rest = iter(tensors)
+    return map_tensors(like, lambda _: next(rest))

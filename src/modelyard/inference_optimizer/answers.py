@@ -1,0 +1,76 @@
+"""Answers and inputs put together and taken apart."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import torch
+
+from modelyard.torchtools.inputs import Inputs, tensors_of
+from modelyard.torchtools.parity import flat_outputs, map_tensors
+
+
+def n_samples(inputs: Inputs) -> int:
+    """Samples in an input; 1 for a tensor of one dimension."""
+    first = tensors_of(inputs)[0]
+    return int(first.shape[0]) if first.ndim > 1 else 1
+
+
+def given_back(answer: Any, inputs: Inputs, *, as_arrays: bool) -> Any:
+    """The answer as the caller gave the input: arrays, or tensors on the input's device."""
+    if as_arrays:
+        return map_tensors(answer, to_array)
+    home = tensors_of(inputs)[0].device
+    return map_tensors(answer, lambda tensor: tensor.to(home))
+
+
+def to_array(value: torch.Tensor) -> np.ndarray[Any, Any]:
+    """The tensor as an array."""
+    array: np.ndarray[Any, Any] = value.detach().cpu().numpy()
+    return array
+
+
+def is_repeatable(first: Any, second: Any) -> bool:
+    """Whether two answers to one input are equal."""
+    pairs = zip(flat_outputs(first), flat_outputs(second), strict=True)
+    return all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
+
+
+def same_form(first: Any, second: Any) -> bool:
+    """Whether two inputs have the same kind, shape and dtype, so that they may be joined."""
+    if isinstance(first, torch.Tensor | np.ndarray):
+        return (
+            type(first) is type(second)
+            and first.shape == second.shape
+            and first.dtype == second.dtype
+        )
+    return False
+
+
+def concatenated(inputs: list[Inputs]) -> torch.Tensor:
+    """Single-tensor inputs joined along the batch."""
+    return torch.cat([tensors_of(item)[0] for item in inputs])
+
+
+def split(answer: Any, sizes: list[int]) -> list[Any]:
+    """The parts of a joined answer that belong to each input.
+
+    Raises:
+        RuntimeError: The answer's first dimension is not the batch.
+    """
+    starts = np.cumsum([0, *sizes])
+    if any(tensor.shape[:1] != (starts[-1],) for tensor in flat_outputs(answer)):
+        raise RuntimeError("the first dimension of the answer is not the batch")
+    return [
+        map_tensors(answer, lambda tensor, a=a, b=b: tensor[a:b].clone())  # type: ignore[misc]  # defaults bind now
+        for a, b in itertools.pairwise(starts)
+    ]
+
+
+def joined(answers: list[Any]) -> Any:
+    """Answers to consecutive parts of a batch as one answer."""
+    if len(answers) == 1:
+        return answers[0]
+    columns = zip(*(flat_outputs(answer) for answer in answers), strict=True)
+    joined = iter([torch.cat(column) for column in columns])
+    return map_tensors(answers[0], lambda _: next(joined))

@@ -1,0 +1,55 @@
+"""What runs: a CPU or a GPU, and how busy it is."""
+
+import logging
+import os
+from typing import Any
+
+import psutil
+import torch
+
+from modelyard._core.errors import ConfigError
+from modelyard.torchtools.layers import MB
+
+_logger = logging.getLogger("modelyard")
+
+
+def device_named(name: str) -> torch.device:
+    """The device of this name; the CPU, with a warning, where there is no GPU.
+
+    Raises:
+        ConfigError: An unknown name.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device {name!r} is unknown: use 'auto', 'cpu' or 'cuda'.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        _logger.warning("device=%r, but there is no CUDA GPU here: running on the CPU.", name)
+        return torch.device("cpu")
+    return device
+
+
+def finished(answer: Any) -> Any:
+    """Wait for the GPU, so that a timed call includes its work."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return answer
+
+
+def gpu_utilization(device: torch.device) -> float | None:
+    """Share of time the GPU is busy, 0 to 1; None without one, or without NVML."""
+    if device.type != "cuda":
+        return None
+    try:
+        return torch.cuda.utilization(device) / 100.0
+    except (RuntimeError, ModuleNotFoundError):
+        return None  # NVML is not installed
+
+
+def memory_mb(device: torch.device) -> float:
+    """Resident memory of the process, on a GPU the peak allocated there; 10^6 bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / MB
+    return float(psutil.Process(os.getpid()).memory_info().rss) / MB

@@ -1,0 +1,532 @@
+"""`InferenceOptimizer`: one module, served as fast as measured backends allow."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from modelyard._core.clock import Clock, SystemClock
+from modelyard._core.errors import (
+    ConfigError,
+    ExampleInputRequiredError,
+    InputError,
+    ModelyardError,
+    NotReadyError,
+)
+from modelyard.inference_optimizer import tuning
+from modelyard.inference_optimizer.answers import (
+    concatenated,
+    given_back,
+    is_repeatable,
+    joined,
+    n_samples,
+    same_form,
+    split,
+    to_array,
+)
+from modelyard.inference_optimizer.backends import Backend, make_eager
+from modelyard.inference_optimizer.cache import AnswerCache, key_of
+from modelyard.inference_optimizer.devices import (
+    device_named,
+    finished,
+    gpu_utilization,
+    memory_mb,
+)
+from modelyard.inference_optimizer.engine import BatchingEngine
+from modelyard.inference_optimizer.latency import LatencyRecord
+from modelyard.inference_optimizer.records import (
+    Benchmark,
+    CacheStats,
+    Optimization,
+    PerformanceStats,
+)
+from modelyard.torchtools.inputs import (
+    Inputs,
+    as_inputs,
+    batch_size,
+    mapped,
+    resolve_example,
+    tensors_of,
+)
+from modelyard.torchtools.parity import differences, map_tensors
+from modelyard.torchtools.timing import summarized, time_calls
+
+_logger = logging.getLogger("modelyard")
+_MAX_QUEUE = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Serving:
+    """What answers now. Replaced as a whole, so a call never sees half of a change."""
+
+    model: nn.Module
+    by_batch: dict[int, Backend]
+    cache: AnswerCache
+    is_checked: bool = False  # whether the model has shown that it gives one answer to one input
+
+    def backend_for(self, n: int) -> Backend:
+        """The backend measured at the largest batch size up to `n`."""
+        sizes = [size for size in self.by_batch if size <= n]
+        return self.by_batch[max(sizes, default=min(self.by_batch))]
+
+
+class InferenceOptimizer:
+    """Serves a module: the fastest equal backend, an exact cache, batches, statistics.
+
+    The module is put in eval mode and moved to the device. Thread-safe: what answers is one
+    immutable object that is replaced as a whole; counters have locks of their own.
+
+    Args:
+        model: The module; may be attached later by `set_model`.
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1". Without a GPU "cuda" runs
+            on the CPU, with a warning.
+        batch_size: Largest batch that `predict_batch`, `predict_streaming` and the engine compute.
+        use_amp: Admit reduced precision beyond `tolerance` where it is faster.
+        cache_size: Answers kept; 0 turns the cache off.
+        backend: "auto", or the one that `optimize_for_inference` has to use.
+        tolerance: Bound on a backend's difference from eager, as part of the output's size.
+        max_latency_ms: Deadline of requests to the engine, in milliseconds; None for none.
+        clock: Where the time comes from.
+        seed: Of the inputs on which backends are compared.
+
+    Raises:
+        ConfigError: A value out of range, or an unknown backend or device.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        device: str = "auto",
+        batch_size: int = 32,
+        use_amp: bool = False,  # noqa: FBT001, FBT002 - the design document's signature
+        cache_size: int = 1000,
+        *,
+        backend: str = "auto",
+        tolerance: float = 1e-5,
+        max_latency_ms: float | None = None,
+        clock: Clock | None = None,
+        seed: int = 0,
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be 1 or more, got {batch_size}.")
+        if cache_size < 0:
+            raise ConfigError(f"cache_size must be 0 (off) or more, got {cache_size}.")
+        if backend not in {"auto", *tuning.BACKENDS}:
+            known = ", ".join(("auto", *tuning.BACKENDS))
+            raise ConfigError(f"backend {backend!r} is not one of {known}.")
+        self.device = device_named(device)
+        self.batch_size = batch_size
+        self._use_amp = use_amp
+        self._cache_size = cache_size
+        self._backend = backend
+        self._tolerance = tolerance
+        self._max_latency_ms = max_latency_ms
+        self._clock = clock or SystemClock()
+        self._seed = seed
+        self._latency = LatencyRecord(self._clock)
+        self._serving: _Serving | None = None
+        self._engine: BatchingEngine | None = None
+        self._engine_lock = threading.Lock()  # guards the making and closing of the engine
+        self._batchable: dict[tuple[int, tuple[int, ...]], bool] = {}
+        if model is not None:
+            self.set_model(model)
+
+    # ── the model ───────────────────────────────────────────────────────────────────────────
+
+    @property
+    def model(self) -> nn.Module | None:
+        """The module that answers, or None."""
+        return None if self._serving is None else self._serving.model
+
+    def set_model(self, model: nn.Module) -> None:
+        """Serve `model` from now on; calls that run finish with the one before.
+
+        Answers cached for the one before are forgotten, and so is its backend: call
+        `optimize_for_inference` again.
+
+        Raises:
+            ConfigError: `model` is no module.
+        """
+        if not isinstance(model, nn.Module):
+            raise ConfigError(f"model must be an nn.Module, got {type(model).__name__}.")
+        model.eval().to(self.device)
+        eager = make_eager(model, torch.empty(0), self.device)
+        self._serving = _Serving(
+            model=model, by_batch={1: eager}, cache=AnswerCache(self._cache_size)
+        )
+
+    def optimize_for_inference(self, example_input: Any = None) -> Optimization:
+        """Measure the backends and use the fastest whose answers equal eager's.
+
+        Args:
+            example_input: Tensor, or tuple or dict of tensors, batch first; by default inferred
+                from the layers. If none can be, eager stays and the result says why.
+
+        Returns:
+            What was tried, and why each loser lost.
+
+        Raises:
+            NotReadyError: There is no model.
+            InputError: The model does not run on `example_input`.
+            ConfigError: The backend asked for by name cannot serve this model.
+        """
+        serving = self._current()
+        try:
+            example = resolve_example(serving.model, example_input)
+        except ExampleInputRequiredError as error:
+            return self._kept_eager(str(error))
+        makers = tuning.makers_for(serving.model, self.device, use_amp=self._use_amp)
+        if self._backend != "auto":
+            makers = {name: make for name, make in makers.items() if name == self._backend}
+        choice = tuning.chosen(
+            serving.model,
+            example,
+            self.device,
+            makers,
+            batch_sizes=sorted({1, self.batch_size}),
+            tolerance=self._tolerance,
+            seed=self._seed,
+        )
+        by_batch = dict(choice.by_batch)
+        if self._backend not in {"auto", "eager"}:
+            by_batch = self._forced(choice)
+        # Unless someone set another model meanwhile.
+        if self._serving is serving:
+            self._serving = replace(
+                serving, by_batch=by_batch, cache=AnswerCache(self._cache_size)
+            )
+        return {
+            "backend": by_batch[1].name,
+            "backend_by_batch": {str(n): backend.name for n, backend in by_batch.items()},
+            "candidates": choice.candidates,
+            "reason": "" if makers else "no other backend runs this model here",
+            "tolerance": self._tolerance,
+            "device": str(self.device),
+        }
+
+    # ── predicting ──────────────────────────────────────────────────────────────────────────
+
+    def predict(self, x: Any) -> Any:
+        """The model's answer to one input.
+
+        Args:
+            x: Tensor or array as the model takes it (or tuple or dict of them), batch first.
+                Arrays of float64 are given to the model in its own precision.
+
+        Returns:
+            Tensors for tensors, on the input's device; arrays for arrays. Yours to change.
+
+        Raises:
+            NotReadyError: There is no model.
+            InputError: The model does not take this input.
+        """
+        serving = self._current()
+        started = time.perf_counter()
+        inputs, is_array = self._taken(x, serving)
+        key = key_of(inputs) if self._cache_size else None
+        answer = None if key is None else serving.cache.get(key)
+        if answer is None:
+            answer = self._run(serving, inputs)
+            if key is not None:
+                self._remember(serving, key, inputs, answer)
+        else:
+            answer = map_tensors(answer, torch.clone)
+        self._latency.add(time.perf_counter() - started, n_samples=n_samples(inputs))
+        return given_back(answer, inputs, as_arrays=is_array)
+
+    def predict_batch(self, x_batch: Any, *, exact: bool = False) -> Any:
+        """Answers to many samples, computed `batch_size` at a time, in order.
+
+        Args:
+            x_batch: As for `predict`, any number of samples.
+            exact: Compute one sample at a time, so that each equals `predict` bit for bit.
+
+        Raises:
+            NotReadyError: There is no model.
+            InputError: The model does not take this input, or it holds no sample.
+        """
+        serving = self._current()
+        inputs, is_array = self._taken(x_batch, serving)
+        n = batch_size(inputs)
+        if n == 0:
+            raise InputError("x_batch holds no samples: its first dimension is 0.")
+        step = 1 if exact else self.batch_size
+        answers = []
+        for start in range(0, n, step):
+            stop = start + step
+            started = time.perf_counter()
+            part = mapped(inputs, lambda t, a=start, b=stop: t[a:b])  # type: ignore[misc]  # defaults bind now
+            answers.append(self._run(serving, part))
+            self._latency.add(time.perf_counter() - started, n_samples=n_samples(part))
+        return given_back(joined(answers), inputs, as_arrays=is_array)
+
+    def predict_streaming(
+        self,
+        x_list: Iterable[Any],
+        return_numpy: bool = False,  # noqa: FBT001, FBT002 - the design document's signature
+        *,
+        exact: bool = False,
+    ) -> list[Any]:
+        """The answer to each input of a list, in order, computed in batches.
+
+        Inputs of equal shape are joined along the batch. That this gives the same answers is
+        checked once for every shape; where it does not, they are computed one by one.
+
+        Args:
+            x_list: Inputs as `predict` takes them.
+            return_numpy: Arrays instead of tensors.
+            exact: Compute one input at a time, so that each equals `predict` bit for bit.
+
+        Raises:
+            NotReadyError: There is no model.
+            InputError: The model does not take one of the inputs.
+        """
+        serving = self._current()
+        answers: list[Any] = []
+        pending: list[Any] = []
+        for x in x_list:
+            if pending and not same_form(pending[0], x):
+                answers += self._many(serving, pending, exact=exact)
+                pending = []
+            pending.append(x)
+            if len(pending) >= self.batch_size:
+                answers += self._many(serving, pending, exact=exact)
+                pending = []
+        answers += self._many(serving, pending, exact=exact)
+        if return_numpy:
+            return [map_tensors(answer, to_array) for answer in answers]
+        return answers
+
+    # ── the engine ──────────────────────────────────────────────────────────────────────────
+
+    def submit(self, x: Any, *, deadline_ms: float | None = None) -> "Future[Any]":
+        """Queue an input for the batching engine; the future gives what `predict` would.
+
+        Starts the engine. `close()`, or leaving `with optimizer:`, answers what is queued.
+
+        Args:
+            x: As for `predict`.
+            deadline_ms: Milliseconds after which the answer is of no use; `max_latency_ms` by
+                default.
+
+        Raises:
+            NotReadyError: There is no model.
+            QueueFullError: Too many requests wait.
+        """
+        self._current()
+        with self._engine_lock:
+            if self._engine is None:
+                self._engine = BatchingEngine(
+                    self._serve_requests,
+                    max_batch=self.batch_size,
+                    max_queue=_MAX_QUEUE,
+                    clock=SystemClock(),
+                )
+            engine = self._engine
+        limit = self._max_latency_ms if deadline_ms is None else deadline_ms
+        return engine.submit(x, deadline_ms=limit)
+
+    async def apredict(self, x: Any, *, deadline_ms: float | None = None) -> Any:
+        """As `submit`, for coroutines."""
+        return await asyncio.wrap_future(self.submit(x, deadline_ms=deadline_ms))
+
+    def close(self, *, drain: bool = True) -> None:
+        """End the engine after answering (or, without `drain`, cancelling) what is queued."""
+        with self._engine_lock:
+            engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close(drain=drain)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # ── figures ─────────────────────────────────────────────────────────────────────────────
+
+    def benchmark(
+        self,
+        input_shape: Sequence[int],
+        num_iterations: int = 1000,
+        warmup_iterations: int = 10,
+    ) -> Benchmark:
+        """Latency of single calls of the backend in use, without the cache.
+
+        Args:
+            input_shape: Of each call, batch first; standard normal values.
+            num_iterations: Calls measured, 1 or more.
+            warmup_iterations: Calls before that.
+
+        Raises:
+            NotReadyError: There is no model.
+            ConfigError: `num_iterations` below 1.
+            InputError: The model does not take this shape.
+        """
+        if num_iterations < 1:
+            raise ConfigError(f"num_iterations must be 1 or more, got {num_iterations}.")
+        serving = self._current()
+        generator = torch.Generator().manual_seed(self._seed)
+        x = torch.randn(tuple(input_shape), generator=generator).to(self.device)
+        self._run(serving, x)
+        durations = time_calls(
+            lambda: finished(self._run(serving, x)), n=num_iterations, warmup=warmup_iterations
+        )
+        samples = int(input_shape[0]) if input_shape else 1
+        return {
+            **summarized(durations, items_per_call=samples),
+            "memory_mb": memory_mb(self.device),
+        }
+
+    def get_performance_stats(self) -> PerformanceStats:
+        """What the calls so far took."""
+        found = self._latency.percentiles_ms()
+        return {
+            "p50_latency_ms": found["p50"],
+            "p95_latency_ms": found["p95"],
+            "p99_latency_ms": found["p99"],
+            "mean_latency_ms": found["mean"],
+            "throughput_qps": self._latency.throughput_qps(),
+            "total_predictions": self._latency.n_samples,
+            "device": str(self.device),
+            "backend": "none" if self._serving is None else self._serving.backend_for(1).name,
+            "gpu_utilization": gpu_utilization(self.device),
+        }
+
+    def get_cache_stats(self) -> CacheStats:
+        """How the cache does, since the model was set or optimised."""
+        serving = self._serving
+        return (AnswerCache(self._cache_size) if serving is None else serving.cache).stats()
+
+    def clear_cache(self) -> None:
+        """Forget every cached answer."""
+        if self._serving is not None:
+            self._serving.cache.clear()
+
+    # ── inside ──────────────────────────────────────────────────────────────────────────────
+
+    def _current(self) -> _Serving:
+        if self._serving is None:
+            raise NotReadyError(
+                "There is no model to predict with: pass one to InferenceOptimizer(model=...) or "
+                "call set_model(model)."
+            )
+        return self._serving
+
+    def _kept_eager(self, reason: str) -> Optimization:
+        return {
+            "backend": "eager",
+            "backend_by_batch": {"1": "eager"},
+            "candidates": [],
+            "reason": f"eager is kept: {reason}",
+            "tolerance": self._tolerance,
+            "device": str(self.device),
+        }
+
+    def _forced(self, choice: tuning.Choice) -> dict[int, Backend]:
+        """The backend the caller asked for, whatever its speed."""
+        row = next((c for c in choice.candidates if c["name"] == self._backend), None)
+        if row is None or not row["latency_ms"]:
+            why = "it does not run this model on this device" if row is None else row["reason"]
+            raise ConfigError(f"backend={self._backend!r} cannot serve this model: {why}.")
+        return dict.fromkeys(choice.by_batch, choice.made[self._backend])
+
+    def _taken(self, x: Any, serving: _Serving) -> tuple[Inputs, bool]:
+        """`x` as tensors, and whether it came as arrays."""
+        if isinstance(x, torch.Tensor):
+            return x, False
+        inputs = as_inputs(x)
+        parts = x.values() if isinstance(x, dict) else x if isinstance(x, tuple | list) else [x]
+        if any(isinstance(part, torch.Tensor) for part in parts):
+            return inputs, False
+        dtype = next((p.dtype for p in serving.model.parameters() if p.is_floating_point()), None)
+        wanted = dtype or torch.float32
+        return mapped(inputs, lambda t: t.to(wanted) if t.is_floating_point() else t), True
+
+    def _run(self, serving: _Serving, inputs: Inputs) -> Any:
+        try:
+            return serving.backend_for(n_samples(inputs)).run(inputs)
+        except ModelyardError:
+            raise
+        except Exception as error:
+            shapes = [f"{tuple(t.shape)} {t.dtype}" for t in tensors_of(inputs)]
+            raise InputError(
+                f"{type(serving.model).__name__} does not take this input "
+                f"({', '.join(shapes)}): {error}"
+            ) from error
+
+    def _remember(self, serving: _Serving, key: bytes, inputs: Inputs, answer: Any) -> None:
+        if not serving.is_checked:
+            if not is_repeatable(answer, self._run(serving, inputs)):
+                _logger.warning(
+                    "%s gives two answers to one input: the cache is off.",
+                    type(serving.model).__name__,
+                )
+                self._cache_size = 0
+                return
+            if self._serving is serving:
+                self._serving = replace(serving, is_checked=True)
+        # The caller may change what it gets; the cache keeps a copy of its own.
+        serving.cache.put(key, map_tensors(answer, torch.clone))
+
+    def _many(self, serving: _Serving, xs: list[Any], *, exact: bool) -> list[Any]:
+        if len(xs) < 2 or exact or not self._can_join(serving, xs):  # noqa: PLR2004 - one needs no joining
+            return [self.predict(x) for x in xs]
+        started = time.perf_counter()
+        taken = [self._taken(x, serving) for x in xs]
+        inputs = [pair[0] for pair in taken]
+        sizes = [batch_size(item) for item in inputs]
+        answer = self._run(serving, concatenated(inputs))
+        self._latency.add(time.perf_counter() - started, n_samples=sum(sizes))
+        parts = split(answer, sizes)
+        return [
+            given_back(part, item, as_arrays=is_array)
+            for part, (item, is_array) in zip(parts, taken, strict=True)
+        ]
+
+    def _can_join(self, serving: _Serving, xs: list[Any]) -> bool:
+        """Whether joining along the first dimension gives what each would alone."""
+        inputs = [self._taken(x, serving)[0] for x in xs[:2]]
+        shapes = tuple(tensors_of(inputs[0])[0].shape)
+        place = (id(serving.model), shapes)
+        if place not in self._batchable:
+            self._batchable[place] = self._joins(serving, inputs)
+        return self._batchable[place]
+
+    def _joins(self, serving: _Serving, inputs: list[Inputs]) -> bool:
+        alone = [self._run(serving, item) for item in inputs]
+        try:
+            sizes = [batch_size(item) for item in inputs]
+            parts = split(self._run(serving, concatenated(inputs)), sizes)
+        except (InputError, RuntimeError):
+            return False
+        bound = max(self._tolerance, 1e-5)
+        return all(
+            gap.is_within(rtol=bound, atol=bound)
+            for want, got in zip(alone, parts, strict=True)
+            for gap in differences(want, got)
+        )
+
+    def _serve_requests(self, xs: Sequence[Any]) -> list[Any]:
+        serving = self._current()
+        answers: list[Any] = []
+        group: list[Any] = []
+        for x in xs:
+            if group and not same_form(group[0], x):
+                answers += self._many(serving, group, exact=False)
+                group = []
+            group.append(x)
+        return answers + self._many(serving, group, exact=False)

@@ -1,0 +1,88 @@
+"""The shapes of what the optimizer tells."""
+
+from typing import TypedDict
+
+from modelyard.torchtools.timing import LatencySummary
+
+
+class Candidate(TypedDict):
+    """One backend that was tried.
+
+    Attributes:
+        name: "eager", "torchscript", "onnxruntime", "bfloat16", "autocast".
+        is_chosen: Whether it serves any batch size now.
+        reason: Why it was chosen, or why it lost.
+        max_abs_diff: Largest difference from eager; None if it did not run.
+        latency_ms: Median of a call by batch size; empty if it was not timed.
+        speedup: Over eager, by batch size.
+    """
+
+    name: str
+    is_chosen: bool
+    reason: str
+    max_abs_diff: float | None
+    latency_ms: dict[str, float]
+    speedup: dict[str, float]
+
+
+class Optimization(TypedDict):
+    """What `optimize_for_inference` found.
+
+    Attributes:
+        backend: The one chosen for a batch of one.
+        backend_by_batch: The one chosen by batch size.
+        candidates: All that were tried.
+        reason: Why eager was kept without trying others, else an empty text.
+        tolerance: Bound on the difference from eager, relative to the output's size.
+        device: What runs.
+    """
+
+    backend: str
+    backend_by_batch: dict[str, str]
+    candidates: list[Candidate]
+    reason: str
+    tolerance: float
+    device: str
+
+
+class Benchmark(LatencySummary):
+    """Latency of single calls without the cache.
+
+    Attributes:
+        memory_mb: Resident memory of the process, on a GPU the peak allocated there.
+    """
+
+    memory_mb: float
+
+
+class PerformanceStats(TypedDict):
+    """What the calls so far took; latencies over the last 10,000 calls, None before the first.
+
+    Attributes:
+        throughput_qps: Samples per second from the first call to the last.
+        total_predictions: Samples answered, cached ones included.
+        device: What runs.
+        backend: What serves a batch of one.
+        gpu_utilization: Share of time the GPU is busy; None without one.
+    """
+
+    p50_latency_ms: float | None
+    p95_latency_ms: float | None
+    p99_latency_ms: float | None
+    mean_latency_ms: float | None
+    throughput_qps: float
+    total_predictions: int
+    device: str
+    backend: str
+    gpu_utilization: float | None
+
+
+class CacheStats(TypedDict):
+    """How the cache does; `hit_rate` is hits over look-ups, 0 before the first."""
+
+    hits: int
+    misses: int
+    hit_rate: float
+    size: int
+    max_size: int
+    evictions: int
