@@ -1,0 +1,40 @@
+"""Where metrics go as files: one JSON document, or lines of JSON."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from modelyard._core.files import write_json
+
+
+def write_metrics(path: Path, metrics: Mapping[str, Any]) -> str:
+    """Write the metrics as indented JSON, whole or not at all; the folder is made.
+
+    Returns:
+        The path.
+    """
+    write_json(path, dict(metrics))
+    return str(path)
+
+
+class JsonLines:
+    """A file that gets a line of JSON for each event. Its owner calls it from one thread.
+
+    Args:
+        folder: Made with the first line.
+        model_name: The file is `<model_name>.jsonl`.
+    """
+
+    def __init__(self, folder: Path, model_name: str) -> None:
+        self._path = folder / f"{model_name}.jsonl"
+
+    def append(self, event: str, at: str, body: Mapping[str, Any]) -> None:
+        """Write one line.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"at": at, "event": event, **body}, allow_nan=False) + "\n")

@@ -1,0 +1,196 @@
+"""The dictionaries that `ModelMonitor` gives: plain, JSON-serialisable, NaN as None."""
+
+from collections.abc import Sequence
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelyard._core.plain import finite_or_none
+from modelyard.monitor.alerts import AlertDict
+from modelyard.monitor.drift import METHOD, DriftVerdict
+from modelyard.monitor.windows import WindowData
+from modelyard.stats.quantiles import quantiles
+
+N_TOP_FEATURES = 10
+_LEVELS = {"p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95}
+
+
+class Latency(TypedDict):
+    """Latency of the window in milliseconds; None without predictions."""
+
+    mean_ms: float | None
+    median_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+
+
+class PredictionStats(TypedDict):
+    """The window's predictions, all outputs together, and each output's mean and spread."""
+
+    n: int
+    mean: float | None
+    std: float | None
+    quantiles: dict[str, float | None]
+    per_output: dict[str, list[float | None]]
+
+
+class ColumnDict(TypedDict):
+    """One output or feature; None where it could not be tested."""
+
+    name: str
+    index: int
+    drift_score: float | None
+    p_value: float | None
+    adjusted_p_value: float | None
+    is_drifted: bool
+
+
+class DriftDict(TypedDict):
+    """What `detect_prediction_drift` and `detect_feature_drift` give.
+
+    `drift_score` is in standard deviations of the baseline and None without enough data.
+    """
+
+    is_drifted: bool
+    drift_score: float | None
+    threshold: float
+    effective_threshold: float
+    method: str
+    p_value: float | None
+    calibrated: bool
+    autocorrelation: float | None
+    n_samples: int
+    reason: str
+    per_output: NotRequired[list[ColumnDict]]
+    per_feature: NotRequired[list[ColumnDict]]
+    top_features: NotRequired[list[ColumnDict]]
+
+
+class Summary(TypedDict):
+    """What `get_summary` gives.
+
+    `window_size` is the window's capacity, `n_window` how many predictions are in it,
+    `baseline` one of `none`, `collecting`, `set`.
+    """
+
+    model_name: str
+    at: str
+    total_predictions: int
+    window_size: int
+    n_window: int
+    latency: Latency
+    throughput_qps: float | None
+    error_rate: float | None
+    prediction: PredictionStats
+    metrics: dict[str, dict[str, float | int | None]]
+    drift: dict[str, DriftDict]
+    active_alerts: list[AlertDict]
+    baseline: str
+    odd_values: dict[str, int]
+    versions: dict[str, int]
+
+
+def latency_of(data: WindowData) -> Latency:
+    """The window's latency."""
+    health = data.health
+    return {
+        "mean_ms": finite_or_none(health.latency_mean_ms),
+        "median_ms": finite_or_none(health.latency_median_ms),
+        "p95_ms": finite_or_none(health.latency_p95_ms),
+        "p99_ms": finite_or_none(health.latency_p99_ms),
+    }
+
+
+def throughput_of(data: WindowData) -> float | None:
+    """Predictions a second over the window; None below two or while no time has passed."""
+    if data.duration_s <= 0.0:
+        return None
+    return (data.health.n_predictions - 1) / data.duration_s
+
+
+def prediction_stats(rows: NDArray[np.float64]) -> PredictionStats:
+    """The window's predictions, shape (n, outputs); what is not finite is left out."""
+    known = rows[np.isfinite(rows)]
+    values = quantiles(known, list(_LEVELS.values())) if known.size else [None] * len(_LEVELS)
+    return {
+        "n": len(rows),
+        "mean": float(known.mean()) if known.size else None,
+        "std": float(known.std()) if known.size else None,
+        "quantiles": dict(zip(_LEVELS, values, strict=True)),
+        "per_output": {
+            "mean": [_mean(column) for column in rows.T],
+            "std": [_std(column) for column in rows.T],
+        },
+    }
+
+
+def drift_dict(verdict: DriftVerdict) -> DriftDict:
+    """A verdict without its columns."""
+    return {
+        "is_drifted": verdict.is_drifted,
+        "drift_score": verdict.score,
+        "threshold": verdict.threshold,
+        "effective_threshold": verdict.effective_threshold,
+        "method": METHOD,
+        "p_value": verdict.p_value,
+        "calibrated": verdict.is_calibrated,
+        "autocorrelation": verdict.lag1,
+        "n_samples": verdict.n,
+        "reason": verdict.reason,
+    }
+
+
+def prediction_drift_dict(verdict: DriftVerdict, names: Sequence[str] | None) -> DriftDict:
+    """A verdict with its outputs."""
+    result = drift_dict(verdict)
+    result["per_output"] = _columns(verdict, names, prefix="output")
+    return result
+
+
+def feature_drift_dict(verdict: DriftVerdict, names: Sequence[str] | None) -> DriftDict:
+    """A verdict with its features, and the ten that moved most."""
+    result = drift_dict(verdict)
+    columns = _columns(verdict, names, prefix="feature")
+    tested = [column for column in columns if column["drift_score"] is not None]
+    ranked = sorted(tested, key=lambda column: -(column["drift_score"] or 0.0))
+    result["per_feature"] = columns
+    result["top_features"] = ranked[:N_TOP_FEATURES]
+    return result
+
+
+def _columns(
+    verdict: DriftVerdict, names: Sequence[str] | None, *, prefix: str
+) -> list[ColumnDict]:
+    if verdict.columns is None:
+        return []
+    found = verdict.columns
+    rows = zip(
+        found.scores.tolist(),
+        found.p_values.tolist(),
+        found.adjusted.tolist(),
+        found.is_drifted.tolist(),
+        strict=True,
+    )
+    has_names = names is not None and len(names) == len(found.scores)
+    return [
+        {
+            "name": names[index] if names is not None and has_names else f"{prefix}_{index}",
+            "index": index,
+            "drift_score": finite_or_none(score),
+            "p_value": finite_or_none(p_value),
+            "adjusted_p_value": finite_or_none(adjusted),
+            "is_drifted": is_drifted,
+        }
+        for index, (score, p_value, adjusted, is_drifted) in enumerate(rows)
+    ]
+
+
+def _mean(column: NDArray[Any]) -> float | None:
+    known = column[np.isfinite(column)]
+    return float(known.mean()) if known.size else None
+
+
+def _std(column: NDArray[Any]) -> float | None:
+    known = column[np.isfinite(column)]
+    return float(known.std()) if known.size else None
