@@ -54,6 +54,15 @@ def test_a_shift_moves_the_wasserstein_distance_by_itself(x, shift):
     )
 
 
+@pytest.mark.parametrize("width", [1, 3])
+def test_the_callers_rows_stay_in_their_order(width):
+    rows = np.random.default_rng(0).normal(size=(50, width))
+    before = rows.copy()
+    ordered = sort_columns(rows)
+    kolmogorov_smirnov(ordered, ordered)
+    assert np.array_equal(rows, before)
+
+
 def test_both_zeros_are_one_value():
     a, b = column([0.0, -0.0, 0.0]), column([-0.0, 0.0, -0.0, 0.0])
     assert kolmogorov_smirnov(a, b)[0] == pytest.approx(0.0, abs=1e-12)

@@ -30,6 +30,8 @@ METHOD = "wasserstein/std + ks"
 SIGNIFICANCE = 0.05
 # Above this, a window holds so few independent values that a threshold made for them cries wolf.
 AUTOCORRELATED = 0.5
+# Scores are skewed to the right, so a limit for 1 % of normal scores is exceeded by about 4 %.
+CALIBRATION_LEVEL = 0.99
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,9 @@ def detect_drift(
     if cannot or reference is None:
         return _no_verdict(cannot, threshold=threshold, n=len(rows))
     has_null = len(null_scores) >= MIN_SCORES
-    limit = prediction_limit(null_scores) if has_null else threshold
+    limit = threshold
+    if has_null:
+        limit = prediction_limit(null_scores, confidence_level=CALIBRATION_LEVEL)
     effective = max(threshold, limit)
     columns = column_drift(reference, rows, threshold=effective, min_samples=min_samples)
     if not np.isfinite(columns.scores).any():

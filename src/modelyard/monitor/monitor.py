@@ -216,7 +216,7 @@ class ModelMonitor:
 
         Args:
             predictions: Past predictions of any length, shape (n, outputs) or (n,), oldest
-                first. From nine windows' length on, they also calibrate the threshold.
+                first. From eleven windows' length on, they also calibrate the threshold.
             features: The same for features, shape (n, features).
 
         Raises:

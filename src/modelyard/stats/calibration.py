@@ -17,7 +17,8 @@ from modelyard.stats.intervals import alpha_of
 
 Window = TypeVar("Window")
 
-MIN_SCORES = 9
+# With fewer, one change of level among the windows would raise the limit above itself.
+MIN_SCORES = 11
 
 
 def prediction_limit(scores: Sequence[float], *, confidence_level: float = 0.95) -> float:

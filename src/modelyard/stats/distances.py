@@ -15,7 +15,8 @@ _LAST_BIT = np.uint64(1)
 
 def sort_columns(rows: NDArray[Any]) -> NDArray[np.float64]:
     """The columns of `rows`, shape (n, columns), as ascending rows, shape (columns, n)."""
-    ordered = np.ascontiguousarray(rows.T, dtype=np.float64)
+    # Always a copy: a single column of float64 would otherwise be sorted in the caller's array.
+    ordered = np.array(rows.T, dtype=np.float64, order="C")
     ordered.sort(axis=1)
     return ordered
 
