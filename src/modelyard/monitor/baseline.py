@@ -1,8 +1,8 @@
 """What is normal: the distributions and the health that later windows are compared with."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from modelyard.monitor.sketches import (
 )
 from modelyard.monitor.windows import WindowData
 from modelyard.stats.autocorrelation import lag1
-from modelyard.stats.calibration import MIN_SCORES
+from modelyard.stats.calibration import MIN_SCORES, leave_one_out
 from modelyard.stats.quantiles import midpoint_sketch
 
 SKETCH_SIZE = 200
@@ -194,17 +194,12 @@ def reference_of_blocks(rows: NDArray[np.float64], *, block_size: int) -> Refere
     ]
     if len(blocks) < MIN_SCORES:
         return reference
-    scores = []
-    for i, block in enumerate(blocks):
-        rest = np.sort(np.concatenate([*blocks[:i], *blocks[i + 1 :]], axis=1), axis=1)
-        scores.append(sketch_score(midpoint_sketch(rest, block.shape[1]), block, reference.std))
-    return Reference(
-        sketch=reference.sketch,
-        std=reference.std,
-        n=reference.n,
-        lag1=reference.lag1,
-        null_scores=tuple(scores),
-    )
+
+    def score(others: Sequence[NDArray[np.float64]], block: NDArray[np.float64]) -> float:
+        rest = np.sort(np.concatenate(others, axis=1), axis=1)
+        return sketch_score(midpoint_sketch(rest, block.shape[1]), block, reference.std)
+
+    return replace(reference, null_scores=tuple(leave_one_out(blocks, score)))
 
 
 def _scales(known: NDArray[np.float64]) -> NDArray[np.float64]:

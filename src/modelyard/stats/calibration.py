@@ -7,10 +7,9 @@ wander shows when each is scored against the others.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import special
 
 from modelyard.stats.intervals import alpha_of
@@ -42,18 +41,15 @@ def prediction_limit(scores: Sequence[float], *, confidence_level: float = 0.95)
 
 
 def leave_one_out(
-    blocks: Sequence[NDArray[Any]], score: Callable[[NDArray[Any], NDArray[Any]], float]
+    blocks: Sequence[Window], score: Callable[[Sequence[Window], Window], float]
 ) -> list[float]:
     """Each block's score against all the others together.
 
     Args:
-        blocks: Blocks of rows in time order, each shape (n, columns).
-        score: `score(reference, current)`, both of rows.
+        blocks: In time order.
+        score: `score(others, block)`.
     """
-    return [
-        score(np.concatenate([*blocks[:i], *blocks[i + 1 :]]), block)
-        for i, block in enumerate(blocks)
-    ]
+    return [score([*blocks[:i], *blocks[i + 1 :]], block) for i, block in enumerate(blocks)]
 
 
 def successive(windows: Sequence[Window], score: Callable[[Window, Window], float]) -> list[float]:
