@@ -53,6 +53,10 @@ class AlertDict(TypedDict):
     resolved_at: str | None
 
 
+# What an evaluation measures and therefore resolves; other alerts are reported from outside.
+_EVALUATED = frozenset({*DEFAULT_THRESHOLDS, "odd_values"})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Breach:
     """Something over its threshold at this evaluation.
@@ -139,7 +143,11 @@ class AlertBook:
 
     def __init__(self, alerts: Sequence[Alert] = ()) -> None:
         self._alerts = {alert.alert_id: alert for alert in alerts}
-        self._active = {a.breach.name: a.alert_id for a in alerts if a.resolved_at is None}
+        self._active = {
+            a.breach.name: a.alert_id
+            for a in alerts
+            if a.resolved_at is None and a.breach.name in _EVALUATED
+        }
 
     def update(self, breaches: Sequence[Breach], *, at: str) -> list[Alert]:
         """Take the breaches of one evaluation; alerts without one are resolved.
@@ -153,6 +161,29 @@ class AlertBook:
         changed += [self._seen(breach, at) for breach in breaches]
         self._alerts.update({alert.alert_id: alert for alert in changed})
         return changed
+
+    def report(self, breach: Breach, *, at: str) -> Alert:
+        """Take something that was not measured here; no evaluation resolves it.
+
+        The same name and message again counts as the same alert.
+        """
+        known = next(
+            (
+                alert
+                for alert in self._alerts.values()
+                if alert.resolved_at is None
+                and (alert.breach.name, alert.breach.message) == (breach.name, breach.message)
+            ),
+            None,
+        )
+        if known is None:
+            alert = Alert(
+                alert_id=new_id("alert"), breach=breach, first_seen=at, last_seen=at, count=1
+            )
+        else:
+            alert = replace(known, breach=breach, last_seen=at, count=known.count + 1)
+        self._alerts[alert.alert_id] = alert
+        return alert
 
     def select(
         self, *, severity: Severity | None = None, since: str | None = None, active: bool = False

@@ -62,6 +62,12 @@ class Journal:
         if self._rows is not None:
             self._new_alerts.update({alert.alert_id: alert for alert in changed})
 
+    def report(self, breach: Breach, *, at: str) -> None:
+        """Take an alert that was not measured here."""
+        alert = self.alerts.report(breach, at=at)
+        if self._rows is not None:
+            self._new_alerts[alert.alert_id] = alert
+
     def write(self, *, at: str) -> None:
         """Store what waits; the owner lets one thread at a time in.
 

@@ -1,6 +1,7 @@
 """`ModelMonitor`: watches one model's predictions and says when something is wrong."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from modelyard._core.ids import checked_name, new_id
 from modelyard._core.plain import finite_or_none
 from modelyard.monitor.alerts import (
     AlertDict,
+    Breach,
     as_utc_text,
     breaches_of,
     checked_severity,
@@ -334,6 +336,26 @@ class ModelMonitor:
         with self._lock:
             alerts = self._journal.alerts.select(severity=wanted, since=seen_since)
         return [alert.to_dict() for alert in alerts]
+
+    def raise_alert(self, name: str, *, severity: str, message: str) -> None:
+        """Add an alert about something this monitor does not measure, such as a rollback.
+
+        Args:
+            name: What it is about.
+            severity: `info`, `warning` or `critical`.
+            message: A sentence for whoever reads it; the same one again counts as the same alert.
+
+        Raises:
+            ConfigError: No such severity.
+        """
+        wanted = checked_severity(severity)
+        if wanted is None:
+            raise ConfigError("severity must be 'info', 'warning' or 'critical', got None.")
+        breach = Breach(
+            name=name, severity=wanted, value=math.nan, threshold=math.nan, message=message
+        )
+        with self._lock:
+            self._journal.report(breach, at=self._clock.now().isoformat())
 
     def get_window_history(self) -> list[dict[str, Any]]:
         """Health of the last 20 full windows, oldest first, each with `ended_at`."""

@@ -2,7 +2,8 @@
 
 from modelyard.storage.blobs import BlobRef, BlobStore, HashingWriter, LocalBlobs, RemoteBlobs
 from modelyard.storage.database import Database
-from modelyard.storage.store import Store, open_store
+from modelyard.storage.leases import drop_lease, take_lease
+from modelyard.storage.store import Store, open_store, write_snapshot
 
 __all__ = [
     "BlobRef",
@@ -12,5 +13,8 @@ __all__ = [
     "LocalBlobs",
     "RemoteBlobs",
     "Store",
+    "drop_lease",
     "open_store",
+    "take_lease",
+    "write_snapshot",
 ]

@@ -159,6 +159,9 @@ rollout = Table(
     **_NUMBERED,
 )
 
+# Statuses of a rollout that may still move; its versions are needed.
+UNFINISHED_ROLLOUTS = ("running", "paused", "promoting", "rolling_back")
+
 # Append-only: every step of every rollout with the numbers that decided it.
 rollout_event = Table(
     "rollout_event",

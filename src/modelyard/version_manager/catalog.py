@@ -12,7 +12,6 @@ from modelyard.version_manager.comparison import is_lower_better
 from modelyard.version_manager.records import AuditRecord, Statistics, Version
 
 _COLUMNS = frozenset({"timestamp", "version_id", "model_name", "size_bytes", "datetime"})
-_UNFINISHED = ("pending", "running", "paused")
 
 
 def find(connection: Connection, version_id: str, *, removed: bool = False) -> Version:
@@ -83,7 +82,7 @@ def in_use(connection: Connection) -> set[str]:
     """Ids that an unfinished rollout or a living version's lineage needs."""
     r, line, v = t.rollout.c, t.lineage.c, t.version.c
     rollouts = connection.execute(
-        select(r.old_version_id, r.new_version_id).where(r.status.in_(_UNFINISHED))
+        select(r.old_version_id, r.new_version_id).where(r.status.in_(t.UNFINISHED_ROLLOUTS))
     )
     used = {version_id for row in rollouts for version_id in row if version_id is not None}
     children = select(v.version_id).where(v.removed_at.is_(None))

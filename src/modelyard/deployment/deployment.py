@@ -1,0 +1,345 @@
+"""`Deployment`: traffic split over versions, with the stable one behind each of the others."""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import torch
+
+from modelyard._core.chance import generator
+from modelyard._core.clock import Clock, SystemClock
+from modelyard._core.errors import ConfigError, NotReadyError, RequestNotFoundError
+from modelyard._core.ids import new_id
+from modelyard.deployment.answer import Answer
+from modelyard.inference_optimizer import InferenceOptimizer
+from modelyard.monitor import Health, ModelMonitor
+from modelyard.routing import N_SLOTS, SlotTable, slot_of
+from modelyard.torchtools.inputs import as_inputs
+from modelyard.torchtools.parity import flat_outputs
+
+_REMEMBERED_REQUESTS = 100_000
+_NO_FALLBACK = object()
+
+
+class VersionSource(Protocol):
+    """Where versions come from. `ModelVersionManager` is one."""
+
+    def load_model(self, version_id: str, model_class: Any = ..., load_full: bool = ...) -> Any:  # noqa: FBT001 - as the registry has it
+        """The module of a version."""
+        ...
+
+    def read_artifact(self, version_id: str, name: str) -> Any:
+        """Something that travels with it."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Arm:
+    """One version that can answer, with what serves and what watches it."""
+
+    version_id: str
+    optimizer: InferenceOptimizer
+    monitor: ModelMonitor
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Routing:
+    """Who answers what. Replaced as a whole, so no request sees half of a change."""
+
+    arms: Mapping[str, _Arm] = field(default_factory=dict)
+    slots: SlotTable | None = None
+    stable: str | None = None
+
+
+class Deployment:
+    """Serves several versions of one model in this process.
+
+    A user keeps the version that its id falls to; when shares change, only the users who must
+    move do. A version that raises or answers with NaN is counted as the error it is, and the
+    stable version answers in its place, then the fallback. Thread-safe: requests read one
+    immutable object that changes replace as a whole; a lock orders the changes.
+
+    Args:
+        version_manager: Where versions are loaded from.
+        model_name: The model.
+        window_size: Predictions each version's monitor looks at.
+        alert_thresholds: Of each version's monitor.
+        cache_size: Answers each version caches; 0, the default, computes every one.
+        optimize: Whether a version's backends are measured when it is added.
+        clock: Where the time of monitors and request records comes from.
+        seed: Of the routing of requests without a user id.
+        store: Keeps the monitors' windows and alerts.
+
+    Attributes:
+        model_name: The model.
+    """
+
+    def __init__(
+        self,
+        version_manager: VersionSource,
+        model_name: str,
+        *,
+        window_size: int = 1000,
+        alert_thresholds: Mapping[str, float | None] | None = None,
+        cache_size: int = 0,
+        optimize: bool = False,
+        clock: Clock | None = None,
+        seed: int | None = None,
+        store: Any = None,
+    ) -> None:
+        self.model_name = model_name
+        self._source = version_manager
+        self._window_size = window_size
+        self._thresholds = alert_thresholds
+        self._cache_size = cache_size
+        self._optimize = optimize
+        self._clock = clock or SystemClock()
+        self._store = store
+        self._rng = generator(seed)
+        self._routing = _Routing()
+        self._changing = threading.RLock()  # guards changes of _routing and the listeners
+        self._asking = threading.Lock()  # guards _rng and _requests
+        self._requests: OrderedDict[str, str] = OrderedDict()
+        self._listeners: list[Callable[[], None]] = []
+
+    # ── versions ────────────────────────────────────────────────────────────────────────────
+
+    def serve(self, version_id: str) -> None:
+        """Give all the traffic to one version.
+
+        Raises:
+            VersionNotFoundError, IntegrityError, UntrustedClassError: It cannot be loaded.
+            InputError: It does not answer.
+        """
+        self.add_version(version_id)
+        self.set_shares({version_id: 1.0}, stable=version_id)
+
+    def add_version(self, version_id: str, model: Any = None) -> None:
+        """Make a version ready to answer; it gets no traffic yet. Nothing if it is ready.
+
+        Args:
+            version_id: Which one.
+            model: Its module if it is loaded already.
+
+        Raises:
+            VersionNotFoundError, IntegrityError, UntrustedClassError: It cannot be loaded.
+            InputError: It does not run on the example input saved with it.
+        """
+        with self._changing:
+            if version_id in self._routing.arms:
+                return
+            arm = self._made(version_id, model)
+            arms = {**self._routing.arms, version_id: arm}
+            self._routing = replace(self._routing, arms=MappingProxyType(arms))
+
+    def set_shares(self, shares: Mapping[str, float], *, stable: str) -> None:
+        """Split the traffic, at once.
+
+        Args:
+            shares: Part of the traffic by version, 0 to 1, adding up to 1.
+            stable: The version that answers what another fails to.
+
+        Raises:
+            ConfigError: Shares that do not add up, or a version that was not added.
+        """
+        with self._changing:
+            unknown = sorted({*shares, stable} - self._routing.arms.keys())
+            if unknown:
+                raise ConfigError(f"{unknown[0]!r} is not loaded: call add_version() first.")
+            weights = {version_id: share for version_id, share in shares.items() if share > 0}
+            before = self._routing.slots
+            slots = before.reassigned(weights) if before else SlotTable.from_weights(weights)
+            self._routing = replace(self._routing, slots=slots, stable=stable)
+
+    def retire(self, version_id: str) -> None:
+        """Forget a version that has no traffic; its memory is freed. Nothing if it is unknown.
+
+        Raises:
+            ConfigError: It still has traffic.
+        """
+        with self._changing:
+            if self.shares().get(version_id):
+                raise ConfigError(f"{version_id!r} still has traffic: set_shares() first.")
+            arms = {key: arm for key, arm in self._routing.arms.items() if key != version_id}
+            self._routing = replace(self._routing, arms=MappingProxyType(arms))
+
+    def shares(self) -> dict[str, float]:
+        """Part of the traffic by version, 0 to 1."""
+        slots = self._routing.slots
+        return {} if slots is None else slots.shares()
+
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after every request; it must be quick and must not raise."""
+        with self._changing:
+            self._listeners = [*self._listeners, listener]
+
+    # ── requests ────────────────────────────────────────────────────────────────────────────
+
+    def predict(
+        self,
+        x: Any,
+        user_id: str | None = None,
+        request_id: str | None = None,
+        fallback: Any = _NO_FALLBACK,
+    ) -> Answer:
+        """An answer, and which version gave it.
+
+        Args:
+            x: As `InferenceOptimizer.predict` takes it.
+            user_id: Keeps a user on one version; without it the request goes anywhere by share.
+            request_id: Under which outcomes are recorded; made if not given.
+            fallback: Output to give if no version answers.
+
+        Raises:
+            NotReadyError: No version serves.
+            Exception: What the stable version raised, if it fails too and there is no fallback.
+        """
+        routing = self._routing
+        if routing.slots is None or routing.stable is None:
+            raise NotReadyError("No version serves: call serve(version_id) first.")
+        request_id = request_id or new_id("request")
+        meant = routing.arms[routing.slots.owners[self._slot(user_id)]]
+        error: Exception | None = None
+        try:
+            return self._answered(meant, x, request_id, routed_to=meant.version_id, error=None)
+        except Exception as failure:  # noqa: BLE001 - whatever a candidate does, stable answers
+            error = failure
+        finally:
+            self._tell()
+        if meant.version_id != routing.stable:
+            try:
+                return self._answered(
+                    routing.arms[routing.stable],
+                    x,
+                    request_id,
+                    routed_to=meant.version_id,
+                    error=str(error),
+                )
+            except Exception as failure:  # noqa: BLE001 - then the fallback does
+                error = failure
+        if fallback is _NO_FALLBACK:
+            raise error
+        return Answer(
+            output=fallback,
+            version_id=None,
+            request_id=request_id,
+            routed_to=meant.version_id,
+            error=str(error),
+        )
+
+    def record_outcome(self, request_id: str, metrics: Mapping[str, Any]) -> None:
+        """Join what became of a request to the version that it was meant for.
+
+        Raises:
+            RequestNotFoundError: Not one of the last 100,000 requests.
+        """
+        with self._asking:
+            version_id = self._requests.get(request_id)
+        arm = self._routing.arms.get(version_id or "")
+        if version_id is None:
+            raise RequestNotFoundError(
+                f"{request_id!r} is not among the last {_REMEMBERED_REQUESTS} requests."
+            )
+        if arm is not None:  # a version that was retired meanwhile is judged no more
+            for name, value in metrics.items():
+                arm.monitor.record_metric(name, value)
+
+    def health(self, version_id: str) -> Health:
+        """How one version has been doing.
+
+        Raises:
+            ConfigError: It is not loaded.
+        """
+        return self.monitor(version_id).health()
+
+    def monitor(self, version_id: str) -> ModelMonitor:
+        """The monitor of one version.
+
+        Raises:
+            ConfigError: It is not loaded.
+        """
+        arm = self._routing.arms.get(version_id)
+        if arm is None:
+            known = ", ".join(sorted(self._routing.arms)) or "none"
+            raise ConfigError(f"{version_id!r} is not loaded. Loaded are: {known}.")
+        return arm.monitor
+
+    # ── inside ──────────────────────────────────────────────────────────────────────────────
+
+    def _made(self, version_id: str, model: Any) -> _Arm:
+        module = self._source.load_model(version_id, load_full=True) if model is None else model
+        optimizer = InferenceOptimizer(module, cache_size=self._cache_size, clock=self._clock)
+        example = self._example_of(version_id)
+        if example is not None:
+            optimizer.predict(example)  # a version that cannot answer must not get traffic
+        if self._optimize:
+            optimizer.optimize_for_inference(example)
+        monitor = ModelMonitor(
+            self.model_name,
+            window_size=self._window_size,
+            alert_thresholds=self._thresholds,
+            clock=self._clock,
+            store=self._store,
+        )
+        return _Arm(version_id=version_id, optimizer=optimizer, monitor=monitor)
+
+    def _example_of(self, version_id: str) -> Any:
+        try:
+            return as_inputs(self._source.read_artifact(version_id, "example_input"))
+        except LookupError:
+            return None
+
+    def _slot(self, user_id: str | None) -> int:
+        if user_id is not None:
+            return slot_of(self.model_name, "deployment", user_id)
+        with self._asking:
+            return int(self._rng.integers(N_SLOTS))
+
+    def _answered(
+        self, arm: _Arm, x: Any, request_id: str, *, routed_to: str, error: str | None
+    ) -> Answer:
+        started = time.perf_counter()
+        try:
+            output = arm.optimizer.predict(x)
+            _refuse_nan(output, arm.version_id)
+        except Exception:
+            self._record(arm, None, x, request_id, time.perf_counter() - started, failed=True)
+            raise
+        self._record(arm, output, x, request_id, time.perf_counter() - started, failed=False)
+        return Answer(
+            output=output,
+            version_id=arm.version_id,
+            request_id=request_id,
+            routed_to=routed_to,
+            error=error,
+        )
+
+    def _record(
+        self, arm: _Arm, output: Any, x: Any, request_id: str, latency_s: float, *, failed: bool
+    ) -> None:
+        arm.monitor.record_prediction(
+            output,
+            latency_s,
+            features=x if isinstance(x, torch.Tensor) else None,
+            error=failed,
+            request_id=request_id,
+            version_id=arm.version_id,
+        )
+        with self._asking:
+            self._requests.setdefault(request_id, arm.version_id)
+            if len(self._requests) > _REMEMBERED_REQUESTS:
+                self._requests.popitem(last=False)
+
+    def _tell(self) -> None:
+        for listener in self._listeners:
+            listener()
+
+
+def _refuse_nan(output: Any, version_id: str) -> None:
+    tensors = flat_outputs(as_inputs(output))
+    if any(bool(tensor.isnan().any()) for tensor in tensors if tensor.is_floating_point()):
+        raise ArithmeticError(f"{version_id} answered with NaN.")

@@ -1,0 +1,28 @@
+"""Deciding when a model is replaced, moving traffic step by step, and going back.
+
+`UpdateStrategy` joins a registry, a monitor and, if there is one, whatever serves the model.
+"""
+
+from modelyard.update_strategy.decisions import Evidence
+from modelyard.update_strategy.records import (
+    RollbackDecision,
+    RollbackResult,
+    RolloutState,
+    UpdateDecision,
+    UpdateRecord,
+)
+from modelyard.update_strategy.settings import UpdateSettings
+from modelyard.update_strategy.strategy import UpdateStrategy
+from modelyard.update_strategy.triggers import UpdateTrigger
+
+__all__ = [
+    "Evidence",
+    "RollbackDecision",
+    "RollbackResult",
+    "RolloutState",
+    "UpdateDecision",
+    "UpdateRecord",
+    "UpdateSettings",
+    "UpdateStrategy",
+    "UpdateTrigger",
+]

@@ -1,0 +1,153 @@
+"""Rollouts in the store: each change is durable, and none is lost to another's."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from modelyard._core.errors import RolloutInProgressError, StaleRevisionError
+from modelyard.storage import Store
+from modelyard.storage import tables as t
+from modelyard.update_strategy.records import UpdateRecord
+from modelyard.update_strategy.rollout import Rollout
+
+
+class RolloutLog:
+    """Rollouts of one model and everything that happened to them."""
+
+    def __init__(self, store: Store, model_name: str) -> None:
+        self._store = store
+        self._model_name = model_name
+
+    def current(self) -> Rollout | None:
+        """The rollout that is not finished, or None."""
+        return self._one(t.rollout.c.status.in_(t.UNFINISHED_ROLLOUTS))
+
+    def newest(self) -> Rollout | None:
+        """The rollout that began last, or None."""
+        return self._one()
+
+    def start(self, rollout: Rollout, *, action: str, actor: str, detail: dict[str, Any]) -> None:
+        """Write a new rollout, unless another one has begun meanwhile.
+
+        Raises:
+            RolloutInProgressError: Another one is not finished.
+        """
+        with self._store.database.writing() as connection:
+            r = t.rollout.c
+            query = select(r.rollout_id, r.new_version_id).where(
+                r.model_name == self._model_name, r.status.in_(t.UNFINISHED_ROLLOUTS)
+            )
+            other = connection.execute(query).first()
+            if other is not None:
+                raise RolloutInProgressError(
+                    f"{other.new_version_id} of {self._model_name!r} is rolling out "
+                    f"({other.rollout_id}). Wait, call abort(), or pass supersede=True."
+                )
+            connection.execute(insert(t.rollout).values(**_row(rollout)))
+            self._append(
+                connection, rollout, action, actor=actor, at=rollout.started_at, detail=detail
+            )
+
+    def change(
+        self, rollout: Rollout, *, action: str, actor: str, now: datetime, detail: dict[str, Any]
+    ) -> Rollout:
+        """Write a changed rollout; the same with its new revision.
+
+        Raises:
+            StaleRevisionError: Someone else changed it first.
+        """
+        changed = Rollout.from_plain({**rollout.to_plain(), "revision": rollout.revision + 1})
+        with self._store.database.writing() as connection:
+            r = t.rollout.c
+            result = connection.execute(
+                update(t.rollout)
+                .where(r.rollout_id == rollout.rollout_id, r.revision == rollout.revision)
+                .values(**_row(changed))
+            )
+            if result.rowcount != 1:
+                raise StaleRevisionError(
+                    f"{rollout.rollout_id} was changed by someone else; look again."
+                )
+            self._append(
+                connection, changed, action, actor=actor, at=now.isoformat(), detail=detail
+            )
+        return changed
+
+    def history(self, limit: int | None) -> list[UpdateRecord]:
+        """Rollouts, newest first, with their events."""
+        r, e = t.rollout.c, t.rollout_event.c
+        query = (
+            select(r.state).where(r.model_name == self._model_name).order_by(r.seq.desc())
+        ).limit(limit)
+        with self._store.database.reading() as connection:
+            rollouts = [Rollout.from_plain(state) for state in connection.execute(query).scalars()]
+            ids = [rollout.rollout_id for rollout in rollouts]
+            rows = connection.execute(
+                select(t.rollout_event).where(e.rollout_id.in_(ids)).order_by(e.seq)
+            ).mappings()
+            events: dict[str, list[dict[str, Any]]] = {}
+            for row in rows:
+                events.setdefault(row["rollout_id"], []).append(
+                    {name: row[name] for name in ("at", "action", "actor", "detail")}
+                )
+        return [
+            {
+                "rollout_id": rollout.rollout_id,
+                "model_name": rollout.model_name,
+                "old_version_id": rollout.old_version_id,
+                "new_version_id": rollout.new_version_id,
+                "trigger": rollout.trigger,
+                "status": rollout.status,
+                "started_at": rollout.started_at,
+                "finished_at": rollout.finished_at,
+                "reason": rollout.reason,
+                "events": events.get(rollout.rollout_id, []),
+            }
+            for rollout in rollouts
+        ]
+
+    def _one(self, *conditions: Any) -> Rollout | None:
+        r = t.rollout.c
+        query = (
+            select(r.state)
+            .where(r.model_name == self._model_name, *conditions)
+            .order_by(r.seq.desc())
+            .limit(1)
+        )
+        with self._store.database.reading() as connection:
+            state = connection.execute(query).scalar()
+        return None if state is None else Rollout.from_plain(state)
+
+    def _append(
+        self,
+        connection: Connection,
+        rollout: Rollout,
+        action: str,
+        *,
+        actor: str,
+        at: str,
+        detail: dict[str, Any],
+    ) -> None:
+        connection.execute(
+            insert(t.rollout_event).values(
+                rollout_id=rollout.rollout_id,
+                model_name=self._model_name,
+                at=at,
+                action=action,
+                actor=actor,
+                detail={"shares": rollout.traffic, "status": rollout.status, **detail},
+            )
+        )
+
+
+def _row(rollout: Rollout) -> dict[str, Any]:
+    return {
+        "rollout_id": rollout.rollout_id,
+        "model_name": rollout.model_name,
+        "old_version_id": rollout.old_version_id,
+        "new_version_id": rollout.new_version_id,
+        "status": rollout.status,
+        "state": rollout.to_plain(),
+        "revision": rollout.revision,
+    }

@@ -1,0 +1,153 @@
+"""What a strategy needs of the parts around it, each as small as it can be."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from modelyard.storage import Store
+
+
+class Registry(Protocol):
+    """Knows versions and which of them is production. `ModelVersionManager` is one."""
+
+    @property
+    def store(self) -> Store:
+        """Where rollouts are kept."""
+        ...
+
+    def get_version(self, version_id: str) -> Mapping[str, Any]:
+        """What is known about a version; an error if there is none."""
+        ...
+
+    def get_by_alias(self, model_name: str, alias: str = ...) -> Mapping[str, Any]:
+        """The version an alias points to; an error if there is none."""
+        ...
+
+    def get_history(self, model_name: str | None = ...) -> list[Any]:
+        """The audit, oldest first."""
+        ...
+
+    def set_alias(
+        self,
+        model_name: str,
+        alias: str,
+        version_id: str,
+        *,
+        expected_version_id: str | None = ...,
+        action: str = ...,
+        actor: str | None = ...,
+    ) -> Mapping[str, Any]:
+        """Point an alias to a version."""
+        ...
+
+    def load_model(self, version_id: str, model_class: Any = ..., load_full: bool = ...) -> Any:  # noqa: FBT001 - as the registry has it
+        """The module of a version."""
+        ...
+
+
+class MetricLike(Protocol):
+    """Mean and number of a metric's last values."""
+
+    @property
+    def mean(self) -> float:
+        """Their mean."""
+        ...
+
+    @property
+    def n(self) -> int:
+        """How many there are."""
+        ...
+
+
+class HealthLike(Protocol):
+    """How a model has been doing over its last predictions. `monitor.Health` is one."""
+
+    @property
+    def n_predictions(self) -> int:
+        """Predictions in the window."""
+        ...
+
+    @property
+    def n_errors(self) -> int:
+        """Failed ones among them."""
+        ...
+
+    @property
+    def error_rate(self) -> float:
+        """Their share; NaN without predictions."""
+        ...
+
+    @property
+    def latency_median_ms(self) -> float:
+        """NaN without a latency."""
+        ...
+
+    @property
+    def latency_p95_ms(self) -> float:
+        """NaN without a latency."""
+        ...
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """`MetricLike` by name."""
+        ...
+
+
+class Watcher(Protocol):
+    """Watches one model. `ModelMonitor` is one."""
+
+    @property
+    def model_name(self) -> str:
+        """Which model."""
+        ...
+
+    def health(self) -> HealthLike:
+        """How it is doing now."""
+        ...
+
+    def baseline_health(self) -> HealthLike | None:
+        """How it was doing when the baseline was set."""
+        ...
+
+    def set_baseline(self) -> None:
+        """Make the present the baseline, or arm it."""
+        ...
+
+    def detect_prediction_drift(self) -> Mapping[str, Any]:
+        """Whether its answers have moved."""
+        ...
+
+    def detect_feature_drift(self) -> Mapping[str, Any]:
+        """Whether its inputs have moved."""
+        ...
+
+    def raise_alert(self, name: str, *, severity: str, message: str) -> None:
+        """Make something known to whoever watches the alerts."""
+        ...
+
+
+class ServingTarget(Protocol):
+    """Serves several versions at once and splits the traffic. `Deployment` is one."""
+
+    def add_version(self, version_id: str) -> None:
+        """Load a version, prove that it answers, give it no traffic yet."""
+        ...
+
+    def set_shares(self, shares: Mapping[str, float], *, stable: str) -> None:
+        """Split the traffic at once; `stable` answers what another fails to."""
+        ...
+
+    def retire(self, version_id: str) -> None:
+        """Forget a version that has no traffic."""
+        ...
+
+    def health(self, version_id: str) -> HealthLike:
+        """How one version is doing."""
+        ...
+
+
+class SwapTarget(Protocol):
+    """Serves one model that can be exchanged. `InferenceOptimizer` is one."""
+
+    def set_model(self, model: Any) -> None:
+        """Serve another module from now on."""
+        ...
