@@ -1,0 +1,59 @@
+"""Charts and self-contained HTML reports from plain values.
+
+`charts` turns numbers into Plotly figures (plain dicts), `page` turns figures, tables and text
+into one HTML file that needs no network::
+
+    report = Report(
+        title="Lifecycle of one model",
+        subtitle="Five stocks, 2000 to 2013",
+        generated_at=datetime(2026, 1, 31, 12, 0, tzinfo=UTC),
+        sections=[
+            Section("Results", "Unseen years only.", [Chart(equity_curves(curves), "Costs paid.")])
+        ],
+    )
+    Path("report.html").write_text(render(report), encoding="utf-8")
+"""
+
+from modelyard.reporting.charts import (
+    backend_latencies,
+    compression_overview,
+    drift_over_time,
+    equity_curves,
+    histogram,
+    interval_over_time,
+    metric_bars,
+    traffic_shares,
+    training_curves,
+)
+from modelyard.reporting.figures import Figure
+from modelyard.reporting.page import (
+    Block,
+    Chart,
+    KeyFigures,
+    Note,
+    Report,
+    Section,
+    Table,
+    render,
+)
+
+__all__ = [
+    "Block",
+    "Chart",
+    "Figure",
+    "KeyFigures",
+    "Note",
+    "Report",
+    "Section",
+    "Table",
+    "backend_latencies",
+    "compression_overview",
+    "drift_over_time",
+    "equity_curves",
+    "histogram",
+    "interval_over_time",
+    "metric_bars",
+    "render",
+    "traffic_shares",
+    "training_curves",
+]
