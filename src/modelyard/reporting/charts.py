@@ -6,6 +6,7 @@ and infinities are gaps. Nothing to draw gives a figure that says "no data".
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,9 @@ from modelyard.reporting.figures import (
 from modelyard.reporting.panels import Panel, Row, bar_panel, stack
 
 Traces = list[dict[str, Any]]
+
+# Characters a legend line may have to fit on a phone; plotly.js does not wrap.
+_LEGEND_WIDTH = 38
 
 
 def equity_curves(
@@ -107,7 +111,7 @@ def training_curves(
                 title=name,
                 height_px=130,
                 xaxis=axis(x_title),
-                yaxis=axis(y_title, type="log" if is_wide(y) else "linear"),
+                yaxis=axis(y_title, **({"type": "log", "dtick": 1} if is_wide(y) else {})),
                 # The heading names the curve already.
                 traces=[{**line, "showlegend": False}],
             )
@@ -345,7 +349,7 @@ def traffic_shares(
     if not has_data(trace["y"] for trace in traces):
         return no_data(title)
     traces += [_event_mark(i, at, text) for i, (at, text) in enumerate(events, start=1)]
-    return figure(
+    drawn = figure(
         title,
         traces,
         height_px=360 + 18 * len(events),
@@ -362,6 +366,9 @@ def traffic_shares(
             for at, _ in events
         ],
     )
+    # Stacked areas would turn the legend round, and the events' numbers with it.
+    drawn["layout"]["legend"]["traceorder"] = "normal"
+    return drawn
 
 
 def _event_mark(number: int, at_min: float, text: str) -> dict[str, Any]:
@@ -371,7 +378,7 @@ def _event_mark(number: int, at_min: float, text: str) -> dict[str, Any]:
         "x": [at_min],
         "y": [107],
         "text": [f"<b>{number}</b>"],
-        "name": f"{number} · {escaped(text)}",
+        "name": f"{number} · " + "<br>".join(map(escaped, wrap(text, _LEGEND_WIDTH))),
         "marker": {"size": 18, "color": "#ffffff", "line": {"color": NEUTRAL, "width": 1.5}},
         "textfont": {"size": 11, "color": "#3b4048"},
         "hovertemplate": "%{x:.3~g} min",

@@ -117,7 +117,7 @@ def bar_axis(title: str, values: Iterable[float | None]) -> dict[str, Any]:
         span = high - low
         return axis(title, type="log", dtick=1, range=[low - 0.15 * span, high + 0.25 * span])
     low, high = min(0.0, *present), max(0.0, *present)
-    room = 0.22 * (high - low) or 1.0
+    room = 0.25 * (high - low) or 1.0
     return axis(title, range=[low - room if low < 0 else 0.0, high + room if high > 0 else 0.0])
 
 

@@ -20,7 +20,7 @@ from modelyard.reporting.figures import (
 
 Row = Mapping[str, Any]
 
-_GAP_PX = 58.0
+_GAP_PX = 68.0
 _BAR_PX = 20.0
 
 
