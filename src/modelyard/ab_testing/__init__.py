@@ -2,6 +2,7 @@
 
 from modelyard.ab_testing.bandit import MultiArmedBandit
 from modelyard.ab_testing.experiment import ABTest
+from modelyard.ab_testing.outputs import IntervalHistory
 from modelyard.ab_testing.variant import ModelVariant
 
-__all__ = ["ABTest", "ModelVariant", "MultiArmedBandit"]
+__all__ = ["ABTest", "IntervalHistory", "ModelVariant", "MultiArmedBandit"]

@@ -22,6 +22,11 @@ _DTYPES = {
 }
 
 
+# Below this a second thread gains nothing, and on a busy machine waiting for it costs ten times
+# what the work does.
+_SMALL_GRAPH_BYTES = 4_000_000
+
+
 class OnnxModule(nn.Module):
     """Runs an ONNX graph through ONNX Runtime.
 
@@ -89,11 +94,12 @@ def make_session(graph: bytes, *, threads: int | None = None, optimize: bool = T
 
     Args:
         graph: The model.
-        threads: Threads within an operator; None for as many as PyTorch uses.
+        threads: Threads within an operator; None for one if the graph is small, else for as many
+            as PyTorch uses.
         optimize: Whether ONNX Runtime may fuse operators.
     """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.intra_op_num_threads = threads or _default_threads(graph)
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only: its warnings are about its own optimiser
     levels = ort.GraphOptimizationLevel
@@ -104,6 +110,10 @@ def make_session(graph: bytes, *, threads: int | None = None, optimize: bool = T
     wanted = ["CUDAExecutionProvider"] if torch.cuda.is_available() else []
     providers = [name for name in wanted if name in available] + ["CPUExecutionProvider"]
     return ort.InferenceSession(graph, options, providers=providers)
+
+
+def _default_threads(graph: bytes) -> int:
+    return 1 if len(graph) < _SMALL_GRAPH_BYTES else torch.get_num_threads()
 
 
 def run_session(session: Any, tensors: list[torch.Tensor]) -> list[torch.Tensor]:

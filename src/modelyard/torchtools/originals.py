@@ -22,6 +22,12 @@ def note_original(model: nn.Module) -> None:
         _compressed.add(model)
 
 
+def mean_original(model: nn.Module) -> None:
+    """Say that `model` itself is meant wherever it is used: no warning about it from now on."""
+    with _lock:
+        _warned.add(model)
+
+
 def warn_if_original(model: nn.Module, *, action: str) -> None:
     """Log one warning if `model` is the untouched original of a compressor.
 

@@ -10,6 +10,7 @@ Example:
 """
 
 from modelyard.version_manager.manager import ModelVersionManager
+from modelyard.version_manager.module_format import load_module_file
 from modelyard.version_manager.records import (
     AuditRecord,
     Comparison,
@@ -26,5 +27,6 @@ __all__ = [
     "ModelVersionManager",
     "Statistics",
     "Version",
+    "load_module_file",
     "register_class",
 ]

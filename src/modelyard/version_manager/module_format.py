@@ -153,6 +153,31 @@ def rebuild(
     return model
 
 
+def load_module_file(path: Path, *, trusted_classes: Iterable[Any] = ()) -> nn.Module:
+    """The module in a file that `torch.save(model)` wrote, read without running code.
+
+    Args:
+        path: The file.
+        trusted_classes: Further classes that may be rebuilt.
+
+    Raises:
+        InputError: No such file, or one that holds no module.
+        UntrustedClassError: It is made of classes that may not be used.
+    """
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{str(path)!r} is no file that torch.save wrote: {error}") from error
+    with torch.serialization.safe_globals(allowed_globals(names, trusted_classes=trusted_classes)):
+        model = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"{str(path)!r} holds a {type(model).__name__}, no nn.Module. Save the whole module "
+            "with torch.save(model, path), or name a factory that makes it."
+        )
+    return model
+
+
 def state_dict_of(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, Any]:
     """A state dict for `model` from stored tensors; tied names share one stored entry."""
     names_by_tensor = {id(tensor): name for name, tensor in own_tensors(model)}

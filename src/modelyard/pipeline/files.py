@@ -1,0 +1,243 @@
+"""The lifecycle for a user's own model: a configuration, a model and a data file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor, nn
+
+from modelyard._core.clock import SystemClock
+from modelyard._core.config import ModelIntegrationConfig, load_config
+from modelyard._core.errors import ConfigError, InputError
+from modelyard._core.files import write_text
+from modelyard.pipeline.compress import CompressionPlan
+from modelyard.pipeline.lifecycle import LifecycleSettings, run_lifecycle
+from modelyard.pipeline.loading import UserData, load_user_data, load_user_model
+from modelyard.pipeline.progress import RichProgress
+from modelyard.pipeline.report import headline, lifecycle_sections
+from modelyard.pipeline.source import ModelSource, Stream
+from modelyard.reporting import Report, Section, render
+from modelyard.torchtools.inputs import call
+from modelyard.torchtools.parity import flat_outputs
+
+_TRAINING_PART = 0.7
+_FEWEST_SAMPLES = 100
+_FEWEST_IN_WINDOW = 200
+
+
+@dataclass(frozen=True, eq=False)
+class _Judge:
+    """Scores a module on held-out samples: against targets, or against the original's answers."""
+
+    inputs: Tensor
+    targets: Tensor
+    is_classification: bool
+    has_targets: bool
+
+    @property
+    def metric(self) -> str:
+        """What one sample's score is called."""
+        if not self.has_targets:
+            return "distance_to_original"
+        return "is_correct" if self.is_classification else "squared_error"
+
+    def unit_scores(self, model: nn.Module) -> NDArray[np.float64]:
+        """One score a sample, shape (n,)."""
+        output = flat_outputs(call(model, self.inputs))[0].double()
+        if self.is_classification:
+            return (output.argmax(dim=-1) == self.targets).double().numpy()
+        gap = (output.reshape(len(output), -1) - self.targets.reshape(len(output), -1)) ** 2
+        scores: NDArray[np.float64] = gap.mean(dim=1).numpy()
+        return scores
+
+    def evaluate(self, model: nn.Module) -> Mapping[str, float]:
+        """The mean score."""
+        return {self.summary: float(self.unit_scores(model).mean())}
+
+    @property
+    def summary(self) -> str:
+        """What the mean score is called."""
+        names = {"is_correct": "accuracy", "squared_error": "mean_squared_error"}
+        return names.get(self.metric, self.metric)
+
+
+def run_from_files(
+    config_path: Path,
+    model: str | None,
+    data: Path | None,
+    out: Path,
+    *,
+    seed: int,
+    console: Console,
+) -> Path:
+    """Take a user's model through compress, save, export, serve, test, watch and roll out.
+
+    The first 70 % of the samples calibrate and are the monitor's baseline; the rest, in their
+    order, are what production sees. Without targets, models are judged by their distance from the
+    original.
+
+    Args:
+        config_path: The configuration file.
+        model: `package.module:factory` or a file; None for the file's section `model`.
+        data: Samples; None for the file's section `data`.
+        out: Folder for report and ONNX files. The registry is `version_management.base_dir`.
+        seed: Of everything left to chance.
+        console: Where progress is written.
+
+    Returns:
+        Path of the HTML report.
+
+    Raises:
+        ConfigError: A mistake in the file, or no model or data named.
+        InputError: Data the model does not run on, or too few samples.
+    """
+    config = load_config(config_path)
+    spec, path, target = _what(config, model, data)
+    progress = RichProgress(console)
+    with progress.stage("Load model and data"):
+        module = load_user_model(spec)
+        samples = load_user_data(path, target=target)
+        source, stream = _prepared(module, samples, name=_name_of(spec))
+        progress.line(f"{len(samples.inputs)} samples of shape {tuple(samples.inputs.shape[1:])}")
+    clock = SystemClock()
+    result = run_lifecycle(
+        [source],
+        stream,
+        settings_from(config, n_stream=len(stream.inputs), seed=seed),
+        Path(config.version_management.base_dir),
+        progress,
+        onnx_dir=out / "onnx",
+        clock=clock,
+    )
+    report = Report(
+        title=f"Lifecycle of {source.name}",
+        subtitle=f"{spec} on {path.name}, configured by {config_path.name}",
+        generated_at=clock.now(),
+        sections=[
+            Section("In short", "", [headline(result)]),
+            *lifecycle_sections(result, stream),
+        ],
+    )
+    written = out / "report.html"
+    write_text(written, render(report))
+    console.print(f"\nReport: [bold]{written}[/bold]", highlight=False, soft_wrap=True)
+    return written
+
+
+def settings_from(
+    config: ModelIntegrationConfig, *, n_stream: int, seed: int
+) -> LifecycleSettings:
+    """What a configuration file asks of the stages.
+
+    A window larger than a fifth of the stream would close too seldom to show anything; it is
+    made smaller, and the samples an update waits for with it.
+    """
+    window = min(config.monitoring.window_size, max(_FEWEST_IN_WINDOW, n_stream // 5))
+    update = config.update_strategy.options()
+    update["min_samples"] = min(update["min_samples"], window)
+    monitoring, quantization = config.monitoring.options(), config.compression.quantization
+    return LifecycleSettings(
+        compression=CompressionPlan(
+            amount=config.compression.pruning.amount,
+            method=config.compression.pruning.method,
+            dtype=getattr(torch, quantization.dtype),
+            backend=quantization.backend,
+            temperature=config.compression.distillation.temperature,
+            epochs=config.compression.distillation.epochs,
+            seed=seed,
+        ),
+        inference={**config.inference_optimization.options(), "seed": seed},
+        confidence_level=config.ab_testing.confidence_level,
+        min_samples=config.ab_testing.min_samples,
+        window_size=window,
+        alert_thresholds=monitoring["alert_thresholds"],
+        log_dir=config.monitoring.log_dir,
+        update=update,
+        auto_cleanup=config.version_management.auto_cleanup,
+        keep_best_n=config.version_management.keep_best_n,
+    )
+
+
+def _what(
+    config: ModelIntegrationConfig, model: str | None, data: Path | None
+) -> tuple[str, Path, str | None]:
+    """Model, data file and target: from the command, else from the file."""
+    section = config.model
+    spec = model or (section and (section.factory or section.file))
+    path = data or (Path(config.data.file) if config.data else None)
+    if not spec or path is None:
+        missing = " and ".join(
+            name for name, value in (("--model", spec), ("--data", path)) if not value
+        )
+        raise ConfigError(
+            f"{missing} missing: name them in the command or as sections `model:` and `data:` of "
+            "the file. To see everything on real market data without either, run: modelyard demo"
+        )
+    return spec, path, config.data.target if config.data else None
+
+
+def _name_of(spec: str) -> str:
+    name = spec.rpartition(":")[2] if ":" in spec else Path(spec).stem
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name).strip("._-") or "model"
+
+
+def _prepared(model: nn.Module, data: UserData, *, name: str) -> tuple[ModelSource, Stream]:
+    n = len(data.inputs)
+    if n < _FEWEST_SAMPLES:
+        raise InputError(f"The data file holds {n} samples; {_FEWEST_SAMPLES} are the least.")
+    cut = int(n * _TRAINING_PART)
+    train, held_out = data.inputs[:cut], data.inputs[cut:]
+    judge = _judge(model, held_out, None if data.targets is None else data.targets[cut:])
+    source = ModelSource(
+        name=name,
+        model=model,
+        config={},
+        train_inputs=train,
+        held_out_inputs=held_out,
+        evaluate=judge.evaluate,
+        primary_metric=judge.summary,
+        is_lower_better=not judge.is_classification,
+        unit_scores=judge.unit_scores,
+        unit_metric=judge.metric,
+    )
+    stream = Stream(
+        reference_inputs=train,
+        reference_features=_columns(train),
+        inputs=held_out,
+        features=_columns(held_out),
+        times=[str(i) for i in range(cut, n)],
+        feature_names=_column_names(train, data.names),
+        reference_label=f"the first {cut} samples",
+    )
+    return source, stream
+
+
+def _judge(model: nn.Module, inputs: Tensor, targets: Tensor | None) -> _Judge:
+    try:
+        output = flat_outputs(call(model, inputs[:2]))[0]
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise InputError(
+            f"{type(model).__name__} does not run on samples of shape "
+            f"{tuple(inputs.shape[1:])}: {error}"
+        ) from error
+    if targets is None:
+        answers = flat_outputs(call(model, inputs))[0].double()
+        return _Judge(inputs, answers, is_classification=False, has_targets=False)
+    is_classes = not targets.is_floating_point() and output.ndim == targets.ndim + 1
+    return _Judge(inputs, targets, is_classification=is_classes, has_targets=True)
+
+
+def _columns(inputs: Tensor) -> NDArray[np.float32]:
+    """What is watched of the inputs: every number of a sample, or of a sequence's last step."""
+    last = inputs if inputs.ndim <= 2 else inputs[:, -1]  # noqa: PLR2004 - (sample, column)
+    columns: NDArray[np.float32] = last.reshape(len(inputs), -1).float().numpy()
+    return columns
+
+
+def _column_names(inputs: Tensor, names: list[str] | None) -> list[str]:
+    n = _columns(inputs[:1]).shape[1]
+    return names if names is not None and len(names) == n else [f"input_{i}" for i in range(n)]
