@@ -151,6 +151,7 @@ class UpdateRules(_Section):
     # A list in YAML is no tuple; its items are checked strictly all the same.
     steps: Annotated[tuple[float, ...], Strict(strict=False)] = (10.0, 50.0, 100.0)
     step_min_samples: _Count = 50
+    latency_floor_ms: Annotated[float, Field(ge=0.0)] = 0.5
     allow_uncalibrated_drift: bool = False
 
 

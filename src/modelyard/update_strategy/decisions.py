@@ -110,7 +110,7 @@ def updates_due(
                 sentence=_drop(drop, now, baseline, settings),
             )
         )
-    if now.latency_median_ms > LATENCY_FACTOR * baseline.latency_median_ms:
+    if _is_slower(now.latency_median_ms, baseline.latency_median_ms, settings):
         sentence = _slower("median latency", now.latency_median_ms, baseline.latency_median_ms)
         due.append(Due(trigger=UpdateTrigger.PERFORMANCE_DEGRADATION, sentence=sentence))
     if now.error_rate > settings.error_rate_threshold:
@@ -219,8 +219,13 @@ def _latency_reasons(now: Evidence, baseline: Evidence, settings: UpdateSettings
         if now.n >= _TAIL_FACTOR * settings.step_min_samples:
             pairs.append(("p95 latency", now.latency_p95_ms, baseline.latency_p95_ms))
         # NaN, where there is no baseline, is over nothing.
-        reasons += [_slower(*pair) for pair in pairs if pair[1] > LATENCY_FACTOR * pair[2]]
+        reasons += [_slower(*pair) for pair in pairs if _is_slower(pair[1], pair[2], settings)]
     return reasons
+
+
+def _is_slower(now_ms: float, baseline_ms: float, settings: UpdateSettings) -> bool:
+    """Whether a latency is over the factor and large enough to matter; NaN is over nothing."""
+    return now_ms > LATENCY_FACTOR * baseline_ms and now_ms > settings.latency_floor_ms
 
 
 def _slower(what: str, now_ms: float, baseline_ms: float) -> str:

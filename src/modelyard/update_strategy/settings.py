@@ -35,6 +35,8 @@ class UpdateSettings:
         transition_minutes: How long a smooth transition takes at the least.
         steps: Share of traffic of the new version at each step, in percent, rising to 100.
         step_min_samples: Answers of the new version needed at each step.
+        latency_floor_ms: A latency up to this is never too slow, whatever the baseline: twice a
+            twentieth of a millisecond is noise of the machine.
         allow_uncalibrated_drift: Whether drift counts before the monitor has calibrated itself.
     """
 
@@ -51,6 +53,7 @@ class UpdateSettings:
     transition_minutes: float = 5.0
     steps: tuple[float, ...] = (10.0, 50.0, 100.0)
     step_min_samples: int = 50
+    latency_floor_ms: float = 0.5
     allow_uncalibrated_drift: bool = False
 
     def __post_init__(self) -> None:
@@ -61,7 +64,7 @@ class UpdateSettings:
         for name in ("drift_threshold", "min_samples", "step_min_samples"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}.")
-        for name in ("cooldown_hours", "transition_minutes"):
+        for name in ("cooldown_hours", "transition_minutes", "latency_floor_ms"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}.")
         _check_steps(self.steps)
