@@ -139,7 +139,7 @@ def experiment_section(outcome: ExperimentOutcome) -> Section:
     """The verdict on original against compressed."""
     statistics, result = outcome.comparison["statistics"], outcome.comparison["result"]
     chart = interval_over_time(
-        outcome.history["n"],
+        [n / 2 for n in outcome.history["n"]],  # counts both sides of a pair
         outcome.history["difference"],
         outcome.history["lower"],
         outcome.history["upper"],
@@ -186,7 +186,7 @@ def watch_section(outcome: WatchOutcome, stream: Stream) -> Section:
     )
     blocks: list[Block] = [Chart(chart, caption)]
     if outcome.alerts:
-        columns = ["name", "severity", "first_seen", "last_seen", "count", "message"]
+        columns = ["name", "severity", "count", "message"]
         rows = [[alert[column] for column in columns] for alert in outcome.alerts]
         blocks.append(Table(columns, rows, caption="Alerts, each once however often it was seen."))
     return Section("Monitoring", text, blocks)

@@ -130,7 +130,7 @@ def compression_overview(rows: Sequence[Row], *, title: str = "Compression") -> 
     measures = {
         "size_mb": ("Size", "MB"),
         "latency_ms": ("Latency", "ms"),
-        "error": ("Error", "largest difference from the original's output"),
+        "error": ("Error", "of the outputs, relative to the original's"),
     }
     steps = list(dict.fromkeys(str(row["step"]) for row in rows))
     panels = [

@@ -13,8 +13,13 @@ from modelyard.trading.ts2vec_training import TS2VecTraining
 
 
 def small() -> ChainSettings:
-    """What the demo trains."""
-    return ChainSettings()
+    """What the demo trains: large enough that compressing it shows."""
+    return ChainSettings(
+        architecture=Architecture(
+            transformer=TransformerSize(model_size=64, feedforward_size=256),
+            policy=PolicySize(hidden_sizes=(256, 256)),
+        )
+    )
 
 
 def quick() -> ChainSettings:
