@@ -85,8 +85,8 @@ class ModelExporter:
             ConfigError: A name with odd characters, or unknown names in `dynamic_axes`.
         """
         checked_name(model_name, what="model_name")
-        warn_if_original(model, action="exported")
         module = unwrapped(model)
+        warn_if_original(model, action="exported")
         example = self._example(module, example_input, input_shape)
         graph = to_onnx(
             module, example, opset=opset_version, dynamic_axes=dynamic_axes, verify=verify

@@ -4,6 +4,7 @@ Two places behind one protocol: a local folder (`LocalBlobs`), and any object st
 knows (`RemoteBlobs`: `s3://`, `gs://`, `az://`, `file://`, `memory://`).
 """
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -11,11 +12,11 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from blake3 import blake3
 
-from modelyard._core.errors import IntegrityError, StorageError
+from modelyard._core.errors import ConfigError, IntegrityError, StorageError
 from modelyard._core.extras import require
 from modelyard._core.files import fsync_folder
 
@@ -70,6 +71,10 @@ class BlobStore(Protocol):
         """Store what `fill` writes. Equal bytes are stored once. Durable on return."""
         ...
 
+    def has(self, digest: str) -> bool:
+        """Whether a blob of this name is there; its bytes are not looked at."""
+        ...
+
     def open_verified(self, digest: str) -> Path:
         """A local file with the blob's bytes, its digest checked just now.
 
@@ -117,6 +122,10 @@ class LocalBlobs:
             ) from error
         return ref
 
+    def has(self, digest: str) -> bool:
+        """As `BlobStore.has`."""
+        return self.path_of(digest).exists()
+
     def open_verified(self, digest: str) -> Path:
         """As `BlobStore.open_verified`."""
         path = self.path_of(digest)
@@ -147,12 +156,22 @@ class LocalBlobs:
 
 
 class RemoteBlobs:
-    """Blobs in an object store, with verified local copies in `cache`."""
+    """Blobs in an object store, with verified local copies in `cache`.
+
+    Args:
+        url: `s3://bucket/prefix`, `gs://`, `az://`, `file://` (the folder is made) or `memory://`.
+            Keys and endpoints come from the environment, as `AWS_ENDPOINT_URL`.
+        cache: Folder of the copies.
+
+    Raises:
+        ConfigError: A URL that cannot be used.
+        MissingDependencyError: obstore is not installed.
+    """
 
     def __init__(self, url: str, cache: Path) -> None:
         self._url = url.rstrip("/")
-        self._store = require("obstore.store", extra="cloud").from_url(self._url)
         self._obstore = require("obstore", extra="cloud")
+        self._store = _object_store(self._url)
         self._cache = LocalBlobs(cache)
 
     def put(self, fill: Callable[[HashingWriter], None]) -> BlobRef:
@@ -164,6 +183,16 @@ class RemoteBlobs:
         except Exception as error:
             raise StorageError(f"{self._url} did not take a blob: {error}") from error
         return ref
+
+    def has(self, digest: str) -> bool:
+        """As `BlobStore.has`, in the object store: the cache does not count."""
+        try:
+            self._obstore.head(self._store, _key(digest))
+        except FileNotFoundError:
+            return False
+        except Exception as error:
+            raise StorageError(f"{self._url} cannot be asked for a blob: {error}") from error
+        return True
 
     def open_verified(self, digest: str) -> Path:
         """As `BlobStore.open_verified`; a damaged copy in the cache is fetched again."""
@@ -189,7 +218,20 @@ class RemoteBlobs:
     def remove(self, digest: str) -> None:
         """Delete the object and its local copy."""
         self._cache.remove(digest)
-        self._obstore.delete(self._store, [_key(digest)])
+        with contextlib.suppress(FileNotFoundError):
+            self._obstore.delete(self._store, [_key(digest)])
+
+
+def _object_store(url: str) -> Any:
+    from_url = require("obstore.store", extra="cloud").from_url
+    options = {"mkdir": True} if url.startswith("file:") else {}
+    try:
+        return from_url(url, **options)
+    except Exception as error:
+        raise ConfigError(
+            f"storage_url {url!r} cannot be used: {error}. "
+            "Use s3://bucket/prefix, gs://, az://, file:// or memory://."
+        ) from error
 
 
 def verify(path: Path, digest: str) -> None:

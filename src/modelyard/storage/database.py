@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, StaticPool, create_engine, event, insert, select, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from modelyard._core.errors import ConfigError, StorageError
 from modelyard.storage.tables import SCHEMA_VERSION, metadata, schema
@@ -72,7 +72,7 @@ class Database:
         try:
             with self.engine.connect() as connection:
                 yield connection
-        except OperationalError as error:
+        except DBAPIError as error:
             raise StorageError(_explain(error)) from error
         finally:
             if self._memory_lock is not None:

@@ -1,10 +1,52 @@
 """Who may act: one holder at a time, until its lease runs out."""
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import Connection, Row, delete, insert, select
 
 from modelyard._core.clock import Clock
 from modelyard.storage import tables
 from modelyard.storage.store import Store
+
+
+class Lease:
+    """One holder's side of a lease: taken when free, renewed in good time.
+
+    Not thread-safe: whoever owns it locks.
+
+    Args:
+        store: Where leases are kept.
+        name: What the lease is for.
+        holder: Who wants it; no other process may use the same name.
+        seconds: How long it lasts from each renewal.
+        clock: Where the time comes from; the holders' clocks must roughly agree.
+    """
+
+    def __init__(
+        self, store: Store, name: str, holder: str, *, seconds: float, clock: Clock
+    ) -> None:
+        self._store = store
+        self._name = name
+        self._holder = holder
+        self._seconds = seconds
+        self._clock = clock
+        self._renew_at_s = float("-inf")
+
+    def is_held(self) -> bool:
+        """Whether the holder has it now; takes or renews it where that can be done."""
+        now_s = self._clock.monotonic_s()
+        if now_s < self._renew_at_s:
+            return True
+        has_it = take_lease(
+            self._store, self._name, self._holder, seconds=self._seconds, clock=self._clock
+        )
+        # A third of the time is used, so that two renewals may fail before another takes it.
+        self._renew_at_s = now_s + self._seconds / 3 if has_it else float("-inf")
+        return has_it
+
+    def give_back(self) -> None:
+        """Let another have it at once. Nothing if it is not held."""
+        if self._renew_at_s > float("-inf"):
+            self._renew_at_s = float("-inf")
+            drop_lease(self._store, self._name, self._holder)
 
 
 def take_lease(store: Store, name: str, holder: str, *, seconds: float, clock: Clock) -> bool:
@@ -18,14 +60,14 @@ def take_lease(store: Store, name: str, holder: str, *, seconds: float, clock: C
         clock: Where the time comes from; the holders' clocks must roughly agree.
     """
     now_s = clock.now().timestamp()
-    row = tables.lease.c
-    with store.database.writing() as connection:
-        found = connection.execute(
-            select(row.holder, row.expires_at_s).where(row.name == name)
-        ).first()
-        if found is not None and found.holder != holder and found.expires_at_s > now_s:
+    # Those who wait ask often: they must not take the database's write lock to hear no.
+    with store.database.reading() as connection:
+        if _is_anothers(_found(connection, name), holder, now_s):
             return False
-        connection.execute(delete(tables.lease).where(row.name == name))
+    with store.database.writing() as connection:
+        if _is_anothers(_found(connection, name), holder, now_s):
+            return False
+        connection.execute(delete(tables.lease).where(tables.lease.c.name == name))
         connection.execute(
             insert(tables.lease).values(name=name, holder=holder, expires_at_s=now_s + seconds)
         )
@@ -37,3 +79,14 @@ def drop_lease(store: Store, name: str, holder: str) -> None:
     row = tables.lease.c
     with store.database.writing() as connection:
         connection.execute(delete(tables.lease).where(row.name == name, row.holder == holder))
+
+
+def _found(connection: Connection, name: str) -> Row[tuple[str, float]] | None:
+    row = tables.lease.c
+    return connection.execute(
+        select(row.holder, row.expires_at_s).where(row.name == name)
+    ).first()
+
+
+def _is_anothers(found: Row[tuple[str, float]] | None, holder: str, now_s: float) -> bool:
+    return found is not None and found.holder != holder and found.expires_at_s > now_s

@@ -25,11 +25,13 @@ class Store:
     Attributes:
         database: Rows; transactions by `database.writing()`.
         blobs: Bytes by digest.
+        folder: Where what people look at is written, such as manifests.
         url: Where the blobs are when they are remote, else None.
     """
 
     database: Database
     blobs: BlobStore
+    folder: Path
     url: str | None = None
 
     def save_snapshot(
@@ -88,5 +90,5 @@ def open_store(
     folder = Path(base_dir)
     database = Database(database_url or sqlite_url(folder))
     if storage_url is None:
-        return Store(database, LocalBlobs(folder / "blobs"))
-    return Store(database, RemoteBlobs(storage_url, folder / "cache"), storage_url)
+        return Store(database, LocalBlobs(folder / "blobs"), folder)
+    return Store(database, RemoteBlobs(storage_url, folder / "cache"), folder, storage_url)

@@ -6,11 +6,22 @@ from typing import Any
 import torch
 from torch import nn
 
+from modelyard._core.errors import InputError
+
 MB = 1_000_000
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module that `torch.compile` or a (distributed) data-parallel wrapper holds."""
+    """The module that `torch.compile` or a (distributed) data-parallel wrapper holds.
+
+    Raises:
+        InputError: `model` is no module, but a state dict, say.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"Expected an nn.Module, got a {type(model).__name__}. "
+            "Load a state dict into its module first."
+        )
     while True:
         inner = getattr(model, "_orig_mod", None)
         if inner is None and isinstance(

@@ -1,6 +1,7 @@
 """What a version was made with: Python, packages, machine, commit."""
 
 import functools
+import getpass
 import os
 import platform
 import subprocess
@@ -15,6 +16,14 @@ _GIT_TIMEOUT_S = 5
 def current_environment() -> dict[str, Any]:
     """Versions and machine of this process; looked up once per working folder."""
     return dict(_environment_in(str(Path.cwd())))
+
+
+def current_user() -> str:
+    """Name of the user this process runs as; the number where the system knows no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under any number
+        return f"uid {os.getuid()}"
 
 
 @functools.lru_cache(maxsize=8)

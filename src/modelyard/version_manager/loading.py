@@ -57,14 +57,24 @@ def load_into(model_class: type[nn.Module], version: Version, paths: ModelPaths)
     """
     model = _constructed(model_class, version)
     tensors, _ = module_format.read_tensors(paths.weights)
+    state = module_format.state_dict_of(tensors, model)
+    _take_dtypes_(model, state)
     try:
-        model.load_state_dict(module_format.state_dict_of(tensors, model))
+        model.load_state_dict(state)
     except RuntimeError as error:
         raise InputError(
             f"The weights of {version['version_id']} (saved from {version['class_name']}) do not "
             f"fit {model_class.__qualname__}: {error}"
         ) from error
     return model.eval()
+
+
+def _take_dtypes_(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Give tensors the stored dtype: copying into another one would round without a word."""
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        stored = state.get(name)
+        if stored is not None and stored.dtype != tensor.dtype:
+            tensor.data = tensor.data.to(stored.dtype)
 
 
 def _constructed(model_class: type[nn.Module], version: Version) -> nn.Module:

@@ -1,11 +1,10 @@
 """`ModelVersionManager`: the registry's public face; its sister modules decide."""
 
-import getpass
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 from torch import nn
 
 from modelyard._core.clock import Clock, SystemClock
@@ -17,7 +16,7 @@ from modelyard.torchtools.layers import unwrapped
 from modelyard.torchtools.originals import warn_if_original
 from modelyard.version_manager import catalog, garbage, loading, payloads, promotion, saving
 from modelyard.version_manager.comparison import compared, relation
-from modelyard.version_manager.environment import current_environment
+from modelyard.version_manager.environment import current_environment, current_user
 from modelyard.version_manager.module_format import to_files, write_tensors
 from modelyard.version_manager.records import AuditRecord, Comparison, Statistics, Version
 from modelyard.version_manager.retention import Ranking, removable
@@ -60,14 +59,14 @@ class ModelVersionManager:
     ) -> None:
         if keep_best_n < 1:
             raise ConfigError(f"keep_best_n must be 1 or more, got {keep_best_n}.")
-        self.base_dir = Path(base_dir)
         self.store = store or open_store(
             base_dir, database_url=database_url, storage_url=storage_url
         )
+        self.base_dir = self.store.folder
         self._auto_cleanup = auto_cleanup
         self._keep_best_n = keep_best_n
         self._clock = clock or SystemClock()
-        self._actor = actor or getpass.getuser()
+        self._actor = actor or current_user()
 
     # ── saving and loading ──────────────────────────────────────────────────────────────────
 
@@ -112,8 +111,8 @@ class ModelVersionManager:
             StorageError: The disk or the database refuses. Nothing already stored is harmed.
         """
         checked_name(model_name, what="model_name")
-        warn_if_original(model, action="saved")
         module = unwrapped(model)
+        warn_if_original(model, action="saved")
         files = to_files(module)
         plain_metrics, non_finite = saving.checked_metrics(metrics)
         facts = saving.Facts(
@@ -138,7 +137,7 @@ class ModelVersionManager:
             extras[saving.EXAMPLE_INPUT] = example_input
         parts += [self._encode("artifact", name, value) for name, value in extras.items()]
         version_id = saving.store_version(
-            self.store, self.base_dir, facts, parts, now=self._clock.now()
+            self.store, self.base_dir, facts, parts, now=self._clock.now(), actor=self._actor
         )
         if self._auto_cleanup:
             self.cleanup_old_versions(model_name)
@@ -175,7 +174,8 @@ class ModelVersionManager:
         version = self.get_version(version_id)
         paths = self._model_paths(version_id)
         if trust:
-            self._record("trust", version, {"reason": "load_model(trust=True)"})
+            with self.store.database.writing() as connection:
+                self._record(connection, "trust", version, {"reason": "load_model(trust=True)"})
         if load_full or model_class is None:
             classes = [*trusted_classes, *([model_class] if model_class else [])]
             return loading.load_whole(version, paths, trusted_classes=classes, trust=trust)
@@ -350,11 +350,11 @@ class ModelVersionManager:
             ConfigError: A tag with odd characters.
         """
         checked_name(tag, what="tag")
-        version = self.get_version(version_id)
-        if tag not in version["tags"]:
-            with self.store.database.writing() as connection:
+        with self.store.database.writing() as connection:
+            version = catalog.find(connection, version_id)
+            if tag not in version["tags"]:
                 connection.execute(insert(t.tag).values(version_id=version_id, tag=tag))
-            self._record("tag", version, {"tag": tag})
+                self._record(connection, "tag", version, {"tag": tag})
         return self.get_version(version_id)
 
     def untag_version(self, version_id: str, tag: str) -> Version:
@@ -363,14 +363,14 @@ class ModelVersionManager:
         Raises:
             VersionNotFoundError: No such version.
         """
-        version = self.get_version(version_id)
-        if tag in version["tags"]:
-            with self.store.database.writing() as connection:
-                row = t.tag.c
+        row = t.tag.c
+        with self.store.database.writing() as connection:
+            version = catalog.find(connection, version_id)
+            if tag in version["tags"]:
                 connection.execute(
                     delete(t.tag).where(row.version_id == version_id, row.tag == tag)
                 )
-            self._record("untag", version, {"tag": tag})
+                self._record(connection, "untag", version, {"tag": tag})
         return self.get_version(version_id)
 
     # ── what travels with a version ─────────────────────────────────────────────────────────
@@ -396,8 +396,9 @@ class ModelVersionManager:
                     row.version_id == version_id, row.kind == "attachment", row.name == name
                 )
             )
-            saving.add_part(connection, version_id, part)
-        self._record("attach", version, {"name": name, "sha256": part.ref.sha256})
+            saving.add_part(connection, self.store.blobs, version_id, part)
+            detail = {"name": name, "sha256": part.ref.sha256}
+            self._record(connection, "attach", version, detail)
 
     def read_attachment(self, version_id: str, name: str) -> Any:
         """What was attached under this name, verified.
@@ -480,7 +481,7 @@ class ModelVersionManager:
                 .where(t.version.c.version_id == version_id)
                 .values(removed_at=None)
             )
-        self._record("restore", version, {})
+            self._record(connection, "restore", version, {})
         return self.get_version(version_id)
 
     def gc(self, *, dry_run: bool = False, grace_hours: float = 24.0) -> list[str]:
@@ -493,7 +494,7 @@ class ModelVersionManager:
 
     def _put(self, kind: str, name: str, encoding: str, fill: payloads.Fill) -> StoredPart:
         ref = self.store.blobs.put(fill)
-        return StoredPart(kind=kind, name=name, encoding=encoding, ref=ref)
+        return StoredPart(kind=kind, name=name, encoding=encoding, ref=ref, fill=fill)
 
     def _encode(self, kind: str, name: str, value: Any) -> StoredPart:
         checked_name(name, what=kind)
@@ -552,14 +553,16 @@ class ModelVersionManager:
             version = catalog.find(connection, version_id)
         return {**version, "previous_version_id": previous}
 
-    def _record(self, action: str, version: Version, detail: Mapping[str, Any]) -> None:
-        with self.store.database.writing() as connection:
-            saving.record(
-                connection,
-                action=action,
-                model_name=version["model_name"],
-                version_id=version["version_id"],
-                at=self._clock.now(),
-                actor=self._actor,
-                detail=detail,
-            )
+    def _record(
+        self, connection: Connection, action: str, version: Version, detail: Mapping[str, Any]
+    ) -> None:
+        """Append to the audit, in the transaction that does what it tells of."""
+        saving.record(
+            connection,
+            action=action,
+            model_name=version["model_name"],
+            version_id=version["version_id"],
+            at=self._clock.now(),
+            actor=self._actor,
+            detail=detail,
+        )

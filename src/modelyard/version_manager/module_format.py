@@ -9,7 +9,9 @@ with the classes of `trust.allowed_globals`, so no code runs because a file asks
 import copy
 import io
 import json
+import pickle
 import struct
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +23,12 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from modelyard._core.errors import InputError, IntegrityError
+from modelyard._core.errors import InputError, IntegrityError, UntrustedClassError
 from modelyard.storage import HashingWriter
 from modelyard.torchtools.layers import own_tensors
 from modelyard.version_manager.trust import ACTIVATIONS, allowed_globals, register_class
+
+_restricted_loading = threading.Lock()
 
 # dtype names of the safetensors format, version 0.4 and later.
 _DTYPES = {
@@ -141,10 +145,7 @@ def rebuild(
     if trust:
         model = torch.load(description, map_location="cpu", weights_only=False)
     else:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(description)
-        allowed = allowed_globals(names, trusted_classes=trusted_classes)
-        with torch.serialization.safe_globals(allowed):
-            model = torch.load(description, map_location="cpu", weights_only=True)
+        model = _restricted_load(description, trusted_classes)
     if not isinstance(model, nn.Module):
         raise IntegrityError(f"{str(description)!r} holds a {type(model).__name__}, no nn.Module.")
     tensors, _ = read_tensors(weights)
@@ -176,6 +177,21 @@ def load_module_file(path: Path, *, trusted_classes: Iterable[Any] = ()) -> nn.M
             "with torch.save(model, path), or name a factory that makes it."
         )
     return model
+
+
+def _restricted_load(description: Path, trusted_classes: Iterable[Any]) -> Any:
+    # torch keeps one list of allowed names for the whole process: of two loads at once, the
+    # first to end would take the names away from the other.
+    with _restricted_loading:
+        try:
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(description)
+            allowed = allowed_globals(names, trusted_classes=trusted_classes)
+            with torch.serialization.safe_globals(allowed):
+                return torch.load(description, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise UntrustedClassError(
+                f"{str(description)!r} asks for more than a module; nothing of it was run: {error}"
+            ) from error
 
 
 def state_dict_of(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, Any]:

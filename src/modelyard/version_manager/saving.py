@@ -3,7 +3,7 @@
 import contextlib
 import math
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from modelyard._core.errors import ConfigError, VersionNotFoundError
 from modelyard._core.files import write_json
 from modelyard._core.ids import checked_name, timestamp_of, version_id_of
 from modelyard._core.plain import to_plain
-from modelyard.storage import BlobRef, Store
+from modelyard.storage import BlobRef, BlobStore, HashingWriter, Store
 from modelyard.storage import tables as t
 from modelyard.version_manager import catalog
 
@@ -23,6 +23,8 @@ FORMAT = "modelyard-1"
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "module.pt"
 EXAMPLE_INPUT = "example_input"
+# As wide as the database's column.
+_LONGEST_METRIC_NAME = 120
 LINEAGE_KINDS = ("retrained", "compressed", "quantized", "distilled", "exported")
 
 
@@ -45,12 +47,21 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredPart:
-    """One blob of a version: "model", "artifact" or "attachment", its name and encoding."""
+    """One blob of a version.
+
+    Attributes:
+        kind: "model", "artifact" or "attachment".
+        name: Its name among those of its kind.
+        encoding: How the bytes are to be read.
+        ref: The bytes, stored already.
+        fill: Writes them once more, should they have been collected meanwhile.
+    """
 
     kind: str
     name: str
     encoding: str
     ref: BlobRef
+    fill: Callable[[HashingWriter], None]
 
 
 def checked_metrics(
@@ -64,6 +75,11 @@ def checked_metrics(
     plain: dict[str, float | None] = {}
     non_finite = []
     for name, raw in (metrics or {}).items():
+        if len(str(name)) > _LONGEST_METRIC_NAME:
+            raise ConfigError(
+                f"Metric name {str(name)[:40]!r}... has {len(str(name))} characters; "
+                f"{_LONGEST_METRIC_NAME} is the limit."
+            )
         value = to_plain(raw, where=f"metrics.{name}")
         if not isinstance(value, int | float):
             raise ConfigError(f"metrics.{name} must be a number, got {raw!r}.")
@@ -111,7 +127,13 @@ def checked_parents(parents: str | Iterable[str | tuple[str, str]]) -> list[tupl
 
 
 def store_version(
-    store: Store, base_dir: Path, facts: Facts, parts: list[StoredPart], *, now: datetime
+    store: Store,
+    base_dir: Path,
+    facts: Facts,
+    parts: list[StoredPart],
+    *,
+    now: datetime,
+    actor: str,
 ) -> str:
     """Make stored blobs a version, in one transaction; its id.
 
@@ -127,7 +149,7 @@ def store_version(
         try:
             connection.execute(insert(t.version).values(**row))
             for part in parts:
-                add_part(connection, version_id, part)
+                add_part(connection, store.blobs, version_id, part)
             _insert_details(connection, version_id, facts)
             record(
                 connection,
@@ -135,6 +157,7 @@ def store_version(
                 model_name=facts.model_name,
                 version_id=version_id,
                 at=now,
+                actor=actor,
                 detail={"sha256": row["sha256"]},
             )
             if store.url is None:
@@ -146,11 +169,15 @@ def store_version(
     return version_id
 
 
-def add_part(connection: Connection, version_id: str, part: StoredPart) -> None:
+def add_part(connection: Connection, blobs: BlobStore, version_id: str, part: StoredPart) -> None:
     """Tie a blob to a version; one that was about to be collected is kept."""
     digest = part.ref.digest
     known = connection.execute(select(t.blob.c.digest).where(t.blob.c.digest == digest)).scalar()
     if known is None:
+        if not blobs.has(digest):
+            # `put` found old bytes of this digest and wrote none; then gc took them. It takes
+            # none now, because it would need this transaction's lock.
+            blobs.put(part.fill)
         connection.execute(
             insert(t.blob).values(
                 digest=digest, sha256=part.ref.sha256, size_bytes=part.ref.size_bytes
@@ -178,7 +205,7 @@ def record(
     model_name: str,
     version_id: str | None,
     at: datetime,
-    actor: str = "",
+    actor: str,
     detail: Mapping[str, Any] | None = None,
 ) -> None:
     """Append to the audit."""

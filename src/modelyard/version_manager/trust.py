@@ -8,8 +8,13 @@ names it:
 * subclasses of `nn.Module` found under exactly the stored name in a module that is already
   imported, unless they define `__setstate__` or `__reduce__` of their own: those run code of
   their own on what the file holds, so somebody must vouch for them by name.
+
+A file can ask for an object without its constructor (what pickle does with modules) or for a call
+of the constructor with arguments of the file's choice. Only vouched classes may be called.
 """
 
+import importlib
+import secrets
 import sys
 import threading
 from collections.abc import Iterable
@@ -29,8 +34,11 @@ ACTIVATIONS = frozenset(
     | {"tanh", "sigmoid", "logsigmoid", "log_sigmoid", "hardtanh", "hardswish", "hardsigmoid"}
     | {"softmax", "log_softmax", "softsign", "tanhshrink", "glu", "sin", "cos", "exp"}
 )
+# Modules of modelyard and torch that a stored module may need and that are imported for it.
+_OWN_HOMES = ("modelyard.torchtools.onnx_module", "modelyard.version_manager.module_format")
+_LATE_HOMES = frozenset({*_OWN_HOMES, "torch.nn.utils.prune"})
 _FUNCTION_HOMES = ("torch.nn.functional", "torch._C._nn")
-_CUSTOM_PICKLING = ("__setstate__", "__reduce__", "__reduce_ex__")
+_CUSTOM_PICKLING = ("__new__", "__setstate__", "__reduce__", "__reduce_ex__")
 
 
 def register_class(cls: type) -> type:
@@ -64,9 +72,15 @@ def allowed_globals(names: Iterable[str], *, trusted_classes: Iterable[Any] = ()
     found: list[Any] = []
     refused: list[str] = []
     for name in names:
-        value = vouched.get(name) or _well_known(name) or _imported_module_class(name)
+        if name in vouched:
+            found.append((vouched[name], name))
+            continue
+        value = _well_known(name) or _imported_module_class(name)
         if value is None:
             refused.append(name)
+        elif isinstance(value, type) and not name.startswith("numpy"):
+            # Objects of the class may get their attributes; the name in the file is no way to it.
+            found += [(_uncalled(value), name), (value, secrets.token_hex(16))]
         else:
             found.append((value, name))
     if refused:
@@ -77,13 +91,26 @@ def allowed_globals(names: Iterable[str], *, trusted_classes: Iterable[Any] = ()
     return found
 
 
+def _uncalled(cls: type) -> type:
+    """A class that stands for `cls` in a file: makes its objects, never runs its `__init__`."""
+
+    def new(_: type, *args: Any) -> Any:
+        if args:
+            raise UntrustedClassError(_call_refused(cls))
+        return object.__new__(cls)
+
+    return type(cls.__name__, (), {"__new__": new})
+
+
 def _well_known(name: str) -> Any | None:
     home, _, attribute = name.rpartition(".")
+    if home in _LATE_HOMES:
+        importlib.import_module(home)
     if home in _FUNCTION_HOMES and attribute in ACTIVATIONS:
         return _look_up(name)
-    if home.startswith(("torch.nn.", "modelyard.")):
+    if home.startswith("torch.nn.") or home in _OWN_HOMES:
         value = _look_up(name)
-        # Only what torch.nn and modelyard define themselves: their modules import others' names.
+        # Only what they define themselves: their modules import others' names.
         if isinstance(value, type) and full_name(value) == name:
             return value
     if home.startswith("numpy"):
@@ -130,6 +157,13 @@ def _look_up(name: str) -> Any | None:
         if value is not None:
             return value
     return None
+
+
+def _call_refused(cls: type) -> str:
+    return (
+        f"The stored module asks for {full_name(cls)} to be called, which runs its code. If the "
+        "file is your own, vouch for the class with load_model(..., trusted_classes=[...])."
+    )
 
 
 def _refusal(names: list[str]) -> str:

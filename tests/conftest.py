@@ -1,0 +1,39 @@
+"""Hypothesis profiles, and the small models that many tests share."""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# No deadline: the machines tests run on are shared. Derandomised in CI, where a red run must mean
+# the change and not the dice.
+settings.register_profile(
+    "modelyard",
+    deadline=None,
+    max_examples=40,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("long", parent=settings.get_profile("modelyard"), max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "modelyard"))
+
+
+@pytest.fixture
+def new_mlp():
+    """A function that makes a seeded multilayer perceptron in eval mode."""
+    import torch
+    from torch import nn
+
+    def make(n_in=8, n_hidden=16, n_out=4, *, seed=0):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            layers = nn.Linear(n_in, n_hidden), nn.ReLU(), nn.Linear(n_hidden, n_out)
+        return nn.Sequential(*layers).eval()
+
+    return make
+
+
+@pytest.fixture
+def mlp(new_mlp):
+    """A multilayer perceptron from 8 to 4."""
+    return new_mlp()

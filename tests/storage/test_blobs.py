@@ -1,0 +1,173 @@
+"""Blobs: equal bytes once, verified when read, whole or absent."""
+
+import errno
+import hashlib
+import sys
+
+import pytest
+from blake3 import blake3
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelyard._core.errors import (
+    ConfigError,
+    IntegrityError,
+    MissingDependencyError,
+    StorageError,
+)
+from modelyard.storage import HashingWriter, LocalBlobs
+from modelyard.storage.blobs import RemoteBlobs
+
+
+@pytest.fixture
+def blobs(tmp_path):
+    return LocalBlobs(tmp_path / "blobs")
+
+
+def writing(data):
+    return lambda file: file.write(data)
+
+
+def files_under(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+class FullDisk:
+    """A file that takes `n_bytes` and then has no room."""
+
+    def __init__(self, n_bytes):
+        self._left = n_bytes
+
+    def write(self, data):
+        self._left -= len(data)
+        if self._left < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@given(chunks=st.lists(st.binary(max_size=100), max_size=5))
+def test_writer_hashes_what_passes_through_it(chunks):
+    class Sink(list):
+        write = list.append
+
+    sink = Sink()
+    writer = HashingWriter(sink)
+    for chunk in chunks:
+        writer.write(chunk)
+    data = b"".join(chunks)
+    ref = writer.ref()
+    assert b"".join(sink) == data
+    assert ref.digest == blake3(data).hexdigest()
+    assert ref.sha256 == hashlib.sha256(data).hexdigest()
+    assert ref.size_bytes == len(data)
+
+
+def test_blob_comes_back_as_it_was_put(blobs):
+    ref = blobs.put(writing(b"weights"))
+    assert blobs.open_verified(ref.digest).read_bytes() == b"weights"
+
+
+def test_equal_bytes_are_stored_once(blobs, tmp_path):
+    assert blobs.put(writing(b"same")) == blobs.put(writing(b"same"))
+    assert len(files_under(tmp_path)) == 1
+
+
+def test_blob_file_is_read_only(blobs):
+    ref = blobs.put(writing(b"weights"))
+    assert blobs.path_of(ref.digest).stat().st_mode & 0o222 == 0
+
+
+@pytest.mark.parametrize("position", [0, 3, 6])
+def test_flipped_byte_is_found(blobs, position):
+    ref = blobs.put(writing(b"weights"))
+    path = blobs.path_of(ref.digest)
+    damaged = bytearray(path.read_bytes())
+    damaged[position] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(damaged)
+    with pytest.raises(IntegrityError, match=r"damaged: expected blake3 .*backup"):
+        blobs.open_verified(ref.digest)
+
+
+def test_missing_blob_is_an_integrity_error(blobs):
+    with pytest.raises(IntegrityError, match="cannot be read"):
+        blobs.open_verified("0" * 64)
+
+
+def test_full_disk_leaves_no_file_and_keeps_the_others(blobs, tmp_path):
+    kept = blobs.put(writing(b"kept"))
+
+    def fill(file):
+        file.write(b"part of it")
+        FullDisk(0).write(b"the rest")
+
+    with pytest.raises(StorageError, match=r"No space left.*Nothing already stored was touched"):
+        blobs.put(fill)
+    assert [path.name for path in files_under(tmp_path)] == [kept.digest]
+
+
+def test_removing_twice_is_no_error(blobs):
+    ref = blobs.put(writing(b"gone"))
+    blobs.remove(ref.digest)
+    blobs.remove(ref.digest)
+    assert not blobs.has(ref.digest)
+
+
+def test_link_shows_the_blob_under_another_name(blobs, tmp_path):
+    ref = blobs.put(writing(b"weights"))
+    for _ in range(2):  # a second link replaces the first
+        blobs.link(ref.digest, tmp_path / "version" / "weights")
+    assert (tmp_path / "version" / "weights").read_bytes() == b"weights"
+
+
+@pytest.fixture(params=["memory", "file"])
+def remote(request, tmp_path):
+    url = "memory://" if request.param == "memory" else (tmp_path / "remote").as_uri()
+    return RemoteBlobs(url, tmp_path / "cache")
+
+
+def test_remote_blob_is_fetched_when_the_cache_is_empty(remote, tmp_path):
+    ref = remote.put(writing(b"weights"))
+    for path in files_under(tmp_path / "cache"):
+        path.unlink()
+    assert remote.open_verified(ref.digest).read_bytes() == b"weights"
+
+
+def test_damaged_copy_in_the_cache_is_fetched_again(remote, tmp_path):
+    ref = remote.put(writing(b"weights"))
+    (path,) = files_under(tmp_path / "cache")
+    path.chmod(0o644)
+    path.write_bytes(b"w3ights")
+    assert remote.open_verified(ref.digest).read_bytes() == b"weights"
+
+
+def test_remote_blob_may_be_removed_twice(remote):
+    ref = remote.put(writing(b"weights"))
+    assert remote.has(ref.digest)
+    remote.remove(ref.digest)
+    remote.remove(ref.digest)
+    assert not remote.has(ref.digest)
+    with pytest.raises(IntegrityError, match="cannot be read"):
+        remote.open_verified(ref.digest)
+
+
+def test_damaged_remote_object_is_found(tmp_path):
+    remote = RemoteBlobs((tmp_path / "remote").as_uri(), tmp_path / "cache")
+    ref = remote.put(writing(b"weights"))
+    for path in files_under(tmp_path):
+        path.chmod(0o644)
+        path.write_bytes(b"w3ights")
+    with pytest.raises(IntegrityError, match="damaged"):
+        remote.open_verified(ref.digest)
+
+
+@pytest.mark.parametrize("url", ["nonsense://bucket", "s3://"])
+def test_url_that_cannot_be_used_says_which_can(tmp_path, url):
+    with pytest.raises(ConfigError, match="cannot be used"):
+        RemoteBlobs(url, tmp_path)
+
+
+def test_missing_extra_names_the_install_command(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    monkeypatch.setitem(sys.modules, "obstore.store", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'modelyard\[cloud\]'"):
+        RemoteBlobs("memory://", tmp_path)
