@@ -1,6 +1,5 @@
 """Storing a version: bytes first, then one transaction that makes them a version."""
 
-import contextlib
 import math
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -11,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from modelyard._core.errors import ConfigError, VersionNotFoundError
+from modelyard._core.errors import ConfigError, StorageError, VersionNotFoundError
 from modelyard._core.files import write_json
 from modelyard._core.ids import checked_name, timestamp_of, version_id_of
 from modelyard._core.plain import to_plain
@@ -162,9 +161,12 @@ def store_version(
             )
             if store.url is None:
                 _write_folder(store, folder, row, facts, parts)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                shutil.rmtree(folder)
+        except BaseException as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, OSError) and not isinstance(error, StorageError):
+                raise StorageError(
+                    f"Cannot write {str(folder)!r}: {error}. Nothing was stored."
+                ) from error
             raise
     return version_id
 
