@@ -1,5 +1,6 @@
 """`Deployment`: traffic split over versions, with the stable one behind each of the others."""
 
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -21,7 +22,10 @@ from modelyard.routing import N_SLOTS, SlotTable, slot_of
 from modelyard.torchtools.inputs import as_inputs
 from modelyard.torchtools.parity import flat_outputs
 
+_logger = logging.getLogger("modelyard")
+
 _REMEMBERED_REQUESTS = 100_000
+_LONGEST_NAME = 120
 _NO_FALLBACK = object()
 
 
@@ -103,7 +107,7 @@ class Deployment:
         self._routing = _Routing()
         self._changing = threading.RLock()  # guards changes of _routing and the listeners
         self._asking = threading.Lock()  # guards _rng and _requests
-        self._requests: OrderedDict[str, str] = OrderedDict()
+        self._requests: OrderedDict[str, str | None] = OrderedDict()
         self._listeners: list[Callable[[], None]] = []
 
     # ── versions ────────────────────────────────────────────────────────────────────────────
@@ -159,11 +163,13 @@ class Deployment:
         """Forget a version that has no traffic; its memory is freed. Nothing if it is unknown.
 
         Raises:
-            ConfigError: It still has traffic.
+            ConfigError: It still has traffic, or stands behind the others.
         """
         with self._changing:
-            if self.shares().get(version_id):
-                raise ConfigError(f"{version_id!r} still has traffic: set_shares() first.")
+            if self.shares().get(version_id) or version_id == self._routing.stable:
+                raise ConfigError(
+                    f"{version_id!r} still has traffic or is stable: set_shares() first."
+                )
             arms = {key: arm for key, arm in self._routing.arms.items() if key != version_id}
             self._routing = replace(self._routing, arms=MappingProxyType(arms))
 
@@ -172,8 +178,12 @@ class Deployment:
         slots = self._routing.slots
         return {} if slots is None else slots.shares()
 
+    def versions(self) -> list[str]:
+        """Versions that are ready to answer, in the order they were added."""
+        return list(self._routing.arms)
+
     def subscribe(self, listener: Callable[[], None]) -> None:
-        """Call `listener` after every request; it must be quick and must not raise."""
+        """Call `listener` after every request; it should be quick. What it raises is logged."""
         with self._changing:
             self._listeners = [*self._listeners, listener]
 
@@ -202,51 +212,46 @@ class Deployment:
         if routing.slots is None or routing.stable is None:
             raise NotReadyError("No version serves: call serve(version_id) first.")
         request_id = request_id or new_id("request")
-        meant = routing.arms[routing.slots.owners[self._slot(user_id)]]
+        meant = routing.slots.owners[self._slot(user_id)]
         error: Exception | None = None
-        try:
-            return self._answered(meant, x, request_id, routed_to=meant.version_id, error=None)
-        except Exception as failure:  # noqa: BLE001 - whatever a candidate does, stable answers
-            error = failure
-        finally:
-            self._tell()
-        if meant.version_id != routing.stable:
+        for version_id in dict.fromkeys((meant, routing.stable)):
             try:
-                return self._answered(
-                    routing.arms[routing.stable],
-                    x,
-                    request_id,
-                    routed_to=meant.version_id,
-                    error=str(error),
-                )
-            except Exception as failure:  # noqa: BLE001 - then the fallback does
+                output = self._answered(routing.arms[version_id], x, request_id)
+            except Exception as failure:  # noqa: BLE001 - whatever a candidate does, stable answers
                 error = failure
-        if fallback is _NO_FALLBACK:
+            else:
+                return self._given(output, version_id, request_id, meant, error)
+        if error is not None and fallback is _NO_FALLBACK:
+            self._tell()
             raise error
-        return Answer(
-            output=fallback,
-            version_id=None,
-            request_id=request_id,
-            routed_to=meant.version_id,
-            error=str(error),
-        )
+        return self._given(fallback, None, request_id, meant, error)
 
     def record_outcome(self, request_id: str, metrics: Mapping[str, Any]) -> None:
-        """Join what became of a request to the version that it was meant for.
+        """Join what became of a request to the version that answered it.
+
+        An outcome of a fallback, or of a version that was retired meanwhile, judges nobody.
 
         Raises:
-            RequestNotFoundError: Not one of the last 100,000 requests.
+            RequestNotFoundError: Not one of the last 100,000 answered requests.
         """
         with self._asking:
-            version_id = self._requests.get(request_id)
+            if request_id not in self._requests:
+                raise RequestNotFoundError(
+                    f"{request_id!r} is not among the last {_REMEMBERED_REQUESTS} requests."
+                )
+            version_id = self._requests[request_id]
         arm = self._routing.arms.get(version_id or "")
-        if version_id is None:
-            raise RequestNotFoundError(
-                f"{request_id!r} is not among the last {_REMEMBERED_REQUESTS} requests."
-            )
-        if arm is not None:  # a version that was retired meanwhile is judged no more
+        if arm is not None:
             for name, value in metrics.items():
                 arm.monitor.record_metric(name, value)
+
+    def n_answers(self, version_id: str) -> int:
+        """How many requests a version has taken, failed ones included.
+
+        Raises:
+            ConfigError: It is not loaded.
+        """
+        return self.monitor(version_id).total_predictions
 
     def health(self, version_id: str) -> Health:
         """How one version has been doing.
@@ -279,7 +284,7 @@ class Deployment:
         if self._optimize:
             optimizer.optimize_for_inference(example)
         monitor = ModelMonitor(
-            self.model_name,
+            _monitor_name(version_id),
             window_size=self._window_size,
             alert_thresholds=self._thresholds,
             clock=self._clock,
@@ -299,44 +304,58 @@ class Deployment:
         with self._asking:
             return int(self._rng.integers(N_SLOTS))
 
-    def _answered(
-        self, arm: _Arm, x: Any, request_id: str, *, routed_to: str, error: str | None
-    ) -> Answer:
+    def _answered(self, arm: _Arm, x: Any, request_id: str) -> Any:
+        """One version's output; what it took and whether it failed is recorded."""
         started = time.perf_counter()
+        output, is_failed = None, True
         try:
             output = arm.optimizer.predict(x)
             _refuse_nan(output, arm.version_id)
-        except Exception:
-            self._record(arm, None, x, request_id, time.perf_counter() - started, failed=True)
-            raise
-        self._record(arm, output, x, request_id, time.perf_counter() - started, failed=False)
-        return Answer(
-            output=output,
-            version_id=arm.version_id,
-            request_id=request_id,
-            routed_to=routed_to,
-            error=error,
-        )
+            is_failed = False
+        finally:
+            arm.monitor.record_prediction(
+                None if is_failed else output,
+                time.perf_counter() - started,
+                features=x if isinstance(x, torch.Tensor) else None,
+                error=is_failed,
+                request_id=request_id,
+                version_id=arm.version_id,
+            )
+        return output
 
-    def _record(
-        self, arm: _Arm, output: Any, x: Any, request_id: str, latency_s: float, *, failed: bool
-    ) -> None:
-        arm.monitor.record_prediction(
-            output,
-            latency_s,
-            features=x if isinstance(x, torch.Tensor) else None,
-            error=failed,
-            request_id=request_id,
-            version_id=arm.version_id,
-        )
+    def _given(
+        self,
+        output: Any,
+        version_id: str | None,
+        request_id: str,
+        routed_to: str,
+        error: Exception | None,
+    ) -> Answer:
+        """The answer, remembered for its outcome and told to the listeners."""
         with self._asking:
-            self._requests.setdefault(request_id, arm.version_id)
+            self._requests[request_id] = version_id
             if len(self._requests) > _REMEMBERED_REQUESTS:
                 self._requests.popitem(last=False)
+        self._tell()
+        return Answer(
+            output=output,
+            version_id=version_id,
+            request_id=request_id,
+            routed_to=routed_to,
+            error=None if error is None else str(error),
+        )
 
     def _tell(self) -> None:
         for listener in self._listeners:
-            listener()
+            try:
+                listener()
+            except Exception:
+                _logger.exception("A listener of the deployment of %s failed.", self.model_name)
+
+
+def _monitor_name(version_id: str) -> str:
+    """Each version's windows and alerts are stored under its own name, of at most 120 letters."""
+    return version_id[-_LONGEST_NAME:].lstrip("._-")
 
 
 def _refuse_nan(output: Any, version_id: str) -> None:

@@ -1,6 +1,6 @@
 """Who may act: one holder at a time, until its lease runs out."""
 
-from sqlalchemy import Connection, Row, delete, insert, select
+from sqlalchemy import Connection, delete, insert, select
 
 from modelyard._core.clock import Clock
 from modelyard.storage import tables
@@ -81,12 +81,14 @@ def drop_lease(store: Store, name: str, holder: str) -> None:
         connection.execute(delete(tables.lease).where(row.name == name, row.holder == holder))
 
 
-def _found(connection: Connection, name: str) -> Row[tuple[str, float]] | None:
+def _found(connection: Connection, name: str) -> tuple[str, float] | None:
+    """Holder and end of a lease, or None."""
     row = tables.lease.c
-    return connection.execute(
+    found = connection.execute(
         select(row.holder, row.expires_at_s).where(row.name == name)
     ).first()
+    return None if found is None else (found.holder, found.expires_at_s)
 
 
-def _is_anothers(found: Row[tuple[str, float]] | None, holder: str, now_s: float) -> bool:
-    return found is not None and found.holder != holder and found.expires_at_s > now_s
+def _is_anothers(found: tuple[str, float] | None, holder: str, now_s: float) -> bool:
+    return found is not None and found[0] != holder and found[1] > now_s

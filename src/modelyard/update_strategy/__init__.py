@@ -4,6 +4,7 @@
 """
 
 from modelyard.update_strategy.decisions import Evidence
+from modelyard.update_strategy.history import last_rollout, rollout_history
 from modelyard.update_strategy.records import (
     RollbackDecision,
     RollbackResult,
@@ -25,4 +26,6 @@ __all__ = [
     "UpdateSettings",
     "UpdateStrategy",
     "UpdateTrigger",
+    "last_rollout",
+    "rollout_history",
 ]

@@ -1,8 +1,9 @@
 """When to update, when to go back, when to take the next step: pure functions of numbers."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -31,8 +32,9 @@ class Evidence:
     """The numbers a decision looks at; NaN where there are none.
 
     Attributes:
-        n: Predictions.
-        n_errors: Failed ones.
+        n: Predictions in the window.
+        n_errors: Failed ones among them.
+        n_total: Predictions since the version began to serve in this process.
         latency_median_ms, latency_p95_ms: Of the predictions.
         key_metric: Mean of the key metric's last values.
         n_key_metric: How many values that is.
@@ -40,20 +42,24 @@ class Evidence:
 
     n: int = 0
     n_errors: int = 0
+    n_total: int = 0
     latency_median_ms: float = math.nan
     latency_p95_ms: float = math.nan
     key_metric: float = math.nan
     n_key_metric: int = 0
 
     @classmethod
-    def of(cls, health: HealthLike | None, settings: UpdateSettings) -> "Evidence":
-        """The numbers of a health; nothing for None."""
+    def of(
+        cls, health: HealthLike | None, settings: UpdateSettings, *, n_total: int | None = None
+    ) -> "Evidence":
+        """The numbers of a health; nothing for None. `n_total` is its window's, if not known."""
         if health is None:
             return cls()
         metric = health.metrics.get(settings.key_metric or "")
         return cls(
             n=health.n_predictions,
             n_errors=health.n_errors,
+            n_total=health.n_predictions if n_total is None else n_total,
             latency_median_ms=health.latency_median_ms,
             latency_p95_ms=health.latency_p95_ms,
             key_metric=math.nan if metric is None else metric.mean,
@@ -191,11 +197,22 @@ def relative_drop(now: Evidence, baseline: Evidence, settings: UpdateSettings) -
     return loss / max(abs(baseline.key_metric), METRIC_FLOOR)
 
 
+def reference_for(stable: Evidence, baseline: Evidence, settings: UpdateSettings) -> Evidence:
+    """What a candidate is compared with: the stable version at the same time, else the baseline.
+
+    Each of predictions and key metric counts from `step_min_samples` on.
+    """
+    enough = settings.step_min_samples
+    reference = stable if stable.n >= enough else baseline
+    metric = stable if stable.n_key_metric >= enough else baseline
+    return replace(reference, key_metric=metric.key_metric, n_key_metric=metric.n_key_metric)
+
+
 def earlier_production(events: Sequence[Mapping[str, Any]], alias: str) -> str | None:
     """The version that was production before the present one, by the audit.
 
-    A rollback takes back what came after its target, so that going back twice goes two back and
-    never to the version that was fled from.
+    A rollback takes back its target's successors for good, so that going back twice goes two
+    back and never to a version that was fled from, until that is promoted again.
 
     Args:
         events: Audit records of one model, oldest first.
@@ -205,11 +222,21 @@ def earlier_production(events: Sequence[Mapping[str, Any]], alias: str) -> str |
     for event in events:
         if event["detail"].get("alias") != alias or event["version_id"] is None:
             continue
-        if event["action"] == "rollback" and event["version_id"] in stack:
-            del stack[stack.index(event["version_id"]) + 1 :]
-        elif not stack or stack[-1] != event["version_id"]:
-            stack.append(event["version_id"])
+        version_id = event["version_id"]
+        if event["action"] == "rollback" and stack and stack[-1] != version_id:
+            stack = _gone_back(stack, version_id)
+        elif not stack or stack[-1] != version_id:
+            stack.append(version_id)
     return stack[-2] if len(stack) > 1 else None
+
+
+def _gone_back(stack: Sequence[str], version_id: str) -> list[str]:
+    """The stack after a rollback to a version, which may never have been on it."""
+    places = [place for place, item in enumerate(stack) if item == version_id]
+    kept = stack[: places[-1]] if places else stack[:-1]
+    fled = {*stack[len(kept) :]} - {version_id}
+    left = [*(item for item in kept if item not in fled), version_id]
+    return [item for item, _ in itertools.groupby(left)]
 
 
 def _latency_reasons(now: Evidence, baseline: Evidence, settings: UpdateSettings) -> list[str]:

@@ -5,11 +5,23 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from modelyard._core.errors import RolloutInProgressError, StaleRevisionError
+from modelyard._core.errors import NotFoundError, RolloutInProgressError, StaleRevisionError
 from modelyard.storage import Store
 from modelyard.storage import tables as t
-from modelyard.update_strategy.records import UpdateRecord
+from modelyard.update_strategy.records import RolloutState, UpdateRecord
 from modelyard.update_strategy.rollout import Rollout
+from modelyard.update_strategy.telling import in_progress, state_of
+
+
+def last_rollout(store: Store, model_name: str) -> RolloutState | None:
+    """The rollout of a model that began last, as it stands; None if there was none."""
+    rollout = RolloutLog(store, model_name).newest()
+    return None if rollout is None else state_of(rollout)
+
+
+def rollout_history(store: Store, model_name: str, limit: int | None = None) -> list[UpdateRecord]:
+    """Rollouts of a model, newest first, with everything that happened to each."""
+    return RolloutLog(store, model_name).history(limit)
 
 
 class RolloutLog:
@@ -27,6 +39,13 @@ class RolloutLog:
         """The rollout that began last, or None."""
         return self._one()
 
+    def get(self, rollout_id: str) -> Rollout:
+        """A rollout that was written before."""
+        found = self._one(t.rollout.c.rollout_id == rollout_id)
+        if found is None:
+            raise NotFoundError(f"No rollout {rollout_id!r} of {self._model_name!r} is stored.")
+        return found
+
     def start(self, rollout: Rollout, *, action: str, actor: str, detail: dict[str, Any]) -> None:
         """Write a new rollout, unless another one has begun meanwhile.
 
@@ -35,15 +54,12 @@ class RolloutLog:
         """
         with self._store.database.writing() as connection:
             r = t.rollout.c
-            query = select(r.rollout_id, r.new_version_id).where(
+            query = select(r.state).where(
                 r.model_name == self._model_name, r.status.in_(t.UNFINISHED_ROLLOUTS)
             )
-            other = connection.execute(query).first()
+            other = connection.execute(query).scalar()
             if other is not None:
-                raise RolloutInProgressError(
-                    f"{other.new_version_id} of {self._model_name!r} is rolling out "
-                    f"({other.rollout_id}). Wait, call abort(), or pass supersede=True."
-                )
+                raise RolloutInProgressError(in_progress(Rollout.from_plain(other)))
             connection.execute(insert(t.rollout).values(**_row(rollout)))
             self._append(
                 connection, rollout, action, actor=actor, at=rollout.started_at, detail=detail

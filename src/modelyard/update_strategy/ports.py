@@ -140,6 +140,18 @@ class ServingTarget(Protocol):
         """Forget a version that has no traffic."""
         ...
 
+    def shares(self) -> Mapping[str, float]:
+        """The split of the traffic; empty while nothing is served."""
+        ...
+
+    def versions(self) -> list[str]:
+        """What is loaded."""
+        ...
+
+    def n_answers(self, version_id: str) -> int:
+        """How many requests a version has taken, failed ones included."""
+        ...
+
     def health(self, version_id: str) -> HealthLike:
         """How one version is doing."""
         ...
@@ -147,6 +159,11 @@ class ServingTarget(Protocol):
 
 class SwapTarget(Protocol):
     """Serves one model that can be exchanged. `InferenceOptimizer` is one."""
+
+    @property
+    def model(self) -> Any:
+        """The module that is served, or None."""
+        ...
 
     def set_model(self, model: Any) -> None:
         """Serve another module from now on."""

@@ -39,9 +39,9 @@ class Rollout:
         is_rollback: Whether it goes back to an earlier production.
         shares: The candidate's share at each step, 0 to 1.
         step_index: Step it is at.
-        n_at_step: Answers of the candidate before this step began.
         step_started_at: When the step began, ISO 8601.
         started_at: When the rollout began.
+        applied_to: What really serves it; nothing while only the production pointer moves.
         finished_at: When it ended, or None.
         reason: Why it is where it is.
         revision: Grows with every change; two who change it at once cannot both win.
@@ -56,9 +56,9 @@ class Rollout:
     is_rollback: bool
     shares: tuple[float, ...]
     step_index: int
-    n_at_step: int
     step_started_at: str
     started_at: str
+    applied_to: tuple[str, ...] = ()
     finished_at: str | None = None
     reason: str = ""
     revision: int = 1
@@ -80,12 +80,13 @@ class Rollout:
 
     def to_plain(self) -> dict[str, Any]:
         """All of it as JSON values."""
-        return {**asdict(self), "shares": list(self.shares)}
+        return {**asdict(self), "shares": list(self.shares), "applied_to": list(self.applied_to)}
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "Rollout":
         """The rollout that `to_plain` described."""
-        return cls(**{**plain, "shares": tuple(plain["shares"])})
+        as_tuples = {name: tuple(plain[name]) for name in ("shares", "applied_to")}
+        return cls(**{**plain, **as_tuples})
 
 
 class Move(Enum):
@@ -106,85 +107,77 @@ class Verdict:
     reason: str
 
 
-def judged(
-    rollout: Rollout,
-    settings: UpdateSettings,
-    *,
-    now: datetime,
-    candidate: Evidence | None,
-    stable: Evidence,
-) -> Verdict:
-    """What to do with an unfinished rollout.
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """What this process has seen of a rollout's present step.
 
-    Args:
-        rollout: As it stands.
-        settings: The rules.
-        now: The time.
-        candidate: How the candidate has been doing since the rollout began; None where nothing
-            measures it, in which case the clock alone moves the steps.
-        stable: How the stable version is doing at the same time.
+    Attributes:
+        candidate: How the candidate has been doing; None where nothing measures it by itself, in
+            which case the clock alone moves the steps.
+        stable: What it is compared with.
+        n_at_step: Answers of the candidate at this step.
+        since: When this process first saw the step. After a restart that is later than the step's
+            beginning: what was measured before is gone and must be measured again.
     """
-    if candidate is not None:
-        reasons = rollback_reasons(candidate, stable, settings)
-        if reasons:
-            move = Move.ROLL_BACK if settings.auto_rollback else Move.PAUSE
-            if rollout.status == PAUSED and move is Move.PAUSE:
-                return Verdict(move=Move.WAIT, reason=rollout.reason)
-            return Verdict(move=move, reason="; ".join(reasons))
+
+    candidate: Evidence | None
+    stable: Evidence
+    n_at_step: int
+    since: datetime
+
+
+def judged(
+    rollout: Rollout, settings: UpdateSettings, *, now: datetime, seen: Observation
+) -> Verdict:
+    """What to do with a rollout that is running or paused."""
+    if seen.candidate is not None:
+        reasons = rollback_reasons(seen.candidate, seen.stable, settings)
+        if reasons and settings.auto_rollback:
+            return Verdict(move=Move.ROLL_BACK, reason="; ".join(reasons))
+        if reasons and rollout.status != PAUSED:
+            return Verdict(move=Move.PAUSE, reason="; ".join(reasons))
     if rollout.status == PAUSED:
         return Verdict(move=Move.WAIT, reason=rollout.reason)
-    return _by_time_and_samples(rollout, settings, now=now, candidate=candidate)
+    return _by_time_and_samples(rollout, settings, now=now, seen=seen)
 
 
 def _by_time_and_samples(
-    rollout: Rollout, settings: UpdateSettings, *, now: datetime, candidate: Evidence | None
+    rollout: Rollout, settings: UpdateSettings, *, now: datetime, seen: Observation
 ) -> Verdict:
-    elapsed = now - datetime.fromisoformat(rollout.step_started_at)
     step = timedelta(seconds=settings.step_s)
-    if elapsed < step:
+    if now - datetime.fromisoformat(rollout.step_started_at) < step:
         return Verdict(move=Move.WAIT, reason="the step has not lasted long enough")
-    if candidate is not None:
-        n = candidate.n - rollout.n_at_step
-        if n < settings.step_min_samples:
-            missing = f"{n} of {settings.step_min_samples} answers of the candidate at this step"
-            if elapsed > PATIENCE * max(step, timedelta(seconds=1)):
-                return Verdict(move=Move.PAUSE, reason=f"too little traffic: {missing}")
-            return Verdict(move=Move.WAIT, reason=missing)
+    if seen.candidate is not None and seen.n_at_step < settings.step_min_samples:
+        missing = (
+            f"{seen.n_at_step} of {settings.step_min_samples} answers of the candidate at this "
+            "step"
+        )
+        if now - seen.since > PATIENCE * max(step, timedelta(seconds=1)):
+            return Verdict(move=Move.PAUSE, reason=f"too little traffic: {missing}")
+        return Verdict(move=Move.WAIT, reason=missing)
     if rollout.step_index + 1 < len(rollout.shares):
         return Verdict(move=Move.NEXT_STEP, reason="the step held")
     return Verdict(move=Move.PROMOTE, reason="every step held")
 
 
-def moved(rollout: Rollout, verdict: Verdict, *, now: datetime, n_candidate: int) -> Rollout:
+def moved(rollout: Rollout, verdict: Verdict, *, now: datetime) -> Rollout:
     """The rollout after a move; `WAIT` changes nothing."""
-    at = now.isoformat()
+    if verdict.move is Move.WAIT:
+        return rollout
     if verdict.move is Move.NEXT_STEP:
         return replace(
             rollout,
             step_index=rollout.step_index + 1,
-            n_at_step=n_candidate,
-            step_started_at=at,
+            step_started_at=now.isoformat(),
             reason=verdict.reason,
         )
-    status = {
-        Move.PROMOTE: PROMOTING,
-        Move.ROLL_BACK: ROLLING_BACK,
-        Move.PAUSE: PAUSED,
-        Move.WAIT: rollout.status,
-    }[verdict.move]
-    return replace(rollout, status=status, reason=verdict.reason)
+    status = {Move.PROMOTE: PROMOTING, Move.ROLL_BACK: ROLLING_BACK, Move.PAUSE: PAUSED}
+    return replace(rollout, status=status[verdict.move], reason=verdict.reason)
 
 
-def finished(
-    rollout: Rollout, status: str, *, now: datetime, reason: str | None = None
-) -> Rollout:
+def finished(rollout: Rollout, status: str, *, now: datetime, reason: str) -> Rollout:
     """The rollout ended: "promoted", "rolled_back" or "aborted"."""
-    return replace(
-        rollout,
-        status=status,
-        finished_at=now.isoformat(),
-        reason=rollout.reason if reason is None else reason,
-    )
+    return replace(rollout, status=status, finished_at=now.isoformat(), reason=reason)
 
 
 def with_status(rollout: Rollout, status: str, *, reason: str, now: datetime) -> Rollout:

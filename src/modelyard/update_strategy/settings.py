@@ -92,9 +92,9 @@ class UpdateSettings:
             raise ConfigError(
                 f"Unknown setting {unknown[0]!r}. Known are: {', '.join(sorted(known))}."
             )
-        if "steps" in given:
-            given["steps"] = tuple(given["steps"])
         try:
+            if "steps" in given:
+                given["steps"] = tuple(given["steps"])
             return cls(**given)
         except TypeError as error:
             raise ConfigError(f"A setting has the wrong type: {error}.") from error

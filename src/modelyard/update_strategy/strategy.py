@@ -10,17 +10,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from modelyard._core.clock import Clock, SystemClock
-from modelyard._core.errors import (
-    ConfigError,
-    ModelyardError,
-    RolloutInProgressError,
-    StaleRevisionError,
-    VersionNotFoundError,
-)
+from modelyard._core.errors import ConfigError, RolloutInProgressError, StaleRevisionError
 from modelyard._core.ids import new_id
-from modelyard.storage import Store, take_lease
+from modelyard.storage import Store
+from modelyard.storage.leases import Lease
 from modelyard.update_strategy import decisions, telling
 from modelyard.update_strategy import rollout as states
+from modelyard.update_strategy.baseline import Baseline
+from modelyard.update_strategy.conductor import PRODUCTION, Conductor
 from modelyard.update_strategy.decisions import Evidence
 from modelyard.update_strategy.history import RolloutLog
 from modelyard.update_strategy.ports import Registry, Watcher
@@ -31,17 +28,14 @@ from modelyard.update_strategy.records import (
     UpdateDecision,
     UpdateRecord,
 )
-from modelyard.update_strategy.rollout import Move, Rollout, Verdict
+from modelyard.update_strategy.rollout import Rollout
 from modelyard.update_strategy.settings import UpdateSettings
 from modelyard.update_strategy.targets import target_for
 from modelyard.update_strategy.triggers import UpdateTrigger, as_trigger
 
 _logger = logging.getLogger("modelyard")
 
-PRODUCTION = "production"
-_BASELINE = "update_baseline"
 _LEASE_S = 30.0
-_RENEW_S = 10.0
 # How often requests look for a step that is due: while a rollout runs, and while none does.
 _LOOK_EVERY_S = 0.2
 _LOOK_EVERY_CALLS = 10
@@ -86,21 +80,35 @@ class UpdateStrategy:
         self.model_name = monitor.model_name
         self._registry = version_manager
         self._monitor = monitor
-        self._store = store or version_manager.store
         self._clock = clock or SystemClock()
-        self._actor = actor
         self._target = target_for(deployment, version_manager)
-        self._log = RolloutLog(self._store, self.model_name)
-        self._holder = f"{socket.gethostname()}:{os.getpid()}:{new_id('strategy')}"
+        store = store or version_manager.store
+        self._log = RolloutLog(store, self.model_name)
+        self._lease = Lease(
+            store,
+            f"rollout:{self.model_name}",
+            f"{socket.gethostname()}:{os.getpid()}:{new_id('strategy')}",
+            seconds=_LEASE_S,
+            clock=self._clock,
+        )
+        self._baseline = Baseline(monitor, self.settings, store=store, clock=self._clock)
         self._lock = threading.RLock()
-        self._applied: tuple[str, int] | None = None
-        self._leads_until_s = float("-inf")
         self._looked_at_s = float("-inf")
         self._n_calls = 0
         self._is_idle = False
         self._has_warned = False
         self._created_at = self._clock.now()
-        self._baseline = self._stored_baseline()
+        self._conductor = Conductor(
+            version_manager,
+            monitor,
+            self._target,
+            log=self._log,
+            lease=self._lease,
+            baseline=self._baseline,
+            settings=self.settings,
+            clock=self._clock,
+            actor=actor,
+        )
         subscribe = getattr(deployment, "subscribe", None)
         if subscribe is not None:
             subscribe(self._on_request)
@@ -112,15 +120,8 @@ class UpdateStrategy:
 
         Without data the monitor's baseline is armed: its next full window becomes it.
         """
-        self._monitor.set_baseline()
-        evidence = Evidence.of(self._monitor.health(), self.settings)
-        if evidence.n < self.settings.step_min_samples:
-            self._baseline = None
-            return
-        self._baseline = evidence
-        self._store.save_snapshot(
-            _BASELINE, self.model_name, evidence.to_plain(), clock=self._clock
-        )
+        with self._lock:
+            self._baseline.set()
 
     def should_update(self) -> UpdateDecision:
         """Whether an update is due, and why. No while a rollout runs and in the cooldown."""
@@ -147,7 +148,7 @@ class UpdateStrategy:
         The candidate of a rollout is compared with the stable version at the same time, where
         both are measured; else the monitor's present with the baseline.
         """
-        now, baseline = self._sides(self._log.current())
+        now, baseline = self._conductor.sides(self._log.current())
         reasons = decisions.rollback_reasons(now, baseline, self.settings)
         return {
             "should_rollback": bool(reasons),
@@ -191,94 +192,104 @@ class UpdateStrategy:
                 f"for {self.model_name!r}."
             )
         with self._lock:
+            self.advance()
             running = self._log.current()
-            production = self._production()
+            production = self._conductor.production()
             if running is not None and running.new_version_id == new_version_id:
-                return {**self._state(running), "status": "already_running"}
+                return {**telling.state_of(running), "status": "already_running"}
             if running is None and production == new_version_id:
                 return telling.already_production(
                     new_version_id, reason, n_steps=len(self.settings.steps)
                 )
+            if running is not None and not supersede:
+                raise RolloutInProgressError(telling.in_progress(running))
+            self._warn_without_target()
+            # What cannot be loaded must not begin to roll out, nor end what does.
+            self._target.prepare(new_version_id)
             if running is not None:
-                self._supersede(running, new_version_id, allowed=supersede)
-            is_direct = production is None or not smooth_transition
-            return self._begin(
+                self._conductor.abort(running, reason=f"superseded by {new_version_id}")
+            started = self._conductor.start(
                 old=production,
                 new=new_version_id,
                 trigger=reason.value,
-                is_direct=is_direct,
-                is_rollback=False,
+                is_direct=production is None or not smooth_transition,
                 actor=actor,
             )
+            self._is_idle = not started.is_unfinished
+            return telling.state_of(started)
 
     def rollback(self, *, reason: str = "asked for", actor: str | None = None) -> RollbackResult:
         """Go back: end the rollout that runs, or make the earlier production that again.
 
         Nothing earlier gives `rolled_back: False` and a critical alert.
+
+        Raises:
+            VersionNotFoundError, IntegrityError, UntrustedClassError: The earlier version cannot
+                be loaded any more; production stays as it is.
         """
+
+        def undone(rollout: Rollout) -> Rollout | None:
+            if rollout.old_version_id is None:
+                return None
+            return self._conductor.roll_back(rollout, reason=reason, actor=actor)
+
         with self._lock:
-            running = self._log.current()
-            if running is not None and running.old_version_id is not None:
-                verdict = Verdict(move=Move.ROLL_BACK, reason=reason)
-                done = self._move(running, verdict, n_candidate=0, actor=actor)
-                return telling.rollback_of(done, self._target.applied_to)
-            production = self._production()
+            ended = self._conductor.command(undone)
+            if ended is not None:
+                return telling.rollback_of(ended)
+            production = self._conductor.production()
             events = self._registry.get_history(self.model_name)
-            target = decisions.earlier_production(events, PRODUCTION)
-            if production is None or target is None:
+            earlier = decisions.earlier_production(events, PRODUCTION)
+            if production is None or earlier is None:
                 return self._nowhere_to_go(production)
-            state = self._begin(
+            self._target.prepare(earlier)
+            done = self._conductor.go_back(
                 old=production,
-                new=target,
+                new=earlier,
                 trigger=UpdateTrigger.MANUAL.value,
-                is_direct=True,
-                is_rollback=True,
+                reason=reason,
                 actor=actor,
             )
-            return telling.rollback_to(state, reason=reason)
+            return telling.rollback_of(done)
 
     def pause(self, *, reason: str = "asked for", actor: str | None = None) -> RolloutState | None:
         """Hold the rollout at its present shares; the guard stays on. None if none runs."""
-        return self._command(states.RUNNING, states.PAUSED, "pause", reason, actor)
+        return self._held(states.RUNNING, states.PAUSED, "pause", reason, actor)
 
     def resume(
         self, *, reason: str = "asked for", actor: str | None = None
     ) -> RolloutState | None:
         """Let a paused rollout go on. None if none is paused."""
-        return self._command(states.PAUSED, states.RUNNING, "resume", reason, actor)
+        return self._held(states.PAUSED, states.RUNNING, "resume", reason, actor)
 
     def abort(self, *, reason: str = "asked for", actor: str | None = None) -> RolloutState | None:
         """End the rollout; the stable version gets all the traffic. None if none runs."""
+
+        def aborted(rollout: Rollout) -> Rollout:
+            return self._conductor.abort(rollout, reason=reason, actor=actor)
+
         with self._lock:
-            running = self._log.current()
-            if running is None:
-                return None
-            return self._state(self._abort(running, reason=reason, actor=actor))
+            return self._told(self._conductor.command(aborted))
 
     def advance(self) -> RolloutState | None:
         """Look at the rollout and take the step that is due; the state, or None without one.
 
-        Called by every method here and by every request to the deployment; call it from a timer,
-        or use `running()`, where neither comes often enough.
+        Called by every method here that moves or decides and by every request to the deployment;
+        call it from a timer, or use `running()`, where neither comes often enough.
         """
         with self._lock:
             self._looked_at_s = self._clock.monotonic_s()
-            rollout = self._log.current()
-            self._is_idle = rollout is None
-            if rollout is None:
-                self._follow_the_end()
-                return None
-            if not self._leads():
-                return self._state(rollout)
             try:
-                return self._state(self._advanced(rollout))
+                rollout = self._conductor.advance()
             except StaleRevisionError:
-                # Someone gave a command meanwhile; the next look sees it.
-                return None
+                # Someone gave a command meanwhile; the next look does what it says.
+                rollout = self._log.current()
+            self._is_idle = rollout is None
+            return self._told(rollout)
 
     @contextmanager
     def running(self, *, every_s: float = 1.0) -> Iterator["UpdateStrategy"]:
-        """Advance in a thread, every `every_s` seconds, while the block runs."""
+        """Advance in a thread, every `every_s` seconds, while the block runs; then let others."""
         stop = threading.Event()
 
         def work() -> None:
@@ -292,6 +303,12 @@ class UpdateStrategy:
         finally:
             stop.set()
             thread.join()
+            self.close()
+
+    def close(self) -> None:
+        """Let another process lead at once. This object may go on: it leads again if it can."""
+        with self._lock:
+            self._lease.give_back()
 
     def get_update_history(self, limit: int | None = None) -> list[UpdateRecord]:
         """Updates and rollbacks, newest first, with everything that happened to each."""
@@ -300,17 +317,16 @@ class UpdateStrategy:
 
     def get_rollout(self) -> RolloutState | None:
         """The rollout that is not finished, or None. Changes nothing."""
-        rollout = self._log.current()
-        return None if rollout is None else self._state(rollout)
+        return self._told(self._log.current())
 
-    # ── inside: deciding ────────────────────────────────────────────────────────────────────
+    # ── inside ────────────────────────────────────────────────────────────────────
 
     def _due(self, now: Evidence) -> list[decisions.Due]:
         drifts = {
             "prediction": self._monitor.detect_prediction_drift(),
             "feature": self._monitor.detect_feature_drift(),
         }
-        return decisions.updates_due(now, self._present_baseline(), drifts, self.settings)
+        return decisions.updates_due(now, self._baseline.evidence(), drifts, self.settings)
 
     def _is_scheduled(self) -> bool:
         newest = self._log.newest()
@@ -337,211 +353,16 @@ class UpdateStrategy:
             return f"{now.n} of {self.settings.min_samples} predictions"
         return None
 
-    def _present_baseline(self) -> Evidence:
-        if self._baseline is not None:
-            return self._baseline
-        return Evidence.of(self._monitor.baseline_health(), self.settings)
-
-    def _sides(self, running: Rollout | None) -> tuple[Evidence, Evidence]:
-        """What serves now, and what it is compared with."""
-        if running is not None and running.old_version_id is not None:
-            candidate = self._target.evidence(running.new_version_id, self.settings)
-            stable = self._target.evidence(running.old_version_id, self.settings)
-            if candidate is not None and stable is not None:
-                return candidate, self._with_baseline(stable)
-        return Evidence.of(self._monitor.health(), self.settings), self._present_baseline()
-
-    def _with_baseline(self, stable: Evidence) -> Evidence:
-        """The stable version's own figures once there are enough of them, else the baseline."""
-        has_enough = stable.n >= self.settings.step_min_samples
-        return stable if has_enough else self._present_baseline()
-
-    def _stored_baseline(self) -> Evidence | None:
-        state = self._store.load_snapshot(_BASELINE, self.model_name)
-        return None if state is None else Evidence.from_plain(state)
-
-    # ── inside: moving ──────────────────────────────────────────────────────────────────────
-
-    def _begin(
-        self,
-        *,
-        old: str | None,
-        new: str,
-        trigger: str,
-        is_direct: bool,
-        is_rollback: bool,
-        actor: str | None,
-    ) -> RolloutState:
-        # What cannot be loaded must not begin to roll out: this raises before anything is written.
-        self._target.prepare(new)
-        self._warn_without_target()
-        at = self._clock.now().isoformat()
-        rollout = Rollout(
-            rollout_id=new_id("rollout"),
-            model_name=self.model_name,
-            old_version_id=old,
-            new_version_id=new,
-            trigger=trigger,
-            status=states.PROMOTING if is_direct else states.RUNNING,
-            is_rollback=is_rollback,
-            shares=self.settings.shares,
-            step_index=0,
-            n_at_step=0,
-            step_started_at=at,
-            started_at=at,
-            reason="begun",
-        )
-        self._log.start(
-            rollout,
-            action="rollback" if is_rollback else "start",
-            actor=actor or self._actor,
-            detail={"trigger": trigger},
-        )
-        self._leads()
-        if is_direct:
-            return self._state(self._finish_promotion(rollout))
-        self._apply(rollout)
-        return self._state(rollout)
-
-    def _advanced(self, rollout: Rollout) -> Rollout:
-        if rollout.status == states.PROMOTING:
-            return self._finish_promotion(rollout)
-        if rollout.status == states.ROLLING_BACK:
-            return self._finish_rollback(rollout)
-        if self._applied != (rollout.rollout_id, rollout.revision):
-            self._apply(rollout)
-        candidate = self._target.evidence(rollout.new_version_id, self.settings)
-        _, stable = self._sides(rollout)
-        verdict = states.judged(
-            rollout, self.settings, now=self._clock.now(), candidate=candidate, stable=stable
-        )
-        if verdict.move is Move.WAIT:
-            return rollout
-        numbers = (
-            {}
-            if candidate is None
-            else {"candidate": candidate.to_plain(), "stable": stable.to_plain()}
-        )
-        n = 0 if candidate is None else candidate.n
-        return self._move(rollout, verdict, n_candidate=n, numbers=numbers)
-
-    def _move(
-        self,
-        rollout: Rollout,
-        verdict: Verdict,
-        *,
-        n_candidate: int,
-        numbers: Mapping[str, Any] | None = None,
-        actor: str | None = None,
-    ) -> Rollout:
-        """Write a move, then do it."""
-        moved = states.moved(rollout, verdict, now=self._clock.now(), n_candidate=n_candidate)
-        written = self._write(
-            moved, verdict.move.value, actor=actor, reason=verdict.reason, **(numbers or {})
-        )
-        if written.status == states.PROMOTING:
-            return self._finish_promotion(written)
-        if written.status == states.ROLLING_BACK:
-            return self._finish_rollback(written)
-        self._apply(written)
-        return written
-
-    def _finish_promotion(self, rollout: Rollout) -> Rollout:
-        self._apply(rollout)
-        if self._production() != rollout.new_version_id:
-            try:
-                self._registry.set_alias(
-                    self.model_name,
-                    PRODUCTION,
-                    rollout.new_version_id,
-                    expected_version_id=rollout.old_version_id,
-                    action="rollback" if rollout.is_rollback else "promote",
-                    actor=self._actor,
-                )
-            except StaleRevisionError as error:
-                return self._abort(rollout, reason=str(error), actor=None)
-        reason = "rolled back" if rollout.is_rollback else "promoted"
-        done = states.finished(rollout, states.PROMOTED, now=self._clock.now(), reason=reason)
-        written = self._write(done, "promoted", reason=reason)
-        self._apply(written)
-        return written
-
-    def _finish_rollback(self, rollout: Rollout) -> Rollout:
-        self._apply(rollout)
-        done = states.finished(rollout, states.ROLLED_BACK, now=self._clock.now())
-        written = self._write(done, "rolled_back", reason=rollout.reason)
-        self._apply(written)
-        self._monitor.raise_alert(
-            "rollback",
-            severity="critical",
-            message=f"{rollout.new_version_id} was rolled back: {rollout.reason}",
-        )
-        return written
-
-    def _abort(self, rollout: Rollout, *, reason: str, actor: str | None) -> Rollout:
-        done = states.finished(rollout, states.ABORTED, now=self._clock.now(), reason=reason)
-        written = self._write(done, "abort", actor=actor, reason=reason)
-        self._apply(written)
-        return written
-
-    def _write(
-        self, rollout: Rollout, action: str, *, actor: str | None = None, **detail: Any
-    ) -> Rollout:
-        return self._log.change(
-            rollout,
-            action=action,
-            actor=actor or self._actor,
-            now=self._clock.now(),
-            detail=detail,
-        )
-
-    def _apply(self, rollout: Rollout) -> None:
-        self._target.apply(rollout)
-        self._is_idle = not rollout.is_unfinished
-        self._applied = (rollout.rollout_id, rollout.revision)
-
-    def _follow_the_end(self) -> None:
-        """Bring what serves in line with a rollout that another process has ended."""
-        if self._applied is None:
-            return
-        newest = self._log.newest()
-        if newest is not None and (newest.rollout_id, newest.revision) != self._applied:
-            self._apply(newest)
-
-    def _supersede(self, running: Rollout, new_version_id: str, *, allowed: bool) -> None:
-        if not allowed:
-            raise RolloutInProgressError(
-                f"{running.new_version_id} is rolling out ({running.rollout_id}). Wait, call "
-                "abort(), or pass supersede=True."
-            )
-        self._abort(running, reason=f"superseded by {new_version_id}", actor=None)
-
-    def _command(
+    def _held(
         self, wanted: str, status: str, action: str, reason: str, actor: str | None
     ) -> RolloutState | None:
-        with self._lock:
-            rollout = self._log.current()
-            if rollout is None or rollout.status != wanted:
+        def held(rollout: Rollout) -> Rollout | None:
+            if rollout.status != wanted:
                 return None
-            changed = states.with_status(rollout, status, reason=reason, now=self._clock.now())
-            return self._state(self._write(changed, action, actor=actor, reason=reason))
+            return self._conductor.hold(rollout, status, action, reason=reason, actor=actor)
 
-    def _production(self) -> str | None:
-        try:
-            found: str = self._registry.get_by_alias(self.model_name, PRODUCTION)["version_id"]
-        except VersionNotFoundError:
-            return None
-        return found
-
-    def _leads(self) -> bool:
-        """Whether this object is the one that advances; renews its lease in good time."""
-        now_s = self._clock.monotonic_s()
-        if now_s < self._leads_until_s - (_LEASE_S - _RENEW_S):
-            return True
-        name = f"rollout:{self.model_name}"
-        leads = take_lease(self._store, name, self._holder, seconds=_LEASE_S, clock=self._clock)
-        self._leads_until_s = now_s + _LEASE_S if leads else float("-inf")
-        return leads
+        with self._lock:
+            return self._told(self._conductor.command(held))
 
     def _on_request(self) -> None:
         """What the deployment calls at every request: cheap, and never raises."""
@@ -551,17 +372,22 @@ class UpdateStrategy:
             return
         if waited_s < _LOOK_EVERY_S and self._n_calls % _LOOK_EVERY_CALLS:
             return
-        self._advance_quietly()
+        # One request looks; the others must not wait for it.
+        if self._lock.acquire(blocking=False):
+            try:
+                self._advance_quietly()
+            finally:
+                self._lock.release()
 
     def _advance_quietly(self) -> None:
         try:
             self.advance()
-        except ModelyardError as error:
-            # The model goes on serving; the next look tries again.
+        except Exception as error:  # noqa: BLE001 - the model goes on serving, whatever it is
             _logger.warning("The rollout of %s could not advance: %s", self.model_name, error)
 
-    def _state(self, rollout: Rollout) -> RolloutState:
-        return telling.state_of(rollout, self._target.applied_to)
+    @staticmethod
+    def _told(rollout: Rollout | None) -> RolloutState | None:
+        return None if rollout is None else telling.state_of(rollout)
 
     def _nowhere_to_go(self, production: str | None) -> RollbackResult:
         result = telling.nowhere_to_go(self.model_name, production)

@@ -1,12 +1,11 @@
 """Carrying a rollout's shares to whatever serves the model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from modelyard._core.errors import ConfigError
 from modelyard.update_strategy.decisions import Evidence
 from modelyard.update_strategy.ports import Registry, ServingTarget, SwapTarget
-from modelyard.update_strategy.rollout import Rollout
 from modelyard.update_strategy.settings import UpdateSettings
 
 
@@ -18,12 +17,21 @@ class Target(Protocol):
         """What really serves the shares."""
         ...
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it could serve and does not yet."""
+        ...
+
     def prepare(self, version_id: str) -> None:
         """Prove that a version can serve; traffic stays as it is."""
         ...
 
-    def apply(self, rollout: Rollout) -> None:
-        """Make the traffic what the rollout says. Doing it twice does no harm."""
+    def split(self, shares: Mapping[str, float], *, stable: str) -> None:
+        """Make the traffic what a rollout says. Doing it twice does no harm."""
+        ...
+
+    def serve(self, version_id: str, *, retired: Iterable[str] = ()) -> None:
+        """Give all the traffic to one version and forget others."""
         ...
 
     def evidence(self, version_id: str, settings: UpdateSettings) -> Evidence | None:
@@ -35,15 +43,21 @@ class PointerOnly:
     """Nothing serves: only the production pointer will move."""
 
     applied_to: list[str]
+    is_empty = False
 
-    def __init__(self) -> None:
+    def __init__(self, registry: Registry) -> None:
         self.applied_to = []
+        self._registry = registry
 
     def prepare(self, version_id: str) -> None:
-        """Nothing to prepare."""
+        """The version must at least be there."""
+        self._registry.get_version(version_id)
 
-    def apply(self, rollout: Rollout) -> None:
-        """Nothing to apply."""
+    def split(self, shares: Mapping[str, float], *, stable: str) -> None:
+        """Nothing to split."""
+
+    def serve(self, version_id: str, *, retired: Iterable[str] = ()) -> None:
+        """Nothing to serve."""
 
     def evidence(self, version_id: str, settings: UpdateSettings) -> Evidence | None:  # noqa: ARG002 - the port's signature
         """Nothing measures a version by itself."""
@@ -57,47 +71,73 @@ class DeploymentTarget:
         self.applied_to = ["deployment"]
         self._deployment = deployment
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it serves no version yet."""
+        return not self._deployment.shares()
+
     def prepare(self, version_id: str) -> None:
         """Load the version and let it answer once."""
         self._deployment.add_version(version_id)
 
-    def apply(self, rollout: Rollout) -> None:
-        """Set the shares; a version that has lost all its traffic for good is forgotten."""
-        traffic = rollout.traffic
-        for version_id in traffic:
+    def split(self, shares: Mapping[str, float], *, stable: str) -> None:
+        """Set the shares; what is not loaded yet is loaded first."""
+        for version_id in shares:
             self._deployment.add_version(version_id)
-        old = rollout.old_version_id
-        stable = old if old is not None and old in traffic else next(iter(traffic))
-        self._deployment.set_shares(traffic, stable=stable)
-        if rollout.finished_at is not None:
-            for gone in (old, rollout.new_version_id):
-                if gone is not None and gone not in traffic:
-                    self._deployment.retire(gone)
+        self._deployment.set_shares(shares, stable=stable)
+
+    def serve(self, version_id: str, *, retired: Iterable[str] = ()) -> None:
+        """All the traffic to one version; the memory of the others is freed."""
+        self.split({version_id: 1.0}, stable=version_id)
+        for gone in retired:
+            self._deployment.retire(gone)
 
     def evidence(self, version_id: str, settings: UpdateSettings) -> Evidence | None:
-        """How the version has been doing since it began to serve."""
-        return Evidence.of(self._deployment.health(version_id), settings)
+        """How the version has been doing since it began to serve; nothing if it does not."""
+        if version_id not in self._deployment.versions():
+            return Evidence()
+        n_total = self._deployment.n_answers(version_id)
+        return Evidence.of(self._deployment.health(version_id), settings, n_total=n_total)
 
 
 class OptimizerTarget:
-    """One model that is exchanged when the new version's share reaches 100 %."""
+    """One model that is exchanged when the new version's share reaches 100 %.
+
+    The optimizer comes with a model that bears no id; it is taken for the stable version.
+    """
 
     def __init__(self, optimizer: SwapTarget, load: Callable[[str], Any]) -> None:
         self.applied_to = ["optimizer"]
         self._optimizer = optimizer
         self._load = load
         self._serving: str | None = None
+        self._prepared: tuple[str, Any] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the optimizer has no model yet."""
+        return self._optimizer.model is None
 
     def prepare(self, version_id: str) -> None:
         """Load the version: what cannot be loaded must not begin to roll out."""
-        self._load(version_id)
+        if version_id != self._serving:
+            self._prepared = (version_id, self._load(version_id))
 
-    def apply(self, rollout: Rollout) -> None:
-        """Exchange the model when one version has all the traffic."""
-        whole = [version_id for version_id, share in rollout.traffic.items() if share == 1.0]
-        if whole and whole[0] != self._serving:
-            self._optimizer.set_model(self._load(whole[0]))
-            self._serving = whole[0]
+    def split(self, shares: Mapping[str, float], *, stable: str) -> None:
+        """Exchange the model once one version has all the traffic."""
+        whole = [version_id for version_id, share in shares.items() if share == 1.0]
+        if whole:
+            self.serve(whole[0])
+        elif self._serving is None and not self.is_empty:
+            self._serving = stable
+
+    def serve(self, version_id: str, *, retired: Iterable[str] = ()) -> None:  # noqa: ARG002 - the port's signature
+        """Exchange the model, unless it is the one that serves."""
+        if version_id != self._serving:
+            name, module = self._prepared or ("", None)
+            self._optimizer.set_model(module if name == version_id else self._load(version_id))
+            self._serving = version_id
+        self._prepared = None
 
     def evidence(self, version_id: str, settings: UpdateSettings) -> Evidence | None:  # noqa: ARG002 - the port's signature
         """One model at a time: nothing is measured side by side."""
@@ -111,7 +151,7 @@ def target_for(deployment: Any, registry: Registry) -> Target:
         ConfigError: It is neither a `Deployment`, nor an `InferenceOptimizer`, nor None.
     """
     if deployment is None:
-        return PointerOnly()
+        return PointerOnly(registry)
     if hasattr(deployment, "set_shares"):
         return DeploymentTarget(deployment)
     if hasattr(deployment, "set_model"):

@@ -1,19 +1,17 @@
 """What a strategy tells of its rollouts: pure functions of their state."""
 
-from collections.abc import Sequence
-
 from modelyard.update_strategy.records import RollbackResult, RolloutState
-from modelyard.update_strategy.rollout import Rollout
+from modelyard.update_strategy.rollout import PROMOTED, ROLLED_BACK, Rollout
 from modelyard.update_strategy.triggers import UpdateTrigger
 
 
-def state_of(rollout: Rollout, applied_to: Sequence[str]) -> RolloutState:
+def state_of(rollout: Rollout) -> RolloutState:
     """A rollout as it stands."""
     return {
         "rollout_id": rollout.rollout_id,
         "status": rollout.status,
         "shares": rollout.traffic,
-        "applied_to": list(applied_to),
+        "applied_to": list(rollout.applied_to),
         "new_version_id": rollout.new_version_id,
         "previous_version_id": rollout.old_version_id,
         "trigger": rollout.trigger,
@@ -21,6 +19,14 @@ def state_of(rollout: Rollout, applied_to: Sequence[str]) -> RolloutState:
         "n_steps": len(rollout.shares),
         "reason": rollout.reason,
     }
+
+
+def in_progress(rollout: Rollout) -> str:
+    """That another rollout is in the way, and the ways out."""
+    return (
+        f"{rollout.new_version_id} of {rollout.model_name!r} is rolling out "
+        f"({rollout.rollout_id}). Wait, call abort(), or pass supersede=True."
+    )
 
 
 def already_production(version_id: str, trigger: UpdateTrigger, *, n_steps: int) -> RolloutState:
@@ -39,27 +45,21 @@ def already_production(version_id: str, trigger: UpdateTrigger, *, n_steps: int)
     }
 
 
-def rollback_of(rollout: Rollout, applied_to: Sequence[str]) -> RollbackResult:
-    """That a rollout was ended and its traffic went back."""
+def rollback_of(rollout: Rollout) -> RollbackResult:
+    """What became of a rollback: one that ended a rollout, or one that is a rollout itself."""
+    came_from: str | None
+    went_to: str | None
+    if rollout.is_rollback:
+        came_from, went_to, done = rollout.old_version_id, rollout.new_version_id, PROMOTED
+    else:
+        came_from, went_to, done = rollout.new_version_id, rollout.old_version_id, ROLLED_BACK
     return {
-        "rolled_back": True,
-        "from_version_id": rollout.new_version_id,
-        "to_version_id": rollout.old_version_id,
+        "rolled_back": rollout.status == done,
+        "from_version_id": came_from,
+        "to_version_id": went_to,
         "rollout_id": rollout.rollout_id,
-        "applied_to": list(applied_to),
+        "applied_to": list(rollout.applied_to),
         "reason": rollout.reason,
-    }
-
-
-def rollback_to(state: RolloutState, *, reason: str) -> RollbackResult:
-    """That an earlier production version has become it again, by the rollout of this state."""
-    return {
-        "rolled_back": state["status"] == "promoted",
-        "from_version_id": state["previous_version_id"],
-        "to_version_id": state["new_version_id"],
-        "rollout_id": state["rollout_id"],
-        "applied_to": state["applied_to"],
-        "reason": reason if state["status"] == "promoted" else state["reason"],
     }
 
 

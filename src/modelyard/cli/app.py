@@ -1,0 +1,68 @@
+"""All commands together, and what happens to their errors."""
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from modelyard import __version__
+from modelyard._core.errors import ModelyardError
+from modelyard.cli import graphs, lifecycle, rollout, versions
+from modelyard.cli.showing import errors
+
+FAILED = 1
+INTERRUPTED = 130
+
+
+class _Commands(TyperGroup):
+    """Shows an error of modelyard as one line instead of a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModelyardError as error:
+            errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(FAILED) from error
+        except KeyboardInterrupt as error:
+            errors.print(
+                "Interrupted. The registry is intact: what was saved is whole, and the command "
+                "can be run again.",
+                soft_wrap=True,
+            )
+            raise typer.Exit(INTERRUPTED) from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="From trained model to production and back: versions, rollouts, export, lifecycle.",
+)
+app.add_typer(versions.app, name="versions")
+app.add_typer(rollout.app, name="rollout")
+app.command("export")(graphs.export)
+app.command("inspect")(graphs.inspect)
+app.command("demo")(lifecycle.demo)
+app.command("run")(lifecycle.run)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    app()

@@ -1,0 +1,469 @@
+"""Carrying a rollout through: each move is written to the store, then done."""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from modelyard._core.clock import Clock
+from modelyard._core.errors import (
+    IntegrityError,
+    StaleRevisionError,
+    StorageError,
+    VersionNotFoundError,
+)
+from modelyard._core.ids import new_id
+from modelyard.storage.leases import Lease
+from modelyard.update_strategy import rollout as states
+from modelyard.update_strategy.baseline import Baseline
+from modelyard.update_strategy.decisions import Evidence, reference_for
+from modelyard.update_strategy.history import RolloutLog
+from modelyard.update_strategy.ports import Registry, Watcher
+from modelyard.update_strategy.rollout import Move, Observation, Rollout, Verdict
+from modelyard.update_strategy.settings import UpdateSettings
+from modelyard.update_strategy.targets import Target
+
+_logger = logging.getLogger("modelyard")
+
+PRODUCTION = "production"
+# How often a command is tried again when the leading process changes the rollout meanwhile.
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class _StepSeen:
+    """When this process first saw a step, and what the candidate had answered by then."""
+
+    step: tuple[str, str]
+    n_before: int
+    since: datetime
+
+
+class Conductor:
+    """Moves the rollouts of one model and what serves it.
+
+    Production is what the registry's alias says; between rollouts whatever serves follows it.
+    Not thread-safe: the strategy that owns it locks.
+
+    Args:
+        registry: Knows versions and production.
+        monitor: Gets the alerts.
+        target: What serves.
+        log: Rollouts in the store.
+        lease: Who has it decides; others serve what is decided.
+        baseline: What the candidate is compared with while the stable version has few samples.
+        settings: The rules.
+        clock: Where the time comes from.
+        actor: Who is written to the audit.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        monitor: Watcher,
+        target: Target,
+        *,
+        log: RolloutLog,
+        lease: Lease,
+        baseline: Baseline,
+        settings: UpdateSettings,
+        clock: Clock,
+        actor: str,
+    ) -> None:
+        self._registry = registry
+        self._monitor = monitor
+        self._model_name = monitor.model_name
+        self._target = target
+        self._log = log
+        self._lease = lease
+        self._baseline = baseline
+        self._settings = settings
+        self._clock = clock
+        self._actor = actor
+        self._carried: Rollout | None = None  # the unfinished rollout that is served, as it is
+        self._seen: _StepSeen | None = None
+        self._serving: str | None = None  # the production that is served
+        self._take_up()
+
+    # ── looking ─────────────────────────────────────────────────────────────────────────────
+
+    def production(self) -> str | None:
+        """The version that is production, or None."""
+        try:
+            found: str = self._registry.get_by_alias(self._model_name, PRODUCTION)["version_id"]
+        except VersionNotFoundError:
+            return None
+        return found
+
+    def sides(self, rollout: Rollout | None) -> tuple[Evidence, Evidence]:
+        """What may have to go, and what it is compared with."""
+        candidate, reference = (None, None) if rollout is None else self._compared(rollout)
+        if candidate is None or reference is None:
+            now = Evidence.of(self._monitor.health(), self._settings)
+            return now, self._baseline.evidence()
+        return candidate, reference
+
+    # ── moving ──────────────────────────────────────────────────────────────────────────────
+
+    def start(
+        self, *, old: str | None, new: str, trigger: str, is_direct: bool, actor: str | None
+    ) -> Rollout:
+        """Begin a rollout to a version that has been prepared.
+
+        Raises:
+            RolloutInProgressError: Another one has begun meanwhile.
+        """
+        status = states.PROMOTING if is_direct else states.RUNNING
+        begun = self._begun(old, new, status=status, trigger=trigger, reason="begun")
+        return self._begin(begun, "start", actor=actor)
+
+    def go_back(
+        self, *, old: str, new: str, trigger: str, reason: str, actor: str | None
+    ) -> Rollout:
+        """Make an earlier version production again, at once.
+
+        Raises:
+            RolloutInProgressError: A rollout has begun meanwhile.
+        """
+        begun = self._begun(old, new, status=states.PROMOTING, trigger=trigger, reason=reason)
+        return self._begin(replace(begun, is_rollback=True), "rollback", actor=actor)
+
+    def advance(self) -> Rollout | None:
+        """Bring what serves in line, and take the step that is due if this process leads.
+
+        Raises:
+            StaleRevisionError: Someone gave a command meanwhile; the next look sees it.
+            StorageError: The store cannot be read or written; what serves goes on as it is.
+        """
+        rollout = self._log.current()
+        if rollout is None or not self._is_carried(rollout, any_revision=True):
+            self._let_go()
+        if rollout is None:
+            self._follow_production()
+            return None
+        if self._target.applied_to and not rollout.applied_to:
+            rollout = self._claim(rollout)
+        if rollout.applied_to and not self._target.applied_to:
+            # Whoever serves it also measures it; from here the clock alone would promote it.
+            self._lease.give_back()
+            return rollout
+        if not self._lease.is_held():
+            self._assist(rollout)
+            return rollout
+        return self._lead(rollout)
+
+    def command(self, change: Callable[[Rollout], Rollout | None]) -> Rollout | None:
+        """Change the unfinished rollout, however often others change it meanwhile.
+
+        Args:
+            change: Gives the changed rollout, or None where the command does not apply.
+
+        Raises:
+            StaleRevisionError: Others changed it five times in between.
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            rollout = self._log.current()
+            if rollout is None:
+                return None
+            try:
+                return change(rollout)
+            except StaleRevisionError:
+                if attempt == _ATTEMPTS:
+                    raise
+        return None
+
+    def hold(
+        self, rollout: Rollout, status: str, action: str, *, reason: str, actor: str | None
+    ) -> Rollout:
+        """Pause a rollout or let it run again; its shares stay."""
+        changed = states.with_status(rollout, status, reason=reason, now=self._clock.now())
+        return self._write(changed, action, actor=actor, reason=reason)
+
+    def abort(self, rollout: Rollout, *, reason: str, actor: str | None = None) -> Rollout:
+        """End a rollout; the stable version gets all the traffic."""
+        if rollout.status in {states.PROMOTING, states.ROLLING_BACK} and rollout.old_version_id:
+            # The pointer may have moved already: what was begun has to be undone.
+            return self.roll_back(rollout, reason=reason, actor=actor)
+        return self._end(rollout, states.ABORTED, "abort", reason=reason, actor=actor)
+
+    def roll_back(self, rollout: Rollout, *, reason: str, actor: str | None = None) -> Rollout:
+        """End a rollout because the candidate is bad; one that goes back itself is finished."""
+        if rollout.is_rollback and rollout.status == states.PROMOTING:
+            return self._finish_promotion(rollout)
+        if rollout.status == states.ROLLING_BACK:
+            return self._finish_rollback(rollout)
+        return self._move(rollout, Verdict(move=Move.ROLL_BACK, reason=reason), actor=actor)
+
+    # ── inside: leading ─────────────────────────────────────────────────────────────────────
+
+    def _begun(
+        self, old: str | None, new: str, *, status: str, trigger: str, reason: str
+    ) -> Rollout:
+        at = self._clock.now().isoformat()
+        return Rollout(
+            rollout_id=new_id("rollout"),
+            model_name=self._model_name,
+            old_version_id=old,
+            new_version_id=new,
+            trigger=trigger,
+            status=status,
+            is_rollback=False,
+            shares=self._settings.shares,
+            step_index=0,
+            step_started_at=at,
+            started_at=at,
+            applied_to=tuple(self._target.applied_to),
+            reason=reason,
+        )
+
+    def _begin(self, rollout: Rollout, action: str, *, actor: str | None) -> Rollout:
+        detail = {"trigger": rollout.trigger, "reason": rollout.reason}
+        self._log.start(rollout, action=action, actor=actor or self._actor, detail=detail)
+        self._lease.is_held()
+        if rollout.status == states.PROMOTING:
+            return self._finish_promotion(rollout)
+        self._apply(rollout)
+        return rollout
+
+    def _lead(self, rollout: Rollout) -> Rollout:
+        if rollout.status == states.ROLLING_BACK:
+            return self._finish_rollback(rollout)
+        production = self.production()
+        if production not in {rollout.old_version_id, rollout.new_version_id}:
+            return self._end(rollout, states.ABORTED, "abort", reason=_moved_to(production))
+        if (unservable := self._cannot_serve(rollout)) is not None:
+            return self._undo(rollout, unservable)
+        if rollout.status == states.PROMOTING:
+            return self._finish_promotion(rollout)
+        if production == rollout.new_version_id:
+            verdict = Verdict(move=Move.PROMOTE, reason="someone else made it production")
+            return self._move(rollout, verdict)
+        return self._judge(rollout)
+
+    def _judge(self, rollout: Rollout) -> Rollout:
+        seen = self._observe(rollout)
+        verdict = states.judged(rollout, self._settings, now=self._clock.now(), seen=seen)
+        if verdict.move is Move.WAIT:
+            return rollout
+        numbers: dict[str, Any] = {}
+        if seen.candidate is not None:
+            numbers = {
+                "candidate": seen.candidate.to_plain(),
+                "stable": seen.stable.to_plain(),
+                "n_at_step": seen.n_at_step,
+            }
+        return self._move(rollout, verdict, numbers=numbers)
+
+    def _observe(self, rollout: Rollout) -> Observation:
+        candidate, reference = self._compared(rollout)
+        n_total = 0 if candidate is None else candidate.n_total
+        step = (rollout.rollout_id, rollout.step_started_at)
+        if self._seen is None or self._seen.step != step:
+            self._seen = _StepSeen(step, n_before=n_total, since=self._clock.now())
+        return Observation(
+            candidate=candidate,
+            stable=reference,
+            n_at_step=n_total - self._seen.n_before,
+            since=self._seen.since,
+        )
+
+    def _compared(self, rollout: Rollout) -> tuple[Evidence | None, Evidence]:
+        """The candidate, if it is measured by itself, and what it is compared with."""
+        baseline = self._baseline.evidence()
+        if rollout.old_version_id is None:
+            return None, baseline
+        candidate = self._target.evidence(rollout.new_version_id, self._settings)
+        stable = self._target.evidence(rollout.old_version_id, self._settings) or Evidence()
+        return candidate, reference_for(stable, baseline, self._settings)
+
+    def _move(
+        self,
+        rollout: Rollout,
+        verdict: Verdict,
+        *,
+        numbers: Mapping[str, Any] | None = None,
+        actor: str | None = None,
+    ) -> Rollout:
+        """Write a move, then do it."""
+        moved = states.moved(rollout, verdict, now=self._clock.now())
+        written = self._write(
+            moved, verdict.move.value, actor=actor, reason=verdict.reason, **(numbers or {})
+        )
+        if written.status == states.PROMOTING:
+            return self._finish_promotion(written)
+        if written.status == states.ROLLING_BACK:
+            return self._finish_rollback(written)
+        self._apply(written)
+        return written
+
+    def _finish_promotion(self, rollout: Rollout) -> Rollout:
+        if (unservable := self._cannot_serve(rollout)) is not None:
+            return self._undo(rollout, unservable)
+        action = "rollback" if rollout.is_rollback else "promote"
+        old, new = rollout.old_version_id, rollout.new_version_id
+        if not self._moved_production(old, new, action=action):
+            reason = _moved_to(self.production())
+            return self._end(rollout, states.ABORTED, "abort", reason=reason)
+        reason = rollout.reason if rollout.is_rollback else "promoted"
+        return self._end(rollout, states.PROMOTED, "promoted", reason=reason)
+
+    def _finish_rollback(self, rollout: Rollout) -> Rollout:
+        self._apply(rollout)
+        old, new = rollout.old_version_id, rollout.new_version_id
+        if old is not None and self.production() == new:
+            self._moved_production(new, old, action="rollback")
+        ended = self._end(rollout, states.ROLLED_BACK, "rolled_back", reason=rollout.reason)
+        self._alert(f"{new} was rolled back: {rollout.reason}")
+        return ended
+
+    def _undo(self, rollout: Rollout, reason: str) -> Rollout:
+        """End a rollout whose candidate cannot be served."""
+        if rollout.old_version_id is None:
+            return self._end(rollout, states.ABORTED, "abort", reason=reason)
+        return self._move(rollout, Verdict(move=Move.ROLL_BACK, reason=reason))
+
+    def _end(
+        self,
+        rollout: Rollout,
+        status: str,
+        action: str,
+        *,
+        reason: str,
+        actor: str | None = None,
+    ) -> Rollout:
+        done = states.finished(rollout, status, now=self._clock.now(), reason=reason)
+        try:
+            written = self._write(done, action, actor=actor, reason=reason)
+        except StaleRevisionError:
+            written = self._log.get(rollout.rollout_id)
+            if written.is_unfinished:
+                raise
+        self._carried = written
+        self._let_go()
+        return written
+
+    def _moved_production(self, old: str | None, new: str, *, action: str) -> bool:
+        """Whether production is `new` now; moves it there from `old` and from nowhere else."""
+        if self.production() != new:
+            try:
+                self._registry.set_alias(
+                    self._model_name,
+                    PRODUCTION,
+                    new,
+                    expected_version_id=old,
+                    action=action,
+                    actor=self._actor,
+                )
+            except StaleRevisionError:
+                return self.production() == new
+        return True
+
+    # ── inside: serving ─────────────────────────────────────────────────────────────────────
+
+    def _take_up(self) -> None:
+        """Serve what is decided already, before the first request comes."""
+        self._serving = self.production()
+        if self._serving is not None and self._target.is_empty:
+            self._target.serve(self._serving)
+        rollout = self._log.current()
+        if rollout is not None:
+            self._assist(rollout)
+
+    def _claim(self, rollout: Rollout) -> Rollout:
+        """Write that something serves and measures the rollout, so that the clock alone is out."""
+        claimed = replace(rollout, applied_to=tuple(self._target.applied_to))
+        return self._write(claimed, "claim", reason=rollout.reason)
+
+    def _is_carried(self, rollout: Rollout, *, any_revision: bool = False) -> bool:
+        carried = self._carried
+        return (
+            carried is not None
+            and carried.rollout_id == rollout.rollout_id
+            and (any_revision or carried.revision == rollout.revision)
+        )
+
+    def _apply(self, rollout: Rollout) -> None:
+        """Make the traffic what an unfinished rollout says."""
+        traffic = rollout.traffic
+        old = rollout.old_version_id
+        stable = old if old is not None and old in traffic else rollout.new_version_id
+        self._target.split(traffic, stable=stable)
+        self._carried = rollout
+        self._observe(rollout)
+
+    def _cannot_serve(self, rollout: Rollout) -> str | None:
+        """Why the candidate cannot be served here; None once the traffic is as it should be."""
+        if not self._is_carried(rollout):
+            try:
+                self._target.prepare(rollout.new_version_id)
+            except Exception as error:
+                if _is_passing(error):
+                    raise
+                return f"{rollout.new_version_id} cannot be served: {error}"
+            self._apply(rollout)
+        return None
+
+    def _assist(self, rollout: Rollout) -> None:
+        """Serve what the leading process has decided; if that cannot be, go on as before."""
+        if self._is_carried(rollout):
+            return
+        try:
+            self._apply(rollout)
+        except Exception as error:
+            if _is_passing(error):
+                raise
+            self._carried = rollout  # tried once for each change, not at every look
+            _logger.warning("%s cannot be served here: %s", rollout.rollout_id, error)
+
+    def _let_go(self) -> None:
+        """After a rollout has ended: all the traffic to production, the other one forgotten."""
+        if self._carried is None:
+            return
+        old, new = self._carried.old_version_id, self._carried.new_version_id
+        production = self.production() or old
+        if production is not None:
+            gone = {version_id for version_id in (old, new) if version_id is not None}
+            self._follow(production, retired=gone - {production})
+        self._carried = None
+
+    def _follow_production(self) -> None:
+        """Serve the production that someone has named by hand."""
+        if not self._target.applied_to:
+            return
+        production = self.production()
+        if production is not None and production != self._serving:
+            self._follow(production, retired={self._serving} if self._serving else ())
+
+    def _follow(self, version_id: str, *, retired: Iterable[str]) -> None:
+        try:
+            self._target.serve(version_id, retired=retired)
+        except Exception as error:
+            if _is_passing(error):
+                raise
+            self._alert(f"{version_id} is production and cannot be served: {error}")
+        # Tried once for each move of the pointer, not at every look.
+        self._serving = version_id
+
+    def _alert(self, message: str) -> None:
+        self._monitor.raise_alert("rollback", severity="critical", message=message)
+
+    def _write(
+        self, rollout: Rollout, action: str, *, actor: str | None = None, **detail: Any
+    ) -> Rollout:
+        return self._log.change(
+            rollout,
+            action=action,
+            actor=actor or self._actor,
+            now=self._clock.now(),
+            detail=detail,
+        )
+
+
+def _moved_to(production: str | None) -> str:
+    return f"production was moved to {production or 'nothing'} by someone else"
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether trying again may help: the store is out of reach, and no version is to blame."""
+    return isinstance(error, StorageError) and not isinstance(error, IntegrityError)
