@@ -23,9 +23,11 @@ test: install
 	$(BIN)/python -m pytest -m "not browser and not node and not soak"
 
 test-browser: install
+	@command -v chromium >/dev/null || { echo "Chromium is needed: apt-get install chromium"; exit 1; }
 	$(BIN)/python -m pytest -m browser
 
 test-node: install
+	@command -v npm >/dev/null || { echo "Node.js is needed: apt-get install nodejs npm"; exit 1; }
 	$(BIN)/python -m pytest -m node
 
 soak: install
