@@ -215,8 +215,9 @@ class ModelCompressor:
         """
         if self._static_plan is None:
             raise NotReadyError("Call quantize_model() before calibrate_quantization(data).")
-        n_inputs = 1 if self._example is None else len(tensors_of(self._inputs()))
-        calibration = batches_of(calibration_data, n_inputs=n_inputs, what="calibration_data")
+        calibration = batches_of(
+            calibration_data, n_inputs=self._n_inputs(), what="calibration_data"
+        )
         if self._example is None:
             self._example = calibration[0]
         batches, source = calibration, "calibration_data"
@@ -328,7 +329,9 @@ class ModelCompressor:
             ConfigError: `metric_fn` fits neither form.
             InputError: The loader is empty or can be read only once.
         """
-        return evaluated(self.original_model, self.model, test_loader, metric_fn)
+        return evaluated(
+            self.original_model, self.model, test_loader, metric_fn, n_inputs=self._n_inputs()
+        )
 
     # ── inside ──────────────────────────────────────────────────────────────────────────────
 
@@ -420,11 +423,16 @@ class ModelCompressor:
     def _inputs(self) -> Inputs:
         return resolve_example(self._float_model, self._example)
 
+    def _n_inputs(self) -> int:
+        """How many tensors the model takes; one unless the example says otherwise."""
+        return 1 if self._example is None else len(tensors_of(self._inputs()))
+
     def _validation_batches(self) -> tuple[list[Inputs], str]:
         if self._validation_data is None:
             return synthetic_batches(self._inputs(), seed=self._seed), "synthetic"
-        n_inputs = 1 if self._example is None else len(tensors_of(self._inputs()))
-        batches = batches_of(self._validation_data, n_inputs=n_inputs, what="validation_data")
+        batches = batches_of(
+            self._validation_data, n_inputs=self._n_inputs(), what="validation_data"
+        )
         if self._example is None:
             self._example = batches[0]
         return batches, "validation_data"

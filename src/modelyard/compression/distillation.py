@@ -17,6 +17,7 @@ from torch.nn import functional
 from modelyard._core.errors import ConfigError, InputError
 from modelyard.compression.records import DistillationEpoch
 from modelyard.torchtools.inputs import Inputs, as_inputs, call, mapped
+from modelyard.torchtools.layers import evaluating
 from modelyard.torchtools.parity import flat_outputs
 
 TASKS = ("auto", "classification", "regression", "embedding")
@@ -85,11 +86,9 @@ def distil_(
     parameters = [p for p in student.parameters() if p.requires_grad]
     if not parameters:
         raise ConfigError(f"{type(student).__name__} has no parameters to train.")
-    teacher_was_training = teacher.training
-    teacher.eval()
     optimizer = torch.optim.Adam(parameters, lr=plan.learning_rate)
     history = []
-    with torch.random.fork_rng(devices=[]):
+    with evaluating(teacher), torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         for epoch in range(1, plan.epochs + 1):
             student.train()
@@ -97,7 +96,6 @@ def distil_(
             history.append(record)
             if progress is not None:
                 progress(record)
-    teacher.train(teacher_was_training)
     student.eval()
     return history
 

@@ -11,13 +11,13 @@ from modelyard._core.errors import ConfigError, InputError
 from modelyard.compression.records import Evaluation
 from modelyard.compression.samples import batches_of
 from modelyard.torchtools.inputs import Inputs, as_inputs, batch_size, call, with_batch
-from modelyard.torchtools.layers import size_mb
+from modelyard.torchtools.layers import evaluating, size_mb
 from modelyard.torchtools.parity import flat_outputs
 from modelyard.torchtools.timing import MS_PER_S, interleaved_medians
 
 _TIMING_BUDGET_S = 1.0
-_OF_MODEL = ("model", "net", "module", "network", "policy")
 _OF_OUTPUTS = ("output", "pred", "logit", "y_", "yhat", "answer")
+_OF_TARGETS = ("target", "label", "true", "truth", "y_", "expected")
 
 
 def evaluated(
@@ -66,37 +66,26 @@ def timed_in_turns(
     original: nn.Module, compressed: nn.Module, inputs: Inputs
 ) -> tuple[float, float]:
     """Median seconds of a call of each, timed in turns in eval mode."""
-    modes = (original.training, compressed.training)
-    original.eval()
-    compressed.eval()
-    medians = interleaved_medians(
-        {
-            "original": lambda: call(original, inputs),
-            "compressed": lambda: call(compressed, inputs),
-        },
-        budget_s=_TIMING_BUDGET_S,
-    )
-    original.train(modes[0])
-    compressed.train(modes[1])
+    with evaluating(original, compressed):
+        medians = interleaved_medians(
+            {
+                "original": lambda: call(original, inputs),
+                "compressed": lambda: call(compressed, inputs),
+            },
+            budget_s=_TIMING_BUDGET_S,
+        )
     return medians["original"], medians["compressed"]
 
 
 def _metric(model: nn.Module, loader: Iterable[Any], metric_fn: Callable[..., Any]) -> float:
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            if _takes_model(metric_fn):
-                value = metric_fn(model, loader)
-            else:
-                value = metric_fn(*_answers(model, loader))
-    finally:
-        model.train(was_training)
-    return float(value)
+    with evaluating(model), torch.inference_mode():
+        if _takes_model(metric_fn):
+            return float(metric_fn(model, loader))
+        return float(metric_fn(*_answers(model, loader)))
 
 
 def _takes_model(metric_fn: Callable[..., Any]) -> bool:
-    """Whether the function wants the model and the loader, judged by its parameters' names."""
+    """Whether the function wants the model and the loader, as it does unless its names say not."""
     try:
         names = [name.lower() for name in inspect.signature(metric_fn).parameters]
     except (TypeError, ValueError):
@@ -106,9 +95,8 @@ def _takes_model(metric_fn: Callable[..., Any]) -> bool:
             "metric_fn must take (model, test_loader) or (outputs, targets); "
             f"it takes ({', '.join(names)})."
         )
-    if any(word in names[0] for word in _OF_OUTPUTS):
-        return False
-    return any(word in names[0] for word in _OF_MODEL) or "loader" in names[1]
+    is_of_outputs = any(word in names[0] for word in _OF_OUTPUTS)
+    return not is_of_outputs and not any(word in names[1] for word in _OF_TARGETS)
 
 
 def _answers(model: nn.Module, loader: Iterable[Any]) -> tuple[torch.Tensor, torch.Tensor]:

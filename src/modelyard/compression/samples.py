@@ -18,6 +18,7 @@ from modelyard.torchtools.inputs import (
     synthetic_like,
     tensors_of,
 )
+from modelyard.torchtools.layers import evaluating
 from modelyard.torchtools.parity import flat_outputs
 from modelyard.torchtools.quantize import Reference
 
@@ -59,13 +60,11 @@ def reference_for(model: nn.Module, batches: Sequence[Inputs]) -> Reference:
     Raises:
         InputError: It does not run on them, or answers with NaN.
     """
-    was_training = model.training
     try:
-        outputs = [flat_outputs(call(model.eval(), batch)) for batch in batches]
+        with evaluating(model):
+            outputs = [flat_outputs(call(model, batch)) for batch in batches]
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise InputError(f"{type(model).__name__} does not run on this data: {error}") from error
-    finally:
-        model.train(was_training)
     if not all(bool(tensor.isfinite().all()) for output in outputs for tensor in output):
         raise InputError(f"{type(model).__name__} answers this data with NaN or infinity.")
     return Reference(inputs=batches, outputs=outputs)

@@ -16,7 +16,7 @@ from torch import nn
 
 from modelyard._core.errors import ConfigError, InputError
 from modelyard.torchtools.inputs import Inputs, call
-from modelyard.torchtools.layers import n_parameters
+from modelyard.torchtools.layers import evaluating, n_parameters
 from modelyard.torchtools.parity import flat_outputs
 
 _STEPS = 12
@@ -136,11 +136,8 @@ def _refuse_recurrent(model: nn.Module) -> None:
 
 
 def _output_shapes(model: nn.Module, example: Inputs) -> list[tuple[int, ...]]:
-    was_training = model.training
-    try:
-        return [tuple(tensor.shape) for tensor in flat_outputs(call(model.eval(), example))]
-    finally:
-        model.train(was_training)
+    with evaluating(model):
+        return [tuple(tensor.shape) for tensor in flat_outputs(call(model, example))]
 
 
 def _output_layers(model: nn.Module, example: Inputs) -> list[str]:

@@ -24,7 +24,7 @@ from modelyard.torchtools.inputs import (
     resolve_example,
     tensors_of,
 )
-from modelyard.torchtools.layers import MB, unwrapped
+from modelyard.torchtools.layers import MB, evaluating, unwrapped
 from modelyard.torchtools.onnx_module import OnnxModule, make_session, run_session
 from modelyard.torchtools.originals import warn_if_original
 from modelyard.torchtools.parity import difference, flat_outputs, worst
@@ -130,11 +130,8 @@ class ModelExporter:
         """
         inputs = as_inputs(test_input)
         graph = read_graph(onnx_path)
-        was_training = pytorch_model.training
-        try:
-            expected = flat_outputs(call(pytorch_model.eval(), inputs))
-        finally:
-            pytorch_model.train(was_training)
+        with evaluating(pytorch_model):
+            expected = flat_outputs(call(pytorch_model, inputs))
         actual = run_session(make_session(Path(onnx_path).read_bytes()), tensors_of(inputs))
         gaps = [difference(want, got) for want, got in zip(expected, actual, strict=True)]
         names = [value.name for value in graph.graph.output]

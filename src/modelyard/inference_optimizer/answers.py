@@ -1,12 +1,13 @@
 """Answers and inputs put together and taken apart."""
 
 import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
-from modelyard.torchtools.inputs import Inputs, tensors_of
+from modelyard.torchtools.inputs import Inputs, mapped, tensors_of
 from modelyard.torchtools.parity import flat_outputs, map_tensors
 
 
@@ -21,7 +22,12 @@ def given_back(answer: Any, inputs: Inputs, *, as_arrays: bool) -> Any:
     if as_arrays:
         return map_tensors(answer, to_array)
     home = tensors_of(inputs)[0].device
-    return map_tensors(answer, lambda tensor: tensor.to(home))
+    return map_tensors(answer, lambda tensor: _ordinary(tensor.to(home)))
+
+
+def _ordinary(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor the caller may change and use in a loss: one of inference mode allows neither."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def to_array(value: torch.Tensor) -> np.ndarray[Any, Any]:
@@ -36,6 +42,11 @@ def is_repeatable(first: Any, second: Any) -> bool:
     return all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
 
 
+def sample_of(inputs: Inputs, index: int) -> Inputs:
+    """One sample of a batch, as a batch of one."""
+    return mapped(inputs, lambda tensor: tensor[index].unsqueeze(0))
+
+
 def same_form(first: Any, second: Any) -> bool:
     """Whether two inputs have the same kind, shape and dtype, so that they may be joined."""
     if isinstance(first, torch.Tensor | np.ndarray):
@@ -47,9 +58,23 @@ def same_form(first: Any, second: Any) -> bool:
     return False
 
 
-def concatenated(inputs: list[Inputs]) -> torch.Tensor:
-    """Single-tensor inputs joined along the batch."""
-    return torch.cat([tensors_of(item)[0] for item in inputs])
+def runs_of_same_form(xs: Iterable[Any], *, longest: int) -> Iterator[list[Any]]:
+    """Consecutive inputs of the same form together, at most `longest` of them; order is kept."""
+    run: list[Any] = []
+    for x in xs:
+        if run and (len(run) >= longest or not same_form(run[0], x)):
+            yield run
+            run = []
+        run.append(x)
+    if run:
+        yield run
+
+
+def concatenated(inputs: list[Inputs]) -> Inputs:
+    """Inputs of the same form joined along the batch."""
+    columns = zip(*map(tensors_of, inputs), strict=True)
+    joined = iter([torch.cat(column) for column in columns])
+    return mapped(inputs[0], lambda _: next(joined))
 
 
 def split(answer: Any, sizes: list[int]) -> list[Any]:

@@ -124,7 +124,7 @@ class BatchingEngine:
         started = self._clock.monotonic_s()
         try:
             answers = self._run_batch([request.inputs for request in batch])
-        except Exception as error:  # noqa: BLE001 - whatever the model raises belongs to its caller
+        except BaseException as error:  # noqa: BLE001 - whatever the model raises belongs to its caller; a worker that ends leaves all others waiting
             if len(batch) == 1:
                 batch[0].future.set_exception(error)
                 return

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,7 +18,6 @@ from modelyard._core.errors import (
     ConfigError,
     ExampleInputRequiredError,
     InputError,
-    ModelyardError,
     NotReadyError,
 )
 from modelyard.inference_optimizer import tuning
@@ -28,7 +27,8 @@ from modelyard.inference_optimizer.answers import (
     is_repeatable,
     joined,
     n_samples,
-    same_form,
+    runs_of_same_form,
+    sample_of,
     split,
     to_array,
 )
@@ -48,34 +48,20 @@ from modelyard.inference_optimizer.records import (
     Optimization,
     PerformanceStats,
 )
+from modelyard.inference_optimizer.serving import Serving, form_of
 from modelyard.torchtools.inputs import (
     Inputs,
     as_inputs,
     batch_size,
     mapped,
     resolve_example,
-    tensors_of,
+    synthetic_like,
 )
-from modelyard.torchtools.parity import differences, map_tensors
+from modelyard.torchtools.parity import map_tensors
 from modelyard.torchtools.timing import summarized, time_calls
 
 _logger = logging.getLogger("modelyard")
 _MAX_QUEUE = 10_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Serving:
-    """What answers now. Replaced as a whole, so a call never sees half of a change."""
-
-    model: nn.Module
-    by_batch: dict[int, Backend]
-    cache: AnswerCache
-    is_checked: bool = False  # whether the model has shown that it gives one answer to one input
-
-    def backend_for(self, n: int) -> Backend:
-        """The backend measured at the largest batch size up to `n`."""
-        sizes = [size for size in self.by_batch if size <= n]
-        return self.by_batch[max(sizes, default=min(self.by_batch))]
 
 
 class InferenceOptimizer:
@@ -132,10 +118,10 @@ class InferenceOptimizer:
         self._clock = clock or SystemClock()
         self._seed = seed
         self._latency = LatencyRecord(self._clock)
-        self._serving: _Serving | None = None
+        self._serving: Serving | None = None
+        self._serving_lock = threading.Lock()  # guards the replacing of _serving, not its reading
         self._engine: BatchingEngine | None = None
         self._engine_lock = threading.Lock()  # guards the making and closing of the engine
-        self._batchable: dict[tuple[int, tuple[int, ...]], bool] = {}
         if model is not None:
             self.set_model(model)
 
@@ -159,9 +145,9 @@ class InferenceOptimizer:
             raise ConfigError(f"model must be an nn.Module, got {type(model).__name__}.")
         model.eval().to(self.device)
         eager = make_eager(model, torch.empty(0), self.device)
-        self._serving = _Serving(
-            model=model, by_batch={1: eager}, cache=AnswerCache(self._cache_size)
-        )
+        serving = Serving(model=model, eager=eager, cache=AnswerCache(self._cache_size))
+        with self._serving_lock:
+            self._serving = serving
 
     def optimize_for_inference(self, example_input: Any = None) -> Optimization:
         """Measure the backends and use the fastest whose answers equal eager's.
@@ -198,11 +184,9 @@ class InferenceOptimizer:
         by_batch = dict(choice.by_batch)
         if self._backend not in {"auto", "eager"}:
             by_batch = self._forced(choice)
-        # Unless someone set another model meanwhile.
-        if self._serving is serving:
-            self._serving = replace(
-                serving, by_batch=by_batch, cache=AnswerCache(self._cache_size)
-            )
+        # Answers of another backend differ within the tolerance: the cache starts anew.
+        cache = AnswerCache(serving.cache.max_size)
+        self._change(serving, by_batch=by_batch, form=form_of(example), cache=cache)
         return {
             "backend": by_batch[1].name,
             "backend_by_batch": {str(n): backend.name for n, backend in by_batch.items()},
@@ -231,10 +215,10 @@ class InferenceOptimizer:
         serving = self._current()
         started = time.perf_counter()
         inputs, is_array = self._taken(x, serving)
-        key = key_of(inputs) if self._cache_size else None
+        key = key_of(inputs) if serving.cache.max_size else None
         answer = None if key is None else serving.cache.get(key)
         if answer is None:
-            answer = self._run(serving, inputs)
+            answer = serving.run(inputs)
             if key is not None:
                 self._remember(serving, key, inputs, answer)
         else:
@@ -244,6 +228,9 @@ class InferenceOptimizer:
 
     def predict_batch(self, x_batch: Any, *, exact: bool = False) -> Any:
         """Answers to many samples, computed `batch_size` at a time, in order.
+
+        Where a sample's answer depends on its neighbours, as with activations quantized over the
+        whole batch, they are computed one at a time.
 
         Args:
             x_batch: As for `predict`, any number of samples.
@@ -258,13 +245,14 @@ class InferenceOptimizer:
         n = batch_size(inputs)
         if n == 0:
             raise InputError("x_batch holds no samples: its first dimension is 0.")
-        step = 1 if exact else self.batch_size
+        is_alone = exact or not self._can_join(serving, [sample_of(inputs, i) for i in (0, -1)])
+        step = 1 if is_alone else self.batch_size
         answers = []
         for start in range(0, n, step):
             stop = start + step
             started = time.perf_counter()
             part = mapped(inputs, lambda t, a=start, b=stop: t[a:b])  # type: ignore[misc]  # defaults bind now
-            answers.append(self._run(serving, part))
+            answers.append(serving.run(part))
             self._latency.add(time.perf_counter() - started, n_samples=n_samples(part))
         return given_back(joined(answers), inputs, as_arrays=is_array)
 
@@ -290,17 +278,11 @@ class InferenceOptimizer:
             InputError: The model does not take one of the inputs.
         """
         serving = self._current()
-        answers: list[Any] = []
-        pending: list[Any] = []
-        for x in x_list:
-            if pending and not same_form(pending[0], x):
-                answers += self._many(serving, pending, exact=exact)
-                pending = []
-            pending.append(x)
-            if len(pending) >= self.batch_size:
-                answers += self._many(serving, pending, exact=exact)
-                pending = []
-        answers += self._many(serving, pending, exact=exact)
+        answers = [
+            answer
+            for run in runs_of_same_form(x_list, longest=self.batch_size)
+            for answer in self._many(serving, run, exact=exact)
+        ]
         if return_numpy:
             return [map_tensors(answer, to_array) for answer in answers]
         return answers
@@ -381,9 +363,9 @@ class InferenceOptimizer:
         serving = self._current()
         generator = torch.Generator().manual_seed(self._seed)
         x = torch.randn(tuple(input_shape), generator=generator).to(self.device)
-        self._run(serving, x)
+        serving.run(x)
         durations = time_calls(
-            lambda: finished(self._run(serving, x)), n=num_iterations, warmup=warmup_iterations
+            lambda: finished(serving.run(x)), n=num_iterations, warmup=warmup_iterations
         )
         samples = int(input_shape[0]) if input_shape else 1
         return {
@@ -418,13 +400,19 @@ class InferenceOptimizer:
 
     # ── inside ──────────────────────────────────────────────────────────────────────────────
 
-    def _current(self) -> _Serving:
+    def _current(self) -> Serving:
         if self._serving is None:
             raise NotReadyError(
                 "There is no model to predict with: pass one to InferenceOptimizer(model=...) or "
                 "call set_model(model)."
             )
         return self._serving
+
+    def _change(self, serving: Serving, **changes: Any) -> None:
+        """Replace parts of what answers, unless another model was set meanwhile."""
+        with self._serving_lock:
+            if self._serving is not None and self._serving.eager is serving.eager:
+                self._serving = replace(self._serving, **changes)
 
     def _kept_eager(self, reason: str) -> Optimization:
         return {
@@ -444,7 +432,7 @@ class InferenceOptimizer:
             raise ConfigError(f"backend={self._backend!r} cannot serve this model: {why}.")
         return dict.fromkeys(choice.by_batch, choice.made[self._backend])
 
-    def _taken(self, x: Any, serving: _Serving) -> tuple[Inputs, bool]:
+    def _taken(self, x: Any, serving: Serving) -> tuple[Inputs, bool]:
         """`x` as tensors, and whether it came as arrays."""
         if isinstance(x, torch.Tensor):
             return x, False
@@ -456,40 +444,27 @@ class InferenceOptimizer:
         wanted = dtype or torch.float32
         return mapped(inputs, lambda t: t.to(wanted) if t.is_floating_point() else t), True
 
-    def _run(self, serving: _Serving, inputs: Inputs) -> Any:
-        try:
-            return serving.backend_for(n_samples(inputs)).run(inputs)
-        except ModelyardError:
-            raise
-        except Exception as error:
-            shapes = [f"{tuple(t.shape)} {t.dtype}" for t in tensors_of(inputs)]
-            raise InputError(
-                f"{type(serving.model).__name__} does not take this input "
-                f"({', '.join(shapes)}): {error}"
-            ) from error
-
-    def _remember(self, serving: _Serving, key: bytes, inputs: Inputs, answer: Any) -> None:
+    def _remember(self, serving: Serving, key: bytes, inputs: Inputs, answer: Any) -> None:
         if not serving.is_checked:
-            if not is_repeatable(answer, self._run(serving, inputs)):
+            if not is_repeatable(answer, serving.run(inputs)):
                 _logger.warning(
                     "%s gives two answers to one input: the cache is off.",
                     type(serving.model).__name__,
                 )
-                self._cache_size = 0
+                self._change(serving, is_checked=True, cache=AnswerCache(0))
                 return
-            if self._serving is serving:
-                self._serving = replace(serving, is_checked=True)
+            self._change(serving, is_checked=True)
         # The caller may change what it gets; the cache keeps a copy of its own.
         serving.cache.put(key, map_tensors(answer, torch.clone))
 
-    def _many(self, serving: _Serving, xs: list[Any], *, exact: bool) -> list[Any]:
-        if len(xs) < 2 or exact or not self._can_join(serving, xs):  # noqa: PLR2004 - one needs no joining
-            return [self.predict(x) for x in xs]
-        started = time.perf_counter()
+    def _many(self, serving: Serving, xs: list[Any], *, exact: bool) -> list[Any]:
         taken = [self._taken(x, serving) for x in xs]
         inputs = [pair[0] for pair in taken]
+        if len(xs) < 2 or exact or not self._can_join(serving, inputs[:2]):  # noqa: PLR2004 - one needs no joining
+            return [self.predict(x) for x in xs]
+        started = time.perf_counter()
         sizes = [batch_size(item) for item in inputs]
-        answer = self._run(serving, concatenated(inputs))
+        answer = serving.run(concatenated(inputs))
         self._latency.add(time.perf_counter() - started, n_samples=sum(sizes))
         parts = split(answer, sizes)
         return [
@@ -497,36 +472,22 @@ class InferenceOptimizer:
             for part, (item, is_array) in zip(parts, taken, strict=True)
         ]
 
-    def _can_join(self, serving: _Serving, xs: list[Any]) -> bool:
+    def _can_join(self, serving: Serving, inputs: list[Inputs]) -> bool:
         """Whether joining along the first dimension gives what each would alone."""
-        inputs = [self._taken(x, serving)[0] for x in xs[:2]]
-        shapes = tuple(tensors_of(inputs[0])[0].shape)
-        place = (id(serving.model), shapes)
-        if place not in self._batchable:
-            self._batchable[place] = self._joins(serving, inputs)
-        return self._batchable[place]
-
-    def _joins(self, serving: _Serving, inputs: list[Inputs]) -> bool:
-        alone = [self._run(serving, item) for item in inputs]
-        try:
-            sizes = [batch_size(item) for item in inputs]
-            parts = split(self._run(serving, concatenated(inputs)), sizes)
-        except (InputError, RuntimeError):
-            return False
-        bound = max(self._tolerance, 1e-5)
-        return all(
-            gap.is_within(rtol=bound, atol=bound)
-            for want, got in zip(alone, parts, strict=True)
-            for gap in differences(want, got)
-        )
+        form = form_of(inputs[0])
+        if form not in serving.joinable:
+            # Two of the caller's may be alike; a large neighbour shows what a batch shares.
+            bound = max(self._tolerance, 1e-5)
+            large = synthetic_like(inputs[1], 2, seed=self._seed, scale=10.0)
+            serving.joinable[form] = serving.joins(inputs, bound=bound) and serving.joins(
+                [inputs[0], large], bound=bound
+            )
+        return serving.joinable[form]
 
     def _serve_requests(self, xs: Sequence[Any]) -> list[Any]:
         serving = self._current()
-        answers: list[Any] = []
-        group: list[Any] = []
-        for x in xs:
-            if group and not same_form(group[0], x):
-                answers += self._many(serving, group, exact=False)
-                group = []
-            group.append(x)
-        return answers + self._many(serving, group, exact=False)
+        return [
+            answer
+            for run in runs_of_same_form(xs, longest=self.batch_size)
+            for answer in self._many(serving, run, exact=False)
+        ]

@@ -29,6 +29,7 @@ from modelyard.torchtools.inputs import (
     tensors_of,
     with_batch,
 )
+from modelyard.torchtools.layers import evaluating
 from modelyard.torchtools.onnx_module import OnnxModule, make_session, run_session
 from modelyard.torchtools.parity import Difference, difference, flat_outputs
 
@@ -333,16 +334,14 @@ def _mismatch(
 @contextmanager
 def _preserved(model: nn.Module) -> Iterator[None]:
     """Eval mode, no fast path, no messages; everything as it was afterwards."""
-    modes = {module: module.training for module in model.modules()}
     state = torch.get_rng_state()
     fast_path = torch.backends.mha.get_fastpath_enabled()
     level = logging.getLogger("torch.onnx").level
-    model.eval()
     torch.backends.mha.set_fastpath_enabled(False)  # its fused operator has no ONNX form
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         # The exporters announce progress and their own deprecation; what matters is verified.
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        with evaluating(model), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             with redirect_stderr(io.StringIO()):
                 yield
@@ -350,8 +349,6 @@ def _preserved(model: nn.Module) -> Iterator[None]:
         logging.getLogger("torch.onnx").setLevel(level)
         torch.backends.mha.set_fastpath_enabled(fast_path)
         torch.set_rng_state(state)
-        for module, was_training in modes.items():
-            module.training = was_training
 
 
 def _first_lines(error: Exception) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from modelyard._core.errors import ExampleInputRequiredError, InputError
+from modelyard.torchtools.layers import evaluating
 
 Inputs = torch.Tensor | tuple[torch.Tensor, ...] | dict[str, torch.Tensor]
 
@@ -20,14 +21,14 @@ _IMAGE_SIZES = (32, 28, 64)
 
 
 def as_inputs(value: Any) -> Inputs:
-    """`value` as an input: arrays become tensors, lists of tensors tuples.
+    """`value` as an input: arrays become tensors, lists of arrays tuples, lists of numbers arrays.
 
     Raises:
         InputError: It holds something that is neither tensor nor array.
     """
     if isinstance(value, Mapping):
         return {str(name): _as_tensor(item) for name, item in value.items()}
-    if isinstance(value, tuple | list) and value and not np.isscalar(value[0]):
+    if isinstance(value, tuple | list) and value and all(map(_is_array, value)):
         return tuple(_as_tensor(item) for item in value)
     return _as_tensor(value)
 
@@ -133,6 +134,10 @@ def resolve_example(model: nn.Module, given: Any = None, *, shape: Any = None) -
     )
 
 
+def _is_array(value: Any) -> bool:
+    return isinstance(value, torch.Tensor | np.ndarray)
+
+
 def _as_tensor(value: Any) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         return value
@@ -146,14 +151,13 @@ def _as_tensor(value: Any) -> torch.Tensor:
 
 def _problem(model: nn.Module, inputs: Inputs) -> str | None:
     """Why the model does not run on `inputs`, or None. Leaves mode and random state alone."""
-    was_training = model.training
     state = torch.get_rng_state()
     try:
-        call(model.eval(), inputs)
+        with evaluating(model):
+            call(model, inputs)
     except Exception as error:  # noqa: BLE001 - a user's forward can raise anything
         return f"{type(error).__name__}: {error}"
     finally:
-        model.train(was_training)
         torch.set_rng_state(state)
     return None
 
