@@ -57,6 +57,7 @@ class UpdateSettings:
     allow_uncalibrated_drift: bool = False
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         for name in ("performance_threshold", "rollback_threshold", "error_rate_threshold"):
             value = getattr(self, name)
             if not 0.0 < value < 1.0:
@@ -64,16 +65,21 @@ class UpdateSettings:
         for name in ("drift_threshold", "min_samples", "step_min_samples"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}.")
-        for name in ("cooldown_hours", "transition_minutes", "latency_floor_ms"):
+        for name in ("cooldown_hours", "transition_minutes"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}.")
         _check_steps(self.steps)
+
+    def _check_kinds(self) -> None:
+        for name in ("auto_rollback", "allow_uncalibrated_drift"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}.")
         if self.key_metric_direction not in {None, *_DIRECTIONS}:
             raise ConfigError(
                 f"key_metric_direction must be 'higher' or 'lower', "
                 f"got {self.key_metric_direction!r}."
             )
-        if self.schedule is not None and not croniter.is_valid(self.schedule):
+        if self.schedule is not None and not _is_cron(self.schedule):
             raise ConfigError(
                 f"schedule {self.schedule!r} is no cron expression such as '0 3 * * 1-5'."
             )
@@ -116,6 +122,10 @@ class UpdateSettings:
     def step_s(self) -> float:
         """Seconds each step lasts at the least."""
         return self.transition_minutes * 60.0 / len(self.steps)
+
+
+def _is_cron(schedule: Any) -> bool:
+    return isinstance(schedule, str) and bool(croniter.is_valid(schedule))
 
 
 def _check_steps(steps: tuple[float, ...]) -> None:
