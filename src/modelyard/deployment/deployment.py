@@ -13,7 +13,7 @@ import torch
 
 from modelyard._core.chance import generator
 from modelyard._core.clock import Clock, SystemClock
-from modelyard._core.errors import ConfigError, NotReadyError, RequestNotFoundError
+from modelyard._core.errors import ConfigError, InputError, NotReadyError, RequestNotFoundError
 from modelyard._core.ids import new_id
 from modelyard.deployment.answer import Answer
 from modelyard.inference_optimizer import InferenceOptimizer
@@ -131,7 +131,7 @@ class Deployment:
 
         Raises:
             VersionNotFoundError, IntegrityError, UntrustedClassError: It cannot be loaded.
-            InputError: It does not run on the example input saved with it.
+            InputError: It does not run on the example input saved with it, or answers with NaN.
         """
         with self._changing:
             if version_id in self._routing.arms:
@@ -280,7 +280,8 @@ class Deployment:
         optimizer = InferenceOptimizer(module, cache_size=self._cache_size, clock=self._clock)
         example = self._example_of(version_id)
         if example is not None:
-            optimizer.predict(example)  # a version that cannot answer must not get traffic
+            # A version that cannot answer must not get traffic.
+            _refuse_nan(optimizer.predict(example), version_id)
         if self._optimize:
             optimizer.optimize_for_inference(example)
         monitor = ModelMonitor(
@@ -361,4 +362,4 @@ def _monitor_name(version_id: str) -> str:
 def _refuse_nan(output: Any, version_id: str) -> None:
     tensors = flat_outputs(as_inputs(output))
     if any(bool(tensor.isnan().any()) for tensor in tensors if tensor.is_floating_point()):
-        raise ArithmeticError(f"{version_id} answered with NaN.")
+        raise InputError(f"{version_id} answered with NaN.")

@@ -39,7 +39,7 @@ def exceedance_evidence(n_events: int, n_trials: int, limit: float) -> float:
     above = float(betaincc(a, b, limit))
     if above <= 0.0:
         return 0.0
-    # The last two terms are the weights' own integral over (limit, 1): (1 - limit)^spread / spread.
+    # The last two terms are the weights' integral over (limit, 1): (1 - limit)^spread / spread.
     log_average = (
         float(betaln(a, b)) + math.log(above) + math.log(spread) - spread * math.log1p(-limit)
     )

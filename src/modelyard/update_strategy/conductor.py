@@ -82,6 +82,7 @@ class Conductor:
         self._clock = clock
         self._actor = actor
         self._carried: Rollout | None = None  # the unfinished rollout that is served, as it is
+        self._unable: tuple[str, int] | None = None  # what could not be served when assisting
         self._seen: _StepSeen | None = None
         self._serving: str | None = None  # the production that is served
         self._take_up()
@@ -406,14 +407,15 @@ class Conductor:
 
     def _assist(self, rollout: Rollout) -> None:
         """Serve what the leading process has decided; if that cannot be, go on as before."""
-        if self._is_carried(rollout):
+        change = (rollout.rollout_id, rollout.revision)
+        if self._is_carried(rollout) or self._unable == change:
             return
         try:
             self._apply(rollout)
         except Exception as error:
             if _is_passing(error):
                 raise
-            self._carried = rollout  # tried once for each change, not at every look
+            self._unable = change  # tried once for each change, not at every look
             _logger.warning("%s cannot be served here: %s", rollout.rollout_id, error)
 
     def _let_go(self) -> None:

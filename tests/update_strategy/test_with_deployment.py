@@ -1,0 +1,331 @@
+"""The life of an update where a deployment serves and measures both versions."""
+
+import logging
+
+import pytest
+import torch
+
+from modelyard._core.errors import StorageError, UntrustedClassError
+from modelyard.inference_optimizer import InferenceOptimizer
+
+
+@pytest.fixture
+def deployment(yard, ids):
+    return yard.deploy()
+
+
+@pytest.fixture
+def strategy(yard, deployment):
+    return yard.strategy(deployment)
+
+
+def is_over(strategy):
+    return lambda: strategy.get_rollout() is None
+
+
+# Taking up what is decided
+
+
+def test_an_empty_deployment_serves_production_before_the_first_request(ids, deployment, strategy):
+    assert deployment.shares() == {ids[0]: 1.0}
+
+
+def test_a_deployment_that_serves_already_is_left_as_it_is(yard, ids, deployment):
+    deployment.serve(ids[2])
+    yard.strategy(deployment)
+    assert deployment.shares() == {ids[2]: 1.0}
+
+
+def test_without_production_the_first_update_is_direct(yard):
+    [first] = yard.save(1)
+    deployment = yard.deploy()
+    strategy = yard.strategy(deployment)
+    assert deployment.shares() == {}
+    state = strategy.update_model(first)
+    assert (state["status"], state["applied_to"]) == ("promoted", ["deployment"])
+    assert deployment.shares() == {first: 1.0}
+
+
+def test_production_that_cannot_be_loaded_is_an_error_at_the_start(yard):
+    [version] = yard.save(1)
+    yard.registry.rollback_to_version(version)
+    yard.damage(version)
+    with pytest.raises(Exception, match="blob"):
+        yard.strategy(yard.deploy())
+
+
+# Steps
+
+
+def test_samples_and_time_move_the_shares_and_then_production(
+    yard, ids, deployment, strategy, ask
+):
+    state = strategy.update_model(ids[1])
+    assert state["applied_to"] == ["deployment"]
+    assert deployment.shares() == {ids[0]: 0.9, ids[1]: 0.1}
+    answers = ask(deployment, 2000, until=is_over(strategy))
+    assert yard.production() == ids[1]
+    assert deployment.shares() == {ids[1]: 1.0}
+    assert deployment.versions() == [ids[1]]
+    assert all(answer.error is None for answer in answers)
+    [record] = strategy.get_update_history(limit=1)
+    shares = [e["detail"]["shares"].get(ids[1]) for e in record["events"]]
+    assert shares == [0.1, 0.5, 1.0, 1.0, 1.0]
+    judged = [e["detail"] for e in record["events"] if "n_at_step" in e["detail"]]
+    assert all(detail["n_at_step"] >= 20 for detail in judged)
+
+
+def test_a_full_window_does_not_hide_new_answers(yard, ids, ask):
+    # With more answers than the window holds, the count at each step must go on.
+    deployment = yard.deploy(window_size=50)
+    strategy = yard.strategy(deployment, transition_minutes=30.0)
+    strategy.update_model(ids[1])
+    ask(deployment, 5000, seconds=2.0, until=is_over(strategy))
+    assert yard.production() == ids[1]
+    assert deployment.n_answers(ids[1]) > 200
+
+
+def test_time_alone_promotes_nobody(yard, ids, deployment, strategy, ask):
+    strategy.update_model(ids[1])
+    yard.clock.advance(300.0)
+    assert strategy.advance()["step"] == 1
+    yard.clock.advance(1.0)
+    state = strategy.advance()
+    assert state["status"] == "paused"
+    assert "too little traffic: 0 of 20" in state["reason"]
+    assert deployment.shares() == {ids[0]: 0.9, ids[1]: 0.1}
+    assert strategy.resume()["status"] == "running"
+    ask(deployment, 2000, until=is_over(strategy))
+    assert yard.production() == ids[1]
+
+
+# Going back by itself
+
+
+@pytest.mark.parametrize("how", ["fails", "nan"])
+def test_a_failing_candidate_is_undone_and_nobody_notices(
+    yard, ids, deployment, strategy, ask, gone_wrong, how
+):
+    deployment.add_version(ids[1], gone_wrong(how))
+    strategy.update_model(ids[1])
+    answers = ask(deployment, 500, until=is_over(strategy))
+    assert deployment.shares() == {ids[0]: 1.0}
+    assert deployment.versions() == [ids[0]]
+    assert yard.production() == ids[0]
+    assert all(answer.version_id == ids[0] for answer in answers)
+    rescued = [answer for answer in answers if answer.error is not None]
+    assert {answer.routed_to for answer in rescued} == {ids[1]}
+    [record] = strategy.get_update_history(limit=1)
+    assert record["status"] == "rolled_back"
+    assert record["reason"].startswith("error rate 100.0%")
+    assert yard.monitor.get_alerts("critical")[0]["message"].startswith(ids[1])
+
+
+def test_a_slow_candidate_is_undone(yard, ids, deployment, strategy, ask, gone_wrong):
+    deployment.add_version(ids[1], gone_wrong("slow"))
+    strategy.update_model(ids[1])
+    ask(deployment, 3000, until=is_over(strategy))
+    [record] = strategy.get_update_history(limit=1)
+    assert record["status"] == "rolled_back"
+    assert "median latency" in record["reason"]
+
+
+def test_a_candidate_with_a_poor_key_metric_is_undone(yard, ids, deployment, ask):
+    strategy = yard.strategy(deployment, key_metric="sharpe", transition_minutes=60.0)
+    strategy.update_model(ids[1])
+    for i in range(3000):
+        [answer] = ask(deployment, 1, first_user=i)
+        good = 1.0 if answer.version_id == ids[0] else 0.5
+        deployment.record_outcome(answer.request_id, {"sharpe": good})
+        if strategy.get_rollout() is None:
+            break
+    [record] = strategy.get_update_history(limit=1)
+    assert record["status"] == "rolled_back"
+    assert record["reason"] == "sharpe fell from 1 to 0.5 (50%, over 20 values)"
+
+
+def test_without_automatic_rollback_a_person_decides(yard, ids, deployment, ask, gone_wrong):
+    strategy = yard.strategy(deployment, auto_rollback=False)
+    deployment.add_version(ids[1], gone_wrong("fails"))
+    strategy.update_model(ids[1])
+    ask(deployment, 300, until=lambda: strategy.get_rollout()["status"] == "paused")
+    assert strategy.get_rollout()["status"] == "paused"
+    assert strategy.should_rollback()["should_rollback"]
+    assert strategy.rollback()["rolled_back"]
+    assert deployment.shares() == {ids[0]: 1.0}
+
+
+def test_the_guard_stays_on_while_paused(yard, ids, deployment, strategy, ask, gone_wrong):
+    deployment.add_version(ids[1], gone_wrong("fails"))
+    strategy.update_model(ids[1])
+    strategy.pause()
+    ask(deployment, 300, until=is_over(strategy))
+    assert strategy.get_update_history(limit=1)[0]["status"] == "rolled_back"
+
+
+def test_going_back_after_promotion_loads_and_serves_the_earlier_version(
+    yard, ids, deployment, strategy
+):
+    strategy.update_model(ids[1], smooth_transition=False)
+    assert deployment.versions() == [ids[1]]
+    assert strategy.rollback()["applied_to"] == ["deployment"]
+    assert deployment.shares() == {ids[0]: 1.0}
+    assert deployment.versions() == [ids[0]]
+    assert yard.production() == ids[0]
+
+
+# What cannot be served
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+def test_a_damaged_version_begins_nothing(yard, ids, deployment, strategy, smooth):
+    yard.damage(ids[1])
+    strategy.update_model(ids[2])
+    with pytest.raises(OSError, match="blob"):
+        strategy.update_model(ids[1], smooth_transition=smooth, supersede=True)
+    assert strategy.get_rollout()["new_version_id"] == ids[2]
+    assert deployment.shares() == {ids[0]: 0.9, ids[2]: 0.1}
+
+
+def test_a_version_of_unknown_classes_begins_nothing(yard, ids, strategy, monkeypatch):
+    def refuse(*_, **__):
+        raise UntrustedClassError("nobody vouched for it")
+
+    monkeypatch.setattr(yard.registry, "load_model", refuse)
+    with pytest.raises(UntrustedClassError):
+        strategy.update_model(ids[1])
+    assert strategy.get_update_history() == []
+
+
+def test_a_candidate_damaged_midway_is_undone_by_the_next_process(yard, ids, strategy, ask):
+    strategy.update_model(ids[1])
+    yard.damage(ids[1])
+    later = yard.again()
+    deployment = later.deploy()
+    strategy = later.strategy(deployment)
+    assert deployment.shares() == {ids[0]: 1.0}
+    assert all(answer.version_id == ids[0] for answer in ask(deployment, 30))
+    [record] = strategy.get_update_history(limit=1)
+    assert record["status"] == "rolled_back"
+    assert "cannot be served" in record["reason"]
+    assert later.production() == ids[0]
+
+
+def test_a_new_process_serves_the_shares_it_finds_before_its_first_request(
+    yard, ids, deployment, strategy, ask
+):
+    strategy.update_model(ids[1])
+    ask(deployment, 2000, until=lambda: strategy.get_rollout()["step"] == 2)
+    later = yard.again()
+    another = later.deploy()
+    strategy = later.strategy(another)
+    assert another.shares() == {ids[0]: 0.5, ids[1]: 0.5}
+    # An hour without traffic is no reason to pause: this process has to measure first.
+    ask(another, 5)
+    assert strategy.get_rollout()["status"] == "running"
+    ask(another, 2000, until=is_over(strategy))
+    assert later.production() == ids[1]
+    assert another.versions() == [ids[1]]
+
+
+# Production named by hand
+
+
+@pytest.mark.parametrize("during_rollout", [False, True])
+def test_what_serves_follows_the_pointer(yard, ids, deployment, strategy, ask, during_rollout):
+    if during_rollout:
+        strategy.update_model(ids[1])
+        ask(deployment, 5)
+    yard.registry.rollback_to_version(ids[2])
+    ask(deployment, 2)
+    assert deployment.shares() == {ids[2]: 1.0}
+    assert deployment.versions() == [ids[2]]
+    assert strategy.get_rollout() is None
+
+
+def test_a_production_named_by_hand_that_cannot_be_served_is_an_alert(
+    yard, ids, deployment, strategy, ask
+):
+    yard.registry.set_alias("ppo", "production", ids[2])
+    yard.damage(ids[2])
+    ask(deployment, 5)
+    assert deployment.shares() == {ids[0]: 1.0}
+    [alert] = yard.monitor.get_alerts("critical")
+    assert "is production and cannot be served" in alert["message"]
+    assert alert["count"] == 1
+
+
+# The store out of reach
+
+
+def test_requests_are_answered_while_the_store_is_out_of_reach(
+    yard, ids, deployment, strategy, ask, monkeypatch, caplog
+):
+    strategy.update_model(ids[1])
+    database = type(yard.registry.store.database)
+
+    def unreachable(_):
+        raise StorageError("the disk is gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(database, "reading", unreachable)
+        broken.setattr(database, "writing", unreachable)
+        answers = ask(deployment, 50)
+        assert len(answers) == 50
+        with pytest.raises(StorageError):
+            strategy.advance()
+    assert deployment.shares() == {ids[0]: 0.9, ids[1]: 0.1}
+    assert any("could not advance: the disk is gone" in r.message for r in caplog.records)
+    ask(deployment, 2000, until=is_over(strategy))
+    assert yard.production() == ids[1]
+
+
+def test_nothing_that_a_look_raises_reaches_a_request(deployment, strategy, ask, monkeypatch):
+    def broken():
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(strategy, "advance", broken)
+    assert len(ask(deployment, 20)) == 20
+
+
+# An InferenceOptimizer instead
+
+
+@pytest.fixture
+def output_of(x):
+    return lambda optimizer: optimizer.predict(x)[0, 0].item()
+
+
+def test_an_optimizer_is_exchanged_once_the_share_is_whole(yard, ids, x, output_of, caplog):
+    optimizer = InferenceOptimizer(yard.registry.load_model(ids[0]))
+    strategy = yard.strategy(optimizer)
+    before = output_of(optimizer)
+    state = strategy.update_model(ids[2])
+    assert state["applied_to"] == ["optimizer"]
+    for _ in range(2):
+        assert output_of(optimizer) == before
+        yard.clock.advance(30.0)
+        strategy.advance()
+    expected = yard.registry.load_model(ids[2])(x)[0, 0].item()
+    assert output_of(optimizer) == expected != before
+    yard.clock.advance(30.0)
+    assert strategy.advance()["status"] == "promoted"
+    assert strategy.rollback()["rolled_back"]
+    assert output_of(optimizer) == before
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def test_an_optimizer_that_was_not_exchanged_keeps_its_own_module(yard, ids):
+    module = yard.registry.load_model(ids[0])
+    optimizer = InferenceOptimizer(module)
+    strategy = yard.strategy(optimizer)
+    strategy.update_model(ids[1])
+    strategy.rollback()
+    assert optimizer.model is module
+
+
+def test_an_optimizer_without_a_model_gets_production(yard, ids, x):
+    optimizer = InferenceOptimizer()
+    yard.strategy(optimizer)
+    expected = yard.registry.load_model(ids[0])(x)
+    assert torch.equal(optimizer.predict(x), expected)
