@@ -228,6 +228,7 @@ def crashed(tmp_path_factory):
     return folder, json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", CRASHES)
 def test_the_next_process_ends_what_a_dead_one_began(crashed, point, ask, yard_in):
     folder, exit_codes = crashed

@@ -75,6 +75,7 @@ def test_samples_and_time_move_the_shares_and_then_production(
     assert all(detail["n_at_step"] >= 20 for detail in judged)
 
 
+@pytest.mark.slow
 def test_a_full_window_does_not_hide_new_answers(yard, ids, ask):
     # With more answers than the window holds, the count at each step must go on.
     deployment = yard.deploy(window_size=50)

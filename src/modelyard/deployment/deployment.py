@@ -26,6 +26,7 @@ _logger = logging.getLogger("modelyard")
 
 _REMEMBERED_REQUESTS = 100_000
 _LONGEST_NAME = 120
+_TOLERANCE = 1e-6  # of a sum of shares
 _NO_FALLBACK = object()
 
 
@@ -154,6 +155,7 @@ class Deployment:
             unknown = sorted({*shares, stable} - self._routing.arms.keys())
             if unknown:
                 raise ConfigError(f"{unknown[0]!r} is not loaded: call add_version() first.")
+            _check_shares(shares)
             weights = {version_id: share for version_id, share in shares.items() if share > 0}
             before = self._routing.slots
             slots = before.reassigned(weights) if before else SlotTable.from_weights(weights)
@@ -352,6 +354,12 @@ class Deployment:
                 listener()
             except Exception:
                 _logger.exception("A listener of the deployment of %s failed.", self.model_name)
+
+
+def _check_shares(shares: Mapping[str, float]) -> None:
+    is_split = all(0.0 <= share <= 1.0 for share in shares.values())
+    if not is_split or abs(sum(shares.values()) - 1.0) > _TOLERANCE:
+        raise ConfigError(f"Shares must lie between 0 and 1 and add up to 1, got {dict(shares)}.")
 
 
 def _monitor_name(version_id: str) -> str:

@@ -1,0 +1,289 @@
+"""`Deployment`: who is answered by which version, and what happens when one fails."""
+
+import threading
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from modelyard._core.clock import ManualClock
+from modelyard._core.errors import (
+    ConfigError,
+    InputError,
+    ModelyardError,
+    NotReadyError,
+    RequestNotFoundError,
+    VersionNotFoundError,
+)
+from modelyard.deployment import Deployment
+from modelyard.version_manager import ModelVersionManager
+
+X = torch.ones(1, 3)
+
+
+class Constant(nn.Module):
+    """Answers one number; raises or gives NaN when told to."""
+
+    def __init__(self, value, *, fails=False):
+        super().__init__()
+        self.value = value
+        self.fails = fails
+
+    def forward(self, x):
+        if self.fails:
+            raise RuntimeError("out of order")
+        return torch.full((len(x), 1), self.value)
+
+
+@pytest.fixture
+def registry(tmp_path):
+    return ModelVersionManager(tmp_path, clock=ManualClock())
+
+
+@pytest.fixture
+def deployment(registry):
+    """Versions a, b and c that answer 1, 2 and 3; a has all the traffic."""
+    made = Deployment(registry, "ppo", seed=0)
+    for name, value in zip("abc", (1.0, 2.0, 3.0), strict=True):
+        made.add_version(name, Constant(value))
+    made.set_shares({"a": 1.0}, stable="a")
+    return made
+
+
+def versions_of(deployment, n=2000):
+    return {user: deployment.predict(X, user_id=f"u{user}").version_id for user in range(n)}
+
+
+# Versions
+
+
+def test_a_stored_version_is_loaded_tried_and_served(registry):
+    version_id = registry.save_model(nn.Linear(3, 1), "ppo", example_input=torch.ones(2, 3))
+    deployment = Deployment(registry, "ppo")
+    deployment.serve(version_id)
+    answer = deployment.predict(X)
+    assert torch.equal(answer.output, registry.load_model(version_id)(X))
+    assert (answer.version_id, answer.routed_to, answer.error) == (version_id, version_id, None)
+    assert deployment.shares() == {version_id: 1.0}
+
+
+def test_before_anything_serves_predicting_says_so(registry):
+    with pytest.raises(NotReadyError, match="call serve"):
+        Deployment(registry, "ppo").predict(X)
+
+
+def test_an_unknown_version_is_an_error_and_changes_nothing(deployment):
+    with pytest.raises(VersionNotFoundError):
+        deployment.serve("ppo_v20240101_000000")
+    assert deployment.shares() == {"a": 1.0}
+
+
+@pytest.mark.parametrize("value", [float("nan"), None])
+def test_a_version_that_does_not_answer_its_own_example_is_not_added(registry, deployment, value):
+    model = nn.Linear(3, 1)
+    version_id = registry.save_model(model, "ppo", example_input=torch.ones(2, 3))
+    broken = Constant(0.0, fails=True) if value is None else Constant(value)
+    with pytest.raises(InputError):
+        deployment.add_version(version_id, broken)
+    assert version_id not in deployment.versions()
+
+
+def test_only_what_is_loaded_can_have_traffic(deployment):
+    with pytest.raises(ConfigError, match=r"'d' is not loaded: call add_version\(\) first"):
+        deployment.set_shares({"d": 1.0}, stable="d")
+    with pytest.raises(ConfigError, match="Loaded are: a, b, c"):
+        deployment.health("d")
+
+
+def test_a_version_with_traffic_or_behind_the_others_cannot_be_retired(deployment):
+    deployment.set_shares({"b": 1.0}, stable="a")
+    for version_id in "ab":
+        with pytest.raises(ConfigError, match="still has traffic or is stable"):
+            deployment.retire(version_id)
+    deployment.retire("c")
+    deployment.retire("c")
+    assert deployment.versions() == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        {},
+        {"a": 0.0},
+        {"a": 0.5},
+        {"a": 0.7, "b": 0.7},
+        {"a": -1.0, "b": 2.0},
+        {"a": float("nan")},
+    ],
+)
+def test_shares_that_do_not_add_up_are_refused(deployment, shares):
+    with pytest.raises(ConfigError):
+        deployment.set_shares(shares, stable="a")
+    assert deployment.shares() == {"a": 1.0}
+
+
+# Routing
+
+
+def test_users_are_split_by_share_and_stay_where_they_are(deployment):
+    deployment.set_shares({"a": 0.7, "b": 0.3}, stable="a")
+    first = versions_of(deployment)
+    assert Counter(first.values())["b"] == pytest.approx(600, abs=80)
+    assert versions_of(deployment) == first
+
+
+def test_moving_shares_moves_only_who_must(deployment):
+    deployment.set_shares({"a": 0.9, "b": 0.1}, stable="a")
+    before = versions_of(deployment)
+    deployment.set_shares({"a": 0.5, "b": 0.5}, stable="a")
+    after = versions_of(deployment)
+    assert not [user for user in before if (before[user], after[user]) == ("b", "a")]
+    moved = sum(before[user] != after[user] for user in before)
+    assert moved == pytest.approx(0.4 * len(before), abs=100)
+
+
+def test_requests_without_a_user_go_anywhere_by_share_and_the_seed_repeats(registry):
+    def counted(seed):
+        deployment = Deployment(registry, "ppo", seed=seed)
+        deployment.add_version("a", Constant(1.0))
+        deployment.add_version("b", Constant(2.0))
+        deployment.set_shares({"a": 0.5, "b": 0.5}, stable="a")
+        return [deployment.predict(X).version_id for _ in range(400)]
+
+    assert counted(1) == counted(1) != counted(2)
+    assert Counter(counted(1))["a"] == pytest.approx(200, abs=50)
+
+
+def test_arrays_are_answered_with_arrays(deployment):
+    answer = deployment.predict(np.ones((2, 3), dtype=np.float32))
+    assert isinstance(answer.output, np.ndarray)
+    assert answer.output.tolist() == [[1.0], [1.0]]
+
+
+# Failures
+
+
+@pytest.fixture(params=["fails", "nan"])
+def bad(request):
+    return Constant(1.0, fails=True) if request.param == "fails" else Constant(float("nan"))
+
+
+def test_what_a_candidate_fails_to_answer_stable_answers(deployment, bad):
+    deployment.add_version("bad", bad)
+    deployment.set_shares({"a": 0.5, "bad": 0.5}, stable="a")
+    answers = [deployment.predict(X, user_id=str(i)) for i in range(200)]
+    assert {answer.version_id for answer in answers} == {"a"}
+    assert {float(answer.output) for answer in answers} == {1.0}
+    rescued = [answer for answer in answers if answer.routed_to == "bad"]
+    assert all(answer.error for answer in rescued)
+    health = deployment.health("bad")
+    assert health.n_errors == health.n_predictions == len(rescued)
+    assert deployment.health("a").n_errors == 0
+    assert deployment.n_answers("a") == 200
+
+
+def test_where_nobody_answers_the_fallback_does(deployment, bad):
+    deployment.add_version("bad", bad)
+    deployment.set_shares({"bad": 1.0}, stable="bad")
+    answer = deployment.predict(X, fallback=None, request_id="r")
+    assert (answer.output, answer.version_id, answer.routed_to) == (None, None, "bad")
+    assert answer.error
+    deployment.record_outcome("r", {"pnl": 1.0})  # judges nobody
+    assert deployment.health("bad").metrics == {}
+    with pytest.raises(InputError):
+        deployment.predict(X)
+    assert deployment.n_answers("bad") == 2
+
+
+def test_an_input_that_no_version_takes_is_the_callers_error(deployment):
+    with pytest.raises(ModelyardError):
+        deployment.predict(object())
+
+
+# Outcomes
+
+
+def test_an_outcome_judges_the_version_that_answered(deployment):
+    deployment.add_version("bad", Constant(1.0, fails=True))
+    deployment.set_shares({"b": 0.5, "bad": 0.5}, stable="a")
+    for i in range(100):
+        deployment.predict(X, user_id=str(i), request_id=f"r{i}")
+        deployment.record_outcome(f"r{i}", {"pnl": 1.0})
+    n_by_version = {version: deployment.health(version).metrics["pnl"].n for version in ("a", "b")}
+    assert sum(n_by_version.values()) == 100
+    assert n_by_version["b"] == deployment.n_answers("b")
+    assert deployment.health("bad").metrics == {}
+
+
+def test_an_outcome_of_nothing_is_an_error(deployment):
+    with pytest.raises(RequestNotFoundError):
+        deployment.record_outcome("never asked", {"pnl": 1.0})
+
+
+def test_an_outcome_that_comes_after_its_version_went_is_ignored(deployment):
+    answer = deployment.predict(X)
+    deployment.set_shares({"b": 1.0}, stable="b")
+    deployment.retire("a")
+    deployment.record_outcome(answer.request_id, {"pnl": 1.0})
+
+
+# Listeners, stores, threads
+
+
+def test_a_listener_is_told_of_every_request_and_cannot_harm_it(deployment, caplog):
+    told = []
+    deployment.subscribe(lambda: told.append(1))
+    deployment.subscribe(lambda: 1 // 0)
+    deployment.predict(X)
+    deployment.predict(X, fallback=None)
+    assert len(told) == 2
+    assert "A listener of the deployment of ppo failed." in caplog.text
+
+
+def test_each_version_keeps_its_windows_under_its_own_name(registry):
+    from modelyard.monitor import ModelMonitor
+
+    long_name = "p" * 119
+    version_id = registry.save_model(nn.Linear(3, 1), long_name, example_input=torch.ones(2, 3))
+    deployment = Deployment(registry, long_name, window_size=10, store=registry.store)
+    deployment.serve(version_id)
+    for _ in range(10):
+        deployment.predict(X)
+    deployment.monitor(version_id).flush()
+    assert ModelMonitor(long_name, store=registry.store).get_window_history() == []
+    name = deployment.monitor(version_id).model_name
+    assert len(ModelMonitor(name, store=registry.store).get_window_history()) == 1
+    assert version_id.endswith(name)
+
+
+def test_no_request_fails_while_versions_come_and_go(deployment):
+    errors, n_answers, stop = [], Counter(), threading.Event()
+
+    def work(worker):
+        i = 0
+        while not stop.is_set():
+            i += 1
+            try:
+                answer = deployment.predict(X, user_id=f"{worker}-{i}")
+                assert float(answer.output) == {"a": 1.0, "b": 2.0, "c": 3.0}[answer.version_id]
+                n_answers[worker] += 1
+            except Exception as error:  # noqa: BLE001 - whatever it is, the test shows it
+                errors.append(error)
+
+    workers = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for worker in workers:
+        worker.start()
+    for turn in range(100):
+        new, old = ("b", "c") if turn % 2 else ("c", "b")
+        deployment.add_version(new, Constant({"b": 2.0, "c": 3.0}[new]))
+        deployment.set_shares({"a": 0.5, new: 0.5}, stable="a")
+        deployment.retire(old)
+        deployment.set_shares({new: 1.0}, stable="a")
+        deployment.set_shares({"a": 1.0}, stable="a")
+    stop.set()
+    for worker in workers:
+        worker.join()
+    assert errors == []
+    assert len(n_answers) == 4
