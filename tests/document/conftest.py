@@ -1,0 +1,44 @@
+"""Both import paths, and a policy of one's own as somebody who follows the document has it."""
+
+import importlib
+
+import pytest
+import torch
+from torch import nn
+
+
+class Policy(nn.Module):
+    """From 263 numbers of state to 4 of action."""
+
+    def __init__(self, hidden_dim=32, learning_rate=1e-4):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(263, hidden_dim), nn.Tanh(), nn.Linear(hidden_dim, 4))
+
+    def forward(self, x):
+        return self.body(x)
+
+
+@pytest.fixture(params=["modelyard", "src.models"])
+def home(request, tmp_path, monkeypatch):
+    """A module of the seven by its name, in a working directory of its own."""
+    monkeypatch.chdir(tmp_path)
+    return lambda name: importlib.import_module(f"{request.param}.{name}")
+
+
+@pytest.fixture
+def new_policy():
+    def made(hidden_dim=32, seed=0):
+        torch.manual_seed(seed)
+        return Policy(hidden_dim).eval()
+
+    return made
+
+
+@pytest.fixture
+def state():
+    """`n` market states."""
+
+    def made(n=1, seed=0):
+        return torch.randn(n, 263, generator=torch.Generator().manual_seed(seed))
+
+    return made
