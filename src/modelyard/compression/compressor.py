@@ -20,7 +20,7 @@ from modelyard.compression.records import (
 )
 from modelyard.compression.samples import batches_of, reference_for, synthetic_batches
 from modelyard.torchtools import quantize
-from modelyard.torchtools.conversion import DEFAULT_OPSET, to_onnx
+from modelyard.torchtools.conversion import to_runnable
 from modelyard.torchtools.inputs import Inputs, resolve_example, tensors_of
 from modelyard.torchtools.layers import MB, n_parameters, size_mb, unwrapped
 from modelyard.torchtools.onnx_module import OnnxModule
@@ -440,7 +440,7 @@ class ModelCompressor:
     def _float_graph(self) -> bytes:
         if isinstance(self._float_model, OnnxModule):
             raise ConfigError("The model is int8 already; compress the float one it came from.")
-        return to_onnx(self._float_model, self._inputs(), opset=DEFAULT_OPSET).data
+        return to_runnable(self._float_model, self._inputs()).data
 
     def _keep_pruned(self) -> None:
         pruning.apply_(self._float_model, self._masks)

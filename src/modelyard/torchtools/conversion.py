@@ -6,6 +6,7 @@ comes out is run at several batch sizes on several kinds of input before it is r
 exporters freeze a batch, drop a branch or write another opset without a word.
 """
 
+import ast
 import inspect
 import io
 import logging
@@ -41,6 +42,7 @@ _LAST_TORCHSCRIPT_OPSET = 23
 # are off by the size of the output.
 RTOL = 1e-4
 ATOL = 1e-5
+_SCOPES = "pkg.torch.onnx.name_scopes"
 _BATCHES = (1, 2, 3, 8)
 
 DynamicAxes = Mapping[str, Mapping[int, str]]
@@ -107,6 +109,21 @@ def to_onnx(
         + " | ".join(problems)
         + _remedy(opset)
     )
+
+
+def to_runnable(model: nn.Module, example: Inputs) -> Graph:
+    """A graph to run here: at the default opset, or at the one where torch has a second route.
+
+    Raises:
+        ConversionError: Neither works; tells of both.
+    """
+    try:
+        return to_onnx(model, example)
+    except ConversionError as first:
+        try:
+            return to_onnx(model, example, opset=_FIRST_TORCH_EXPORT_OPSET)
+        except ConversionError as second:
+            raise ConversionError(f"{first} Then: {second}") from second
 
 
 def io_names(model: nn.Module, example: Inputs) -> tuple[list[str], list[str]]:
@@ -191,19 +208,43 @@ def _by_torchscript(
     axes: DynamicAxes,
 ) -> onnx.ModelProto:
     buffer: Any = io.BytesIO()  # taken by this route, whatever the annotation says
-    args, kwargs = _arguments(example)
-    torch.onnx.export(
-        model,
-        args,
-        buffer,
-        kwargs=kwargs,
-        opset_version=opset,
-        input_names=names[0],
-        output_names=names[1],
-        dynamic_axes={name: dict(by_axis) for name, by_axis in axes.items()},
-        dynamo=False,
-    )
+    with _taking_only_the_example(model, example):
+        torch.onnx.export(
+            model,
+            tuple(tensors_of(example)),
+            buffer,
+            opset_version=opset,
+            input_names=names[0],
+            output_names=names[1],
+            dynamic_axes={name: dict(by_axis) for name, by_axis in axes.items()},
+            dynamo=False,
+        )
     return onnx.load_from_string(buffer.getvalue())
+
+
+@contextmanager
+def _taking_only_the_example(model: nn.Module, example: Inputs) -> Iterator[None]:
+    """Let `forward` take the example's tensors and no more.
+
+    The exporter adds the defaults of further arguments and traces them as tensors, on which
+    `is_causal=False` of attention fails and `temperature=1.0` becomes an input.
+    """
+    forward = model.forward
+    is_own = "forward" in vars(model)
+
+    def exact(*tensors: torch.Tensor) -> Any:
+        if isinstance(example, dict):
+            return forward(**dict(zip(example, tensors, strict=True)))
+        return forward(*tensors)
+
+    model.forward = exact
+    try:
+        yield
+    finally:
+        if is_own:
+            model.forward = forward
+        else:
+            del model.forward
 
 
 def _by_torch_export(
@@ -228,7 +269,19 @@ def _by_torch_export(
     )
     if program is None:
         raise ConversionError("the exporter gave nothing")
-    return program.model_proto
+    graph = program.model_proto
+    _name_by_module(graph)
+    return graph
+
+
+def _name_by_module(graph: onnx.ModelProto) -> None:
+    """Name nodes as the other route does, `/module/Operator`: layers can then be asked for."""
+    for index, node in enumerate(graph.graph.node):
+        entries = {entry.key: entry.value for entry in node.metadata_props}
+        # Names of the modules from the outermost in, then the operation's own.
+        scopes = ast.literal_eval(entries.get(_SCOPES, "[]"))
+        module = scopes[-2] if len(scopes) > 1 else ""
+        node.name = f"/{module}/{node.op_type}_{index}".replace("//", "/").replace(".", "/")
 
 
 def _dynamic_shapes(example: Inputs, names: list[str], axes: DynamicAxes) -> Any:
@@ -293,7 +346,12 @@ def _verified(model: nn.Module, data: bytes, example: Inputs, *, is_batch_dynami
     for n in batches:
         for kind, inputs in _samples(example, n):
             expected = flat_outputs(call(model, inputs))
-            actual = run_session(session, tensors_of(inputs))
+            try:
+                actual = run_session(session, tensors_of(inputs))
+            except Exception as error:
+                raise ConversionError(
+                    f"the graph fails at batch {n}: the exporter froze a size ({error})"
+                ) from error
             for i, (want, got) in enumerate(zip(expected, actual, strict=True)):
                 gap = difference(want, got)
                 if not gap.is_within(rtol=RTOL, atol=ATOL):
@@ -343,12 +401,31 @@ def _preserved(model: nn.Module) -> Iterator[None]:
         # The exporters announce progress and their own deprecation; what matters is verified.
         with evaluating(model), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            with redirect_stderr(io.StringIO()):
+            with redirect_stderr(io.StringIO()), _no_graph_dump():
                 yield
     finally:
         logging.getLogger("torch.onnx").setLevel(level)
         torch.backends.mha.set_fastpath_enabled(fast_path)
         torch.set_rng_state(state)
+
+
+@contextmanager
+def _no_graph_dump() -> Iterator[None]:
+    """Keep the TorchScript exporter from printing the whole graph when it fails.
+
+    It writes past Python's stdout and, in torch 2.13, whatever its switch says: the switch's
+    state is asked for without calling the function that tells it.
+    """
+    dump = torch._C._jit_onnx_log  # noqa: SLF001 - there is no public way
+    torch._C._jit_onnx_log = _ignore  # noqa: SLF001
+    try:
+        yield
+    finally:
+        torch._C._jit_onnx_log = dump  # noqa: SLF001
+
+
+def _ignore(*_: Any) -> None:
+    """Do nothing."""
 
 
 def _first_lines(error: Exception) -> str:

@@ -101,7 +101,7 @@ def make_session(graph: bytes, *, threads: int | None = None, optimize: bool = T
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or _default_threads(graph)
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors only: its warnings are about its own optimiser
+    options.log_severity_level = 4  # errors are raised; the rest is about its own optimiser
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = (
         levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL

@@ -98,7 +98,7 @@ def dynamic_int8(dtype: Any) -> Recipe:
                 op_types_to_quantize=list(_DYNAMIC_OPERATORS),
                 per_channel=True,
                 weight_type=kind,
-                nodes_to_exclude=sorted(keep_float),
+                nodes_to_exclude=_names_now(source, keep_float),
             )
 
         return _through_files(graph, write)
@@ -127,7 +127,7 @@ def static_int8(dtype: Any, calibration: Sequence[Inputs]) -> Recipe:
                 per_channel=True,
                 activation_type=ort_quantization.QuantType.QUInt8,
                 weight_type=kind,
-                nodes_to_exclude=sorted(keep_float),
+                nodes_to_exclude=_names_now(source, keep_float),
             )
 
         return _through_files(graph, write)
@@ -265,6 +265,21 @@ def _result(data: bytes, error: float, nodes: dict[str, str], kept: frozenset[st
         layers_kept_float=sorted({nodes[node] or node for node in kept}),
         is_portable=is_portable(data),
     )
+
+
+def _names_now(prepared: Path, names: frozenset[str]) -> list[str]:
+    """Names that nodes of the float graph have when the quantizer looks at them.
+
+    Preparing fuses `/x/MatMul` and its bias into `/x/MatMul/MatMulAddFusion`; the dynamic
+    quantizer then splits every Gemm into a MatMul with `_MatMul` behind its name and an Add.
+    """
+    present = [node.name for node in onnx.load(prepared).graph.node]
+    now = [
+        name
+        for name in present
+        if name in names or any(name.startswith(f"{kept}/") for kept in names)
+    ]
+    return [*now, *(f"{name}_MatMul" for name in now)]
 
 
 def _through_files(graph: bytes, write: Callable[[Path, Path], None]) -> bytes:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from modelyard.inference_optimizer.backends.base import Backend
-from modelyard.torchtools.conversion import to_onnx
+from modelyard.torchtools.conversion import to_runnable
 from modelyard.torchtools.inputs import Inputs, call, tensors_of
 from modelyard.torchtools.onnx_module import make_session, run_session
 from modelyard.torchtools.parity import flat_outputs, restructured
@@ -14,7 +14,7 @@ from modelyard.torchtools.parity import flat_outputs, restructured
 
 def make_onnxruntime(model: nn.Module, example: Inputs, _: torch.device) -> Backend:
     """The module as an ONNX graph; answers keep the structure the module gives them."""
-    session = make_session(to_onnx(model, example).data)
+    session = make_session(to_runnable(model, example).data)
     answer = call(model, example)
     is_single = len(flat_outputs(answer)) == 1 and isinstance(answer, torch.Tensor)
 
