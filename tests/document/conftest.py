@@ -18,6 +18,15 @@ class Policy(nn.Module):
         return self.body(x)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small models train no faster with more, and far slower beside other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(params=["modelyard", "src.models"])
 def home(request, tmp_path, monkeypatch):
     """A module of the seven by its name, in a working directory of its own."""

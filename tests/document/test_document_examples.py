@@ -55,8 +55,8 @@ def test_section_4_2_compression(home, new_policy):
     compressor.quantize_model(dtype=torch.qint8, backend="fbgemm")
     compressor.calibrate_quantization(torch.randn(100, 263))
 
-    labels = torch.randint(0, 4, (128,))
-    loader = DataLoader(TensorDataset(torch.randn(128, 263), labels), batch_size=32)
+    labels = torch.randint(0, 4, (64,))
+    loader = DataLoader(TensorDataset(torch.randn(64, 263), labels), batch_size=32)
     teacher = nn.Sequential(nn.Linear(263, 64), nn.ReLU(), nn.Linear(64, 4))
     student = nn.Sequential(nn.Linear(263, 8), nn.ReLU(), nn.Linear(8, 4))
     student = compressor.knowledge_distillation(

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from modelyard._core.clock import ManualClock
-from modelyard._core.errors import RolloutInProgressError, StaleRevisionError
+from modelyard._core.errors import ConfigError, RolloutInProgressError, StaleRevisionError
 from modelyard.storage import drop_lease, open_store, take_lease
 from modelyard.storage.leases import Lease
-from modelyard.update_strategy import rollout_history
+from modelyard.update_strategy import UpdateStrategy, rollout_history
 
 CRASHING = Path(__file__).with_name("crashing.py")
 # Where the process dies, and how the next one must end what it finds.
@@ -209,6 +209,18 @@ def test_what_is_served_is_not_moved_by_the_clock_of_a_process_that_serves_nothi
     assert yard.production() == ids[1]
     actions = [event["action"] for event in server.get_update_history(1)[0]["events"]]
     assert actions[:2] == ["start", "claim"]
+
+
+def test_a_remote_control_gives_commands_and_takes_no_steps(yard, ids, caplog):
+    remote = UpdateStrategy(yard.registry, yard.monitor, is_remote=True, clock=yard.clock)
+    remote.update_model(ids[1])
+    yard.clock.advance(1e6)
+    assert remote.advance()["step"] == 1
+    assert caplog.records == []
+    assert yard.strategy().advance()["step"] == 2  # this one is free to lead
+    assert remote.rollback()["rolled_back"]
+    with pytest.raises(ConfigError, match="pass no deployment"):
+        UpdateStrategy(yard.registry, yard.monitor, deployment=yard.deploy(), is_remote=True)
 
 
 # Crashes

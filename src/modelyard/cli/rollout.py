@@ -5,7 +5,6 @@ Commands write to the registry's store. The process that serves the model, the o
 """
 
 import getpass
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,7 +55,6 @@ def start(
     registry = open_registry(base_dir, database_url, storage_url)
     strategy = _strategy(registry, _monitor(registry, model_name), config)
     state = strategy.update_model(version_id, smooth_transition=not direct, supersede=supersede)
-    strategy.close()
     _tell(state, as_json=as_json)
 
 
@@ -137,7 +135,6 @@ def rollback(
     monitor = _monitor(registry, model_name)
     strategy = _strategy(registry, monitor)
     result = strategy.rollback(reason=reason)
-    strategy.close()
     monitor.flush()  # the alert must outlive this process
     if as_json:
         show_json(result)
@@ -182,17 +179,16 @@ def _monitor(registry: "ModelVersionManager", model_name: str) -> "ModelMonitor"
 def _strategy(
     registry: "ModelVersionManager", monitor: "ModelMonitor", config: Path | None = None
 ) -> "UpdateStrategy":
-    """A strategy that serves nothing itself: what it writes reaches the process that does."""
+    """A strategy whose commands reach the process that serves."""
     from modelyard.update_strategy import UpdateStrategy  # noqa: PLC0415 - brings SciPy
 
-    # It would warn that nothing serves here, which is why there is a command line.
-    logging.getLogger("modelyard").setLevel(logging.CRITICAL)
     rules: dict[str, Any] = {}
     if config is not None:
         from modelyard._core.config import load_config  # noqa: PLC0415 - brings pydantic
 
         rules = load_config(config).update_strategy.options()
-    return UpdateStrategy(registry, monitor, rules, actor=f"{getpass.getuser()} (cli)")
+    actor = f"{getpass.getuser()} (cli)"
+    return UpdateStrategy(registry, monitor, rules, is_remote=True, actor=actor)
 
 
 def _needed(state: "RolloutState | None", wanted: str, model_name: str) -> "RolloutState":

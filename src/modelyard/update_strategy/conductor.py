@@ -145,8 +145,7 @@ class Conductor:
             return None
         if self._target.applied_to and not rollout.applied_to:
             rollout = self._claim(rollout)
-        if rollout.applied_to and not self._target.applied_to:
-            # Whoever serves it also measures it; from here the clock alone would promote it.
+        if not self._may_lead(rollout):
             self._lease.give_back()
             return rollout
         if not self._lease.is_held():
@@ -221,7 +220,8 @@ class Conductor:
     def _begin(self, rollout: Rollout, action: str, *, actor: str | None) -> Rollout:
         detail = {"trigger": rollout.trigger, "reason": rollout.reason}
         self._log.start(rollout, action=action, actor=actor or self._actor, detail=detail)
-        self._lease.is_held()
+        if self._may_lead(rollout):
+            self._lease.is_held()
         if rollout.status == states.PROMOTING:
             return self._finish_promotion(rollout)
         self._apply(rollout)
@@ -370,6 +370,12 @@ class Conductor:
         rollout = self._log.current()
         if rollout is not None:
             self._assist(rollout)
+
+    def _may_lead(self, rollout: Rollout) -> bool:
+        """Whoever serves a rollout also measures it; from elsewhere the clock would promote it."""
+        if self._target.applied_to:
+            return True
+        return self._target.goes_by_clock and not rollout.applied_to
 
     def _claim(self, rollout: Rollout) -> Rollout:
         """Write that something serves and measures the rollout, so that the clock alone is out."""

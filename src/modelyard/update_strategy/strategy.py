@@ -55,6 +55,7 @@ class UpdateStrategy:
         config: Settings by name (`UpdateSettings`); what is left out keeps its default.
         deployment: What serves: a `Deployment`, or an `InferenceOptimizer`, whose model is
             exchanged at 100 %. Without one only the production pointer moves, by the clock.
+        is_remote: Whether this object only gives commands to the process that serves.
         store: Where rollouts are kept; the registry's by default.
         clock: Where the time comes from.
         seed: Taken as every class with state takes it; nothing here is left to chance.
@@ -71,6 +72,7 @@ class UpdateStrategy:
         config: Mapping[str, Any] | None = None,
         *,
         deployment: Any = None,
+        is_remote: bool = False,
         store: Store | None = None,
         clock: Clock | None = None,
         seed: int | None = None,  # noqa: ARG002 - see the docstring
@@ -81,7 +83,7 @@ class UpdateStrategy:
         self._registry = version_manager
         self._monitor = monitor
         self._clock = clock or SystemClock()
-        self._target = target_for(deployment, version_manager)
+        self._target = target_for(deployment, version_manager, is_remote=is_remote)
         store = store or version_manager.store
         self._log = RolloutLog(store, self.model_name)
         self._lease = Lease(
@@ -396,7 +398,8 @@ class UpdateStrategy:
         return result
 
     def _warn_without_target(self) -> None:
-        if not self._target.applied_to and not self._has_warned:
+        is_pointer_only = self._target.goes_by_clock and not self._target.applied_to
+        if is_pointer_only and not self._has_warned:
             self._has_warned = True
             _logger.warning(
                 "UpdateStrategy of %r has no deployment: only the production pointer moves, by "

@@ -22,6 +22,11 @@ class Target(Protocol):
         """Whether it could serve and does not yet."""
         ...
 
+    @property
+    def goes_by_clock(self) -> bool:
+        """Whether the clock alone may move a rollout that nothing serves."""
+        ...
+
     def prepare(self, version_id: str) -> None:
         """Prove that a version can serve; traffic stays as it is."""
         ...
@@ -40,13 +45,19 @@ class Target(Protocol):
 
 
 class PointerOnly:
-    """Nothing serves: only the production pointer will move."""
+    """Nothing serves: only the production pointer will move.
+
+    Args:
+        registry: Knows the versions.
+        goes_by_clock: False where another process serves and takes the steps.
+    """
 
     applied_to: list[str]
     is_empty = False
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, *, goes_by_clock: bool = True) -> None:
         self.applied_to = []
+        self.goes_by_clock = goes_by_clock
         self._registry = registry
 
     def prepare(self, version_id: str) -> None:
@@ -66,6 +77,8 @@ class PointerOnly:
 
 class DeploymentTarget:
     """Several versions served side by side, each measured by itself."""
+
+    goes_by_clock = False
 
     def __init__(self, deployment: ServingTarget) -> None:
         self.applied_to = ["deployment"]
@@ -106,6 +119,8 @@ class OptimizerTarget:
     The optimizer comes with a model that bears no id; it is taken for the stable version.
     """
 
+    goes_by_clock = True
+
     def __init__(self, optimizer: SwapTarget, load: Callable[[str], Any]) -> None:
         self.applied_to = ["optimizer"]
         self._optimizer = optimizer
@@ -144,14 +159,17 @@ class OptimizerTarget:
         return None
 
 
-def target_for(deployment: Any, registry: Registry) -> Target:
+def target_for(deployment: Any, registry: Registry, *, is_remote: bool) -> Target:
     """The target for what the caller passed as `deployment`.
 
     Raises:
-        ConfigError: It is neither a `Deployment`, nor an `InferenceOptimizer`, nor None.
+        ConfigError: It is neither a `Deployment`, nor an `InferenceOptimizer`, nor None; or it is
+            there although another process is said to serve.
     """
     if deployment is None:
-        return PointerOnly(registry)
+        return PointerOnly(registry, goes_by_clock=not is_remote)
+    if is_remote:
+        raise ConfigError("is_remote=True says that another process serves: pass no deployment.")
     if hasattr(deployment, "set_shares"):
         return DeploymentTarget(deployment)
     if hasattr(deployment, "set_model"):
