@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 
 from modelyard import __version__
@@ -83,6 +84,24 @@ def test_an_onnx_file_is_checked_and_written_again(run_json, ids):
     again = run_json("export", first["path"], "--target-dir", "b")
     assert again["path"] == f"b/{ids[0]}.onnx"
     assert again["parameter_count"] == first["parameter_count"]
+
+
+def test_a_modules_file_is_exported_without_running_code_from_it(run, run_json, tmp_path):
+    torch.save(torch.nn.Linear(3, 2), tmp_path / "small.pt")
+    assert run_json("export", tmp_path / "small.pt", "--target-dir", "out")["path"].endswith(
+        "out/small.onnx"
+    )
+    torch.save(Hostile(), tmp_path / "hostile.pt")
+    said = run("export", tmp_path / "hostile.pt", exit_code=1).stderr
+    assert "os.mkdir" in said or "posix.mkdir" in said
+    assert not Path("it-ran").exists()
+
+
+class Hostile:
+    """Makes a folder when it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("it-ran",)
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 def export(
     source: Annotated[
-        str, typer.Argument(metavar="VERSION_OR_FILE", help="A version's id, or an ONNX file.")
+        str,
+        typer.Argument(
+            metavar="VERSION_OR_FILE", help="A version's id, an ONNX file, or a module's file."
+        ),
     ],
-    target_dir: Annotated[Path, typer.Option(help="Folder for the file <version>.onnx.")] = MODELS
-    / "onnx",
+    target_dir: Annotated[Path, typer.Option(help="Folder for the file.")] = MODELS / "onnx",
     opset: Annotated[int, typer.Option(help="The opset the file has in the end.")] = 14,
     input_shape: Annotated[
         str | None,
@@ -40,7 +42,7 @@ def export(
     shape = None if input_shape is None else _shape_of(input_shape)
     file = Path(source)
     if file.is_file():
-        model, name, example = _graph_in(file), file.stem, None
+        model, name, example = _module_in(file), file.stem, None
     else:
         registry = open_registry(base_dir, database_url, storage_url)
         model, name = registry.load_model(source), source
@@ -90,13 +92,17 @@ def _example_of(registry: "ModelVersionManager", version_id: str) -> Any:
         return None
 
 
-def _graph_in(file: Path) -> Any:
-    """An ONNX file as a module; its graph is checked, cleaned and written again.
+def _module_in(file: Path) -> Any:
+    """The module of an ONNX file, or of what `torch.save(module)` wrote, read without its code.
 
     Raises:
-        InputError: It is no ONNX model. A pickled module would run the code it holds; save it
-            as a version instead.
+        InputError: It is neither.
+        UntrustedClassError: It is made of other classes than torch.nn's.
     """
+    if file.suffix != ".onnx":
+        from modelyard.version_manager import load_module_file  # noqa: PLC0415 - brings torch
+
+        return load_module_file(file).eval()
     from modelyard.export.inspection import read_graph  # noqa: PLC0415 - brings onnx
     from modelyard.torchtools.onnx_module import OnnxModule  # noqa: PLC0415 - brings torch
 
