@@ -1,5 +1,6 @@
 """Hypothesis profiles, and the small models that many tests share."""
 
+import logging
 import os
 
 import pytest
@@ -16,6 +17,17 @@ settings.register_profile(
 )
 settings.register_profile("long", parent=settings.get_profile("modelyard"), max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "modelyard"))
+
+
+@pytest.fixture(autouse=True)
+def logger_as_it_was():
+    """Undo what a command line run in the test's process does to modelyard's logger."""
+    logger = logging.getLogger("modelyard")
+    level, propagates, handlers = logger.level, logger.propagate, [*logger.handlers]
+    yield
+    logger.setLevel(level)
+    logger.propagate = propagates
+    logger.handlers[:] = handlers
 
 
 @pytest.fixture

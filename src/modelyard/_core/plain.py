@@ -25,7 +25,8 @@ def to_plain(value: Any, *, where: str = "value") -> Any:
         return [to_plain(item, where=f"{where}[{i}]") for i, item in enumerate(value)]
     for method in ("item", "tolist", "isoformat", "__fspath__"):
         convert = getattr(value, method, None)
-        if callable(convert) and not (method == "item" and getattr(value, "size", 1) != 1):
+        # An array of one element is a list of one, not its element.
+        if callable(convert) and not (method == "item" and getattr(value, "ndim", 0)):
             try:
                 return to_plain(convert(), where=where)
             except (TypeError, ValueError, RuntimeError):
