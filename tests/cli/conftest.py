@@ -12,10 +12,14 @@ from modelyard.cli import app
 from modelyard.version_manager import ModelVersionManager
 
 
-@pytest.fixture
-def registry(tmp_path, monkeypatch):
-    """In the folder `models` of the working directory, where commands look by default."""
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def registry(in_a_folder_of_its_own):
+    """In the folder `models` of the working directory, where commands look by default."""
     return ModelVersionManager("models", clock=ManualClock(), actor="tester")
 
 
