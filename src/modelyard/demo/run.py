@@ -82,7 +82,7 @@ def run_demo(
 
 def _settings(folder: Path, *, quick: bool, seed: int) -> LifecycleSettings:
     return LifecycleSettings(
-        compression=CompressionPlan(epochs=3 if quick else 30, seed=seed),
+        compression=CompressionPlan(epochs=3 if quick else 20, seed=seed),
         inference={"device": "cpu", "batch_size": 32, "seed": seed},
         window_size=_WINDOW,
         log_dir=str(folder / "logs"),

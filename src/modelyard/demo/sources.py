@@ -29,7 +29,8 @@ STREAM_END = date(2010, 12, 31)
 CRISIS = ("2008-09-15", "2009-06-30", "financial crisis")
 
 _N_STATES = 4096
-_N_SEQUENCES = 768
+_N_TRAINING_SEQUENCES = 1024
+_N_HELD_OUT_SEQUENCES = 768
 _EMBEDDING_SIZE = 128
 
 
@@ -64,8 +65,8 @@ def policy_source(chain: TradingChain, *, seed: int) -> ModelSource:
 def transformer_source(chain: TradingChain, *, seed: int) -> ModelSource:
     """The market Transformer: judged by its forecasts, through the head it was trained with."""
     rng = np.random.default_rng(seed)
-    train, _ = training_sequences(chain, n_sequences=_N_SEQUENCES, rng=rng)
-    held_out, targets = held_out_sequences(chain, n_sequences=_N_SEQUENCES, rng=rng)
+    train, _ = training_sequences(chain, n_sequences=_N_TRAINING_SEQUENCES, rng=rng)
+    held_out, targets = held_out_sequences(chain, n_sequences=_N_HELD_OUT_SEQUENCES, rng=rng)
     head = chain.models.head
 
     def evaluate(model: nn.Module) -> Mapping[str, float]:
@@ -88,8 +89,6 @@ def transformer_source(chain: TradingChain, *, seed: int) -> ModelSource:
         is_lower_better=True,
         unit_scores=unit_scores,
         unit_metric="forecast_error",
-        distillation_task="embedding",
-        pruning_method="structured",
         unit="sequence",
     )
 

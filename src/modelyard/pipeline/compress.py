@@ -18,10 +18,12 @@ from modelyard.torchtools.inputs import call
 from modelyard.torchtools.layers import size_mb
 from modelyard.torchtools.originals import mean_original
 from modelyard.torchtools.parity import differences, worst
+from modelyard.torchtools.threads import torch_threads
 from modelyard.torchtools.timing import MS_PER_S, interleaved_medians
 
 _TIMING_BUDGET_S = 2.0
 _DISTILLATION_BATCH = 64
+_SMALL_MB = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,15 +166,18 @@ def _distil(
         shuffle=True,
         generator=torch.Generator().manual_seed(plan.seed),
     )
-    compressor.knowledge_distillation(
-        teacher_model=source.model,
-        student_model=compressor.model,
-        train_loader=loader,
-        temperature=plan.temperature,
-        alpha=1.0,  # the teacher's answers are all there is to learn
-        epochs=plan.epochs,
-        task=source.distillation_task,
-        progress=lambda epoch: progress.share(
-            f"distilling {source.name}", epoch["epoch"] / plan.epochs
-        ),
-    )
+    # On a busy machine a second thread makes a small model several times slower.
+    is_small = size_mb(source.model) < _SMALL_MB
+    with torch_threads(1 if is_small else torch.get_num_threads()):
+        compressor.knowledge_distillation(
+            teacher_model=source.model,
+            student_model=compressor.model,
+            train_loader=loader,
+            temperature=plan.temperature,
+            alpha=1.0,  # the teacher's answers are all there is to learn
+            epochs=plan.epochs,
+            task=source.distillation_task,
+            progress=lambda epoch: progress.share(
+                f"distilling {source.name}", epoch["epoch"] / plan.epochs
+            ),
+        )
