@@ -6,6 +6,10 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Before torch is imported, here and in the processes tests start: small models gain nothing from
+# a second thread, and lose much where the machine is shared.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # No deadline: the machines tests run on are shared. Derandomised in CI, where a red run must mean
 # the change and not the dice.
 settings.register_profile(
