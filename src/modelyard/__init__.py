@@ -7,6 +7,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from modelyard._core.clock import ManualClock, SystemClock
+    from modelyard._core.errors import ModelyardError
     from modelyard.ab_testing import ABTest, ModelVariant, MultiArmedBandit
     from modelyard.compression import ModelCompressor
     from modelyard.deployment import Deployment
@@ -15,9 +17,6 @@ if TYPE_CHECKING:
     from modelyard.monitor import ModelMonitor
     from modelyard.update_strategy import UpdateStrategy, UpdateTrigger
     from modelyard.version_manager import ModelVersionManager, register_class
-
-    from modelyard._core.clock import ManualClock, SystemClock
-    from modelyard._core.errors import ModelyardError
 
 __version__ = "0.1.0"
 

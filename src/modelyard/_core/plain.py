@@ -26,7 +26,7 @@ def to_plain(value: Any, *, where: str = "value") -> Any:
     for method in ("item", "tolist", "isoformat", "__fspath__"):
         convert = getattr(value, method, None)
         # An array of one element is a list of one, not its element.
-        if callable(convert) and not (method == "item" and getattr(value, "ndim", 0)):
+        if callable(convert) and (method != "item" or not getattr(value, "ndim", False)):
             try:
                 return to_plain(convert(), where=where)
             except (TypeError, ValueError, RuntimeError):

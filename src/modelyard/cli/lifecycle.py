@@ -15,7 +15,7 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same models
 def demo(
     quick: Annotated[bool, typer.Option("--quick", help="A short form, under 90 s.")] = False,
     seed: Seed = 0,
-    out: Out = Path("demo"),
+    out: Out = Path("modelyard-demo"),
 ) -> None:
     """Run the lifecycle on real market data: train, compress, compare, watch, roll out."""
     from modelyard.demo import run_demo  # noqa: PLC0415 - brings torch and the trading chain

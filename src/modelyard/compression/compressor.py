@@ -41,6 +41,8 @@ class ModelCompressor:
             inferred from the layers.
         validation_data: What errors are measured on: a tensor of samples, or an iterable of
             batches. Without it, seeded normal inputs stand in and results say "synthetic".
+        store: Taken as every class with state takes it; a compressed model is stored by saving it.
+        clock: Taken likewise; nothing here depends on the time.
         seed: Of random pruning, synthetic inputs and distillation.
 
     Attributes:
@@ -59,7 +61,9 @@ class ModelCompressor:
         *,
         example_input: Any = None,
         validation_data: Any = None,
-        seed: int = 0,
+        store: Any = None,  # noqa: ARG002 - see the docstring
+        clock: Any = None,  # noqa: ARG002 - see the docstring
+        seed: int | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ConfigError(f"model must be an nn.Module, got {type(model).__name__}.")
@@ -68,7 +72,7 @@ class ModelCompressor:
         self.distillation_history: list[DistillationEpoch] = []
         self._example = example_input
         self._validation_data = validation_data
-        self._seed = seed
+        self._seed = seed or 0
         self._float_model = copy.deepcopy(unwrapped(model)).eval()
         self._quantized: OnnxModule | None = None
         self._masks: dict[str, pruning.Mask] = {}

@@ -80,6 +80,8 @@ class InferenceOptimizer:
         backend: "auto", or the one that `optimize_for_inference` has to use.
         tolerance: Bound on a backend's difference from eager, as part of the output's size.
         max_latency_ms: Deadline of requests to the engine, in milliseconds; None for none.
+        store: Taken as every class with state takes it; what is measured here holds for one
+            machine and one process, and nothing of it is stored.
         clock: Where the time comes from.
         seed: Of the inputs on which backends are compared.
 
@@ -98,8 +100,9 @@ class InferenceOptimizer:
         backend: str = "auto",
         tolerance: float = 1e-5,
         max_latency_ms: float | None = None,
+        store: Any = None,  # noqa: ARG002 - see the docstring
         clock: Clock | None = None,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size must be 1 or more, got {batch_size}.")
@@ -116,7 +119,7 @@ class InferenceOptimizer:
         self._tolerance = tolerance
         self._max_latency_ms = max_latency_ms
         self._clock = clock or SystemClock()
-        self._seed = seed
+        self._seed = seed or 0
         self._latency = LatencyRecord(self._clock)
         self._serving: Serving | None = None
         self._serving_lock = threading.Lock()  # guards the replacing of _serving, not its reading

@@ -356,6 +356,8 @@ class ModelMonitor:
         )
         with self._lock:
             self._journal.report(breach, at=self._clock.now().isoformat())
+        if self._is_sync:
+            self.flush()
 
     def get_window_history(self) -> list[dict[str, Any]]:
         """Health of the last 20 full windows, oldest first, each with `ended_at`."""

@@ -116,7 +116,8 @@ class Conductor:
             RolloutInProgressError: Another one has begun meanwhile.
         """
         status = states.PROMOTING if is_direct else states.RUNNING
-        begun = self._begun(old, new, status=status, trigger=trigger, reason="begun")
+        reason = "begun" if status == states.RUNNING else "at once, without steps"
+        begun = self._begun(old, new, status=status, trigger=trigger, reason=reason)
         return self._begin(begun, "start", actor=actor)
 
     def go_back(
@@ -306,8 +307,7 @@ class Conductor:
         if not self._moved_production(old, new, action=action):
             reason = _moved_to(self.production())
             return self._end(rollout, states.ABORTED, "abort", reason=reason)
-        reason = rollout.reason if rollout.is_rollback else "promoted"
-        return self._end(rollout, states.PROMOTED, "promoted", reason=reason)
+        return self._end(rollout, states.PROMOTED, "promoted", reason=rollout.reason)
 
     def _finish_rollback(self, rollout: Rollout) -> Rollout:
         self._apply(rollout)

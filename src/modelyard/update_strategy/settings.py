@@ -8,8 +8,8 @@ from typing import Any
 from croniter import croniter
 
 from modelyard._core.errors import ConfigError
+from modelyard.stats.direction import is_lower_better
 
-_LOWER_IS_BETTER = ("loss", "error", "latency", "drawdown", "max_dd", "mse", "mae", "rmse", "vol")
 _DIRECTIONS = ("higher", "lower")
 _PERCENT = 100.0
 
@@ -110,8 +110,7 @@ class UpdateSettings:
         """1 where a larger key metric is better, else -1."""
         if self.key_metric_direction is not None:
             return 1.0 if self.key_metric_direction == "higher" else -1.0
-        name = (self.key_metric or "").lower()
-        return -1.0 if any(word in name for word in _LOWER_IS_BETTER) else 1.0
+        return -1.0 if is_lower_better(self.key_metric or "") else 1.0
 
     @property
     def shares(self) -> tuple[float, ...]:

@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import Connection, Select, func, select
 
 from modelyard._core.errors import ConfigError, VersionNotFoundError
+from modelyard.stats.direction import is_lower_better
 from modelyard.storage import tables as t
-from modelyard.version_manager.comparison import is_lower_better
 from modelyard.version_manager.records import AuditRecord, Statistics, Version
 
 _COLUMNS = frozenset({"timestamp", "version_id", "model_name", "size_bytes", "datetime"})

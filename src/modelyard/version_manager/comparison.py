@@ -3,16 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from modelyard.stats.direction import is_lower_better
 from modelyard.version_manager.records import Comparison, MetricComparison, Version
-
-# Words in a metric's name that mean "lower is better", by common usage.
-_LOWER_IS_BETTER = ("loss", "error", "latency", "drawdown", "max_dd", "mse", "mae", "rmse", "vol")
-
-
-def is_lower_better(metric: str) -> bool:
-    """Whether, by its name, a smaller value of `metric` is the better one."""
-    name = metric.lower()
-    return any(word in name for word in _LOWER_IS_BETTER)
 
 
 def compared(

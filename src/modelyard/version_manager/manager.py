@@ -38,6 +38,7 @@ class ModelVersionManager:
         keep_best_n: How many versions of a model a cleanup keeps.
         store: A store that is open already, instead of the three places above.
         clock: Where the time comes from.
+        seed: Taken as every class with state takes it; nothing here is left to chance.
         actor: Who is written to the audit; by default the user of the process.
 
     Raises:
@@ -55,6 +56,7 @@ class ModelVersionManager:
         keep_best_n: int = 10,
         store: Store | None = None,
         clock: Clock | None = None,
+        seed: int | None = None,  # noqa: ARG002 - see the docstring
         actor: str | None = None,
     ) -> None:
         if keep_best_n < 1:
