@@ -248,7 +248,8 @@ class InferenceOptimizer:
         n = batch_size(inputs)
         if n == 0:
             raise InputError("x_batch holds no samples: its first dimension is 0.")
-        is_alone = exact or not self._can_join(serving, [sample_of(inputs, i) for i in (0, -1)])
+        first_and_last = [sample_of(inputs, i) for i in (0, -1)]
+        is_alone = exact or (n > 1 and not self._can_join(serving, first_and_last))
         step = 1 if is_alone else self.batch_size
         answers = []
         for start in range(0, n, step):
