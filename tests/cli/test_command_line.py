@@ -160,8 +160,8 @@ def test_demo_hands_everything_on(run, monkeypatch):
         return out / "report.html"
 
     monkeypatch.setattr(modelyard.demo, "run_demo", record)
-    assert run("demo", "--quick").stdout == "Report: demo/report.html\n"
-    assert (given["out"], given["quick"], given["seed"]) == (Path("demo"), True, 0)
+    assert run("demo", "--quick").stdout == "Report: modelyard-demo/report.html\n"
+    assert (given["out"], given["quick"], given["seed"]) == (Path("modelyard-demo"), True, 0)
 
 
 def test_an_interrupted_command_says_that_nothing_is_lost(run, monkeypatch):

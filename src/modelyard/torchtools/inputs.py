@@ -154,12 +154,19 @@ def _problem(model: nn.Module, inputs: Inputs) -> str | None:
     state = torch.get_rng_state()
     try:
         with evaluating(model):
-            call(model, inputs)
+            call(model, mapped(inputs, lambda tensor: tensor.to(device_of(model))))
     except Exception as error:  # noqa: BLE001 - a user's forward can raise anything
         return f"{type(error).__name__}: {error}"
     finally:
         torch.set_rng_state(state)
     return None
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's first parameter or buffer is; the CPU for a model without any."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
 
 
 def _normal(shape: tuple[int, ...]) -> torch.Tensor:
