@@ -4,23 +4,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, update
 from torch import nn
 
 from modelyard._core.clock import Clock, SystemClock
-from modelyard._core.errors import ConfigError, IntegrityError, NotFoundError
+from modelyard._core.errors import ConfigError
 from modelyard._core.ids import checked_name
 from modelyard.storage import Store, open_store
 from modelyard.storage import tables as t
 from modelyard.torchtools.layers import unwrapped
 from modelyard.torchtools.originals import warn_if_original
-from modelyard.version_manager import catalog, garbage, loading, payloads, promotion, saving
+from modelyard.version_manager import (
+    catalog,
+    contents,
+    garbage,
+    loading,
+    promotion,
+    saving,
+)
 from modelyard.version_manager.comparison import compared, relation
 from modelyard.version_manager.environment import current_environment, current_user
-from modelyard.version_manager.module_format import to_files, write_tensors
+from modelyard.version_manager.module_format import to_files
 from modelyard.version_manager.records import AuditRecord, Comparison, Statistics, Version
 from modelyard.version_manager.retention import Ranking, removable
-from modelyard.version_manager.saving import StoredPart
 from modelyard.version_manager.signature import signature_of
 from modelyard.version_manager.trust import full_name
 
@@ -130,14 +136,10 @@ class ModelVersionManager:
             signature=signature_of(signature, example_input),
             environment=current_environment(),
         )
-        parts = [self._put("model", saving.WEIGHTS, "safetensors", write_tensors(files.tensors))]
-        if files.description is not None:
-            fill = payloads.writes(files.description)
-            parts.append(self._put("model", saving.DESCRIPTION, "module", fill))
         extras = dict(artifacts or {})
         if example_input is not None:
             extras[saving.EXAMPLE_INPUT] = example_input
-        parts += [self._encode("artifact", name, value) for name, value in extras.items()]
+        parts = contents.put_all(self.store, files, extras)
         version_id = saving.store_version(
             self.store, self.base_dir, facts, parts, now=self._clock.now(), actor=self._actor
         )
@@ -174,7 +176,7 @@ class ModelVersionManager:
             InputError: It cannot be rebuilt whole, or its weights do not fit `model_class`.
         """
         version = self.get_version(version_id)
-        paths = self._model_paths(version_id)
+        paths = contents.model_paths(self.store, version_id)
         if trust:
             with self.store.database.writing() as connection:
                 self._record(connection, "trust", version, {"reason": "load_model(trust=True)"})
@@ -281,7 +283,7 @@ class ModelVersionManager:
             IntegrityError: Its files are damaged; production stays as it was.
         """
         model_name = self.get_version(version_id)["model_name"]
-        self._model_paths(version_id)
+        contents.model_paths(self.store, version_id)
         return self._move_alias(model_name, promotion.PRODUCTION, version_id, action="rollback")
 
     def set_alias(
@@ -390,7 +392,7 @@ class ModelVersionManager:
             ConfigError: A name or data that cannot be stored.
         """
         version = self.get_version(version_id)
-        part = self._encode("attachment", name, data)
+        part = contents.encode(self.store, "attachment", name, data)
         row = t.artifact.c
         with self.store.database.writing() as connection:
             connection.execute(
@@ -409,7 +411,8 @@ class ModelVersionManager:
             NotFoundError: Nothing is; the message names what there is.
             IntegrityError: The stored bytes are damaged.
         """
-        return self._read("attachment", version_id, name)
+        self.get_version(version_id)
+        return contents.read(self.store, "attachment", version_id, name)
 
     def read_artifact(self, version_id: str, name: str) -> Any:
         """An artifact given at save; `example_input` is one of them.
@@ -418,7 +421,8 @@ class ModelVersionManager:
             NotFoundError: There is none of this name; the message names what there is.
             IntegrityError: The stored bytes are damaged.
         """
-        return self._read("artifact", version_id, name)
+        self.get_version(version_id)
+        return contents.read(self.store, "artifact", version_id, name)
 
     # ── removing ────────────────────────────────────────────────────────────────────────────
 
@@ -493,43 +497,6 @@ class ModelVersionManager:
         )
 
     # ── inside ──────────────────────────────────────────────────────────────────────────────
-
-    def _put(self, kind: str, name: str, encoding: str, fill: payloads.Fill) -> StoredPart:
-        ref = self.store.blobs.put(fill)
-        return StoredPart(kind=kind, name=name, encoding=encoding, ref=ref, fill=fill)
-
-    def _encode(self, kind: str, name: str, value: Any) -> StoredPart:
-        checked_name(name, what=kind)
-        encoding, fill = payloads.encoded(value, where=f"{kind} {name!r}")
-        return self._put(kind, name, encoding, fill)
-
-    def _read(self, kind: str, version_id: str, name: str) -> Any:
-        self.get_version(version_id)
-        row = t.artifact.c
-        query = select(row.name, row.encoding, row.digest).where(
-            row.version_id == version_id, row.kind == kind
-        )
-        with self.store.database.reading() as connection:
-            known = {r.name: (r.encoding, r.digest) for r in connection.execute(query)}
-        if name not in known:
-            names = ", ".join(sorted(known)) or "none"
-            raise NotFoundError(f"{version_id} has no {kind} {name!r}. There are: {names}.")
-        encoding, digest = known[name]
-        return payloads.decoded(encoding, self.store.blobs.open_verified(digest))
-
-    def _model_paths(self, version_id: str) -> loading.ModelPaths:
-        row = t.artifact.c
-        query = select(row.name, row.digest).where(
-            row.version_id == version_id, row.kind == "model"
-        )
-        with self.store.database.reading() as connection:
-            digests = {r.name: r.digest for r in connection.execute(query)}
-        if saving.WEIGHTS not in digests:
-            raise IntegrityError(f"The database has no weights for {version_id}.")
-        files = {name: self.store.blobs.open_verified(digest) for name, digest in digests.items()}
-        return loading.ModelPaths(
-            weights=files[saving.WEIGHTS], description=files.get(saving.DESCRIPTION)
-        )
 
     def _move_alias(
         self,

@@ -1,0 +1,81 @@
+"""The parts of a version in the blob store: put there, and read back verified."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import select
+
+from modelyard._core.errors import IntegrityError, NotFoundError
+from modelyard._core.ids import checked_name
+from modelyard.storage import Store
+from modelyard.storage import tables as t
+from modelyard.version_manager import payloads, saving
+from modelyard.version_manager.loading import ModelPaths
+from modelyard.version_manager.module_format import ModuleFiles, write_tensors
+from modelyard.version_manager.saving import StoredPart
+
+
+def put(store: Store, kind: str, name: str, encoding: str, fill: payloads.Fill) -> StoredPart:
+    """Store what `fill` writes; durable on return, but part of no version yet."""
+    ref = store.blobs.put(fill)
+    return StoredPart(kind=kind, name=name, encoding=encoding, ref=ref, fill=fill)
+
+
+def encode(store: Store, kind: str, name: str, value: Any) -> StoredPart:
+    """Store an artifact or attachment.
+
+    Raises:
+        ConfigError: A name or value that cannot be stored.
+    """
+    checked_name(name, what=kind)
+    encoding, fill = payloads.encoded(value, where=f"{kind} {name!r}")
+    return put(store, kind, name, encoding, fill)
+
+
+def put_all(store: Store, files: ModuleFiles, artifacts: Mapping[str, Any]) -> list[StoredPart]:
+    """Store everything a new version is made of: its module, and what travels with it.
+
+    Raises:
+        ConfigError: An artifact that cannot be stored.
+    """
+    fills = {saving.WEIGHTS: ("safetensors", write_tensors(files.tensors))}
+    if files.description is not None:
+        fills[saving.DESCRIPTION] = ("module", payloads.writes(files.description))
+    module = [put(store, "model", name, *how) for name, how in fills.items()]
+    return module + [encode(store, "artifact", name, value) for name, value in artifacts.items()]
+
+
+def read(store: Store, kind: str, version_id: str, name: str) -> Any:
+    """An artifact or attachment as it was given.
+
+    Raises:
+        NotFoundError: There is none of this name; the message names what there is.
+        IntegrityError: The stored bytes are damaged.
+    """
+    row = t.artifact.c
+    query = select(row.name, row.encoding, row.digest).where(
+        row.version_id == version_id, row.kind == kind
+    )
+    with store.database.reading() as connection:
+        known = {r.name: (r.encoding, r.digest) for r in connection.execute(query)}
+    if name not in known:
+        names = ", ".join(sorted(known)) or "none"
+        raise NotFoundError(f"{version_id} has no {kind} {name!r}. There are: {names}.")
+    encoding, digest = known[name]
+    return payloads.decoded(encoding, store.blobs.open_verified(digest))
+
+
+def model_paths(store: Store, version_id: str) -> ModelPaths:
+    """The files a version's module is made of, every one verified.
+
+    Raises:
+        IntegrityError: One is missing or damaged.
+    """
+    row = t.artifact.c
+    query = select(row.name, row.digest).where(row.version_id == version_id, row.kind == "model")
+    with store.database.reading() as connection:
+        digests = {r.name: r.digest for r in connection.execute(query)}
+    if saving.WEIGHTS not in digests:
+        raise IntegrityError(f"The database has no weights for {version_id}.")
+    files = {name: store.blobs.open_verified(digest) for name, digest in digests.items()}
+    return ModelPaths(weights=files[saving.WEIGHTS], description=files.get(saving.DESCRIPTION))
