@@ -415,3 +415,38 @@ def test_names_that_leave_their_folder_are_refused():
         ModelVariant("a", 3)
     with pytest.raises(ConfigError, match="No weight for b"):
         experiment().update_traffic_weights({"a": 1.0})
+
+
+# Direction
+
+
+@pytest.mark.parametrize(
+    "metric", ["val_loss", "latency_p99_ms", "forecast_error", "val_rmse", "mape", "cost_bps"]
+)
+def test_the_variant_with_less_of_a_bad_thing_wins_by_the_metrics_name(metric):
+    rng = np.random.default_rng(0)
+    variants = [ModelVariant("a", abs), ModelVariant("b", abs)]
+    test = ABTest("t", variants, metric)
+    record(test, rng.normal(1, 0.1, 300), rng.normal(2, 0.1, 300), metric)
+    assert test.compare_variants("a", "b")["result"]["winner"] == "a"
+    assert test.get_winner() == "a"
+
+
+def test_given_metrics_of_which_less_is_better_are_used_as_they_are():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(1, 0.1, 300), rng.normal(2, 0.1, 300)
+    for given, winner in ((["sharpe_ratio"], "a"), ([], "b"), (None, "b")):
+        test = experiment(lower_is_better=given)
+        record(test, a, b)
+        assert test.get_winner() == winner
+
+
+def test_one_text_as_the_metrics_of_which_less_is_better_is_refused():
+    with pytest.raises(ConfigError, match="list"):
+        experiment(lower_is_better="loss")
+
+
+@pytest.mark.parametrize("weight", [-1, float("nan"), float("inf"), "half"])
+def test_a_variant_with_an_impossible_weight_is_refused_at_once(weight):
+    with pytest.raises(ConfigError, match="traffic_weight"):
+        ModelVariant("a", abs, traffic_weight=weight)

@@ -6,11 +6,13 @@ outcome, and it alone decides.
 """
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from modelyard._core.errors import ConfigError
 from modelyard.stats import significance
 from modelyard.stats.autocorrelation import effective_share, is_autocorrelated
+from modelyard.stats.direction import is_lower_better
 from modelyard.stats.effects import cohens_d, relative_change
 from modelyard.stats.intervals import alpha_of
 from modelyard.stats.moments import Moments, merge_all
@@ -23,23 +25,6 @@ NOTABLE_COHENS_D = 0.2
 # Fewer independent values than this are too few for a large-sample interval.
 MIN_EFFECTIVE_SAMPLES = 30
 WARNED_LAG1 = 0.5
-
-DEFAULT_LOWER_IS_BETTER = (
-    "cost",
-    "drawdown",
-    "error",
-    "error_rate",
-    "latency",
-    "latency_ms",
-    "loss",
-    "mae",
-    "max_dd",
-    "max_drawdown",
-    "mse",
-    "rmse",
-    "turnover",
-    "volatility",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +133,22 @@ def compare(evidence: Evidence, rules: Rules) -> Comparison:
         has_enough=has_enough,
         is_significant=has_enough and anytime.p_value < alpha_of(rules.confidence_level),
     )
+
+
+def direction_by(lower_is_better: Iterable[str] | None) -> Callable[[str], bool]:
+    """Says of a metric whether less of it is better: of those named, or by its name if None.
+
+    Raises:
+        ConfigError: One text, whose letters would be taken for names.
+    """
+    if lower_is_better is None:
+        return is_lower_better
+    if isinstance(lower_is_better, str):
+        raise ConfigError(
+            f"lower_is_better must be a list of metrics, got {lower_is_better!r}. "
+            f"Give [{lower_is_better!r}]."
+        )
+    return frozenset(lower_is_better).__contains__
 
 
 def checked_positive(value: float, *, what: str) -> float:

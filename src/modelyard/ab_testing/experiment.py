@@ -12,13 +12,7 @@ from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.errors import ConfigError, RequestNotFoundError
 from modelyard._core.files import write_json
 from modelyard._core.ids import checked_name, new_id
-from modelyard.ab_testing.analysis import (
-    DEFAULT_LOWER_IS_BETTER,
-    Comparison,
-    Evidence,
-    Rules,
-    compare,
-)
+from modelyard.ab_testing.analysis import Comparison, Evidence, Rules, compare, direction_by
 from modelyard.ab_testing.assignment import Assignment, Chooser, checked_weights
 from modelyard.ab_testing.ledger import Ledger
 from modelyard.ab_testing.outputs import (
@@ -71,7 +65,8 @@ class ABTest:
         block_s: Length of a time block in seconds.
         paired: Every variant answers every input (`predict_all`, `record_paired`); differences
             on the same input are tested, which needs far fewer of them.
-        lower_is_better: Metrics of which less is better.
+        lower_is_better: Metrics of which less is better, and no others; by default each is judged
+            by its name (`val_loss`, `latency_p99_ms`).
         n_tuned: Outcomes of two variants together at which the always-valid interval is
             narrowest; 20 `min_samples` by default. Any value is valid.
         salt: Deals the users anew when it is changed.
@@ -98,7 +93,7 @@ class ABTest:
         assignment: str = "user",
         block_s: float = 3600.0,
         paired: bool = False,
-        lower_is_better: Iterable[str] = DEFAULT_LOWER_IS_BETTER,
+        lower_is_better: Iterable[str] | None = None,
         n_tuned: float | None = None,
         salt: str = "",
         durability: str = "batched",
@@ -113,7 +108,7 @@ class ABTest:
             min_samples=min_samples,
             n_tuned=20.0 * min_samples if n_tuned is None else n_tuned,
         )
-        self._lower_is_better = frozenset(lower_is_better)
+        self._is_lower_better = direction_by(lower_is_better)
         self._clock = clock or SystemClock()
         self._chooser = Chooser(
             assignment, block_s=block_s, clock=self._clock, rng=generator(seed)
@@ -295,7 +290,7 @@ class ABTest:
         """
         metric = self._checked_metric(variant_a, variant_b, metric)
         evidence, comparison = self._compare(variant_a, variant_b, metric)
-        lower_is_better = metric in self._lower_is_better
+        lower_is_better = self._is_lower_better(metric)
         recommendation = recommend(
             comparison,
             self._rules,
@@ -329,7 +324,7 @@ class ABTest:
         """
         metric = self._known_metric(metric)
         alpha = alpha_of(self._rules.confidence_level)
-        sign = -1.0 if metric in self._lower_is_better else 1.0
+        sign = -1.0 if self._is_lower_better(metric) else 1.0
         for name in self.names:
             others = [other for other in self.names if other != name]
             comparisons = [self._compare(other, name, metric)[1] for other in others]
@@ -470,7 +465,7 @@ class ABTest:
                 "confidence_level": self._rules.confidence_level,
                 "n_tuned": self._rules.n_tuned,
                 "paired": self.paired,
-                "lower_is_better": sorted(self._lower_is_better),
+                "lower_is_better": [name for name in metrics if self._is_lower_better(name)],
                 "assignment": {"mode": self._chooser.mode, **self._ledger.assignment.to_plain()},
                 "variants": self.get_variant_stats(),
                 "comparisons": [

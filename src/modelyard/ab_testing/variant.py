@@ -1,8 +1,10 @@
 """A side of an experiment: a name, a model and its share of the traffic."""
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from modelyard._core.errors import ConfigError, VariantNotFoundError
@@ -29,6 +31,12 @@ class ModelVariant:
             raise ConfigError(
                 f"The model of variant {self.name!r} is a {type(self.model).__qualname__}: "
                 "give a callable or an object with predict(data)."
+            )
+        weight: Any = self.traffic_weight
+        if not isinstance(weight, Real) or not 0.0 <= weight < math.inf:
+            raise ConfigError(
+                f"traffic_weight of variant {self.name!r} must be a number of 0 or more, got "
+                f"{weight!r}. 0 gives it no traffic."
             )
 
     def predict(self, data: Any) -> Any:
