@@ -80,7 +80,7 @@ def test_an_unknown_version_is_an_error_and_changes_nothing(deployment):
     assert deployment.shares() == {"a": 1.0}
 
 
-@pytest.mark.parametrize("value", [float("nan"), None])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
 def test_a_version_that_does_not_answer_its_own_example_is_not_added(registry, deployment, value):
     model = nn.Linear(3, 1)
     version_id = registry.save_model(model, "ppo", example_input=torch.ones(2, 3))
@@ -88,6 +88,15 @@ def test_a_version_that_does_not_answer_its_own_example_is_not_added(registry, d
     with pytest.raises(InputError):
         deployment.add_version(version_id, broken)
     assert version_id not in deployment.versions()
+
+
+def test_a_version_of_another_model_is_refused(registry, deployment):
+    other = registry.save_model(nn.Linear(3, 1), "dqn", example_input=torch.ones(2, 3))
+    with pytest.raises(ConfigError, match="is a version of 'dqn'; this deployment serves 'ppo'"):
+        deployment.serve(other)
+    with pytest.raises(ConfigError, match="is a version of 'dqn'"):
+        deployment.add_version(other, Constant(1.0))
+    assert deployment.shares() == {"a": 1.0}
 
 
 def test_only_what_is_loaded_can_have_traffic(deployment):
@@ -162,12 +171,26 @@ def test_arrays_are_answered_with_arrays(deployment):
     assert answer.output.tolist() == [[1.0], [1.0]]
 
 
+@pytest.mark.parametrize("kind", [torch.Tensor, np.ndarray])
+def test_features_are_recorded_of_tensors_and_of_arrays(deployment, kind):
+    monitor = deployment.monitor("a")
+    x = torch.ones(1, 3) if kind is torch.Tensor else np.ones((1, 3), dtype=np.float32)
+    for _ in range(200):
+        deployment.predict(x)
+    monitor.set_baseline()
+    for _ in range(200):
+        deployment.predict(x * 5)
+    assert monitor.detect_feature_drift()["drift_score"] > 1.0
+
+
 # Failures
 
 
-@pytest.fixture(params=["fails", "nan"])
+@pytest.fixture(params=["fails", "nan", "inf"])
 def bad(request):
-    return Constant(1.0, fails=True) if request.param == "fails" else Constant(float("nan"))
+    if request.param == "fails":
+        return Constant(1.0, fails=True)
+    return Constant(float(request.param))
 
 
 def test_what_a_candidate_fails_to_answer_stable_answers(deployment, bad):
@@ -202,6 +225,17 @@ def test_an_input_that_no_version_takes_is_the_callers_error(deployment):
         deployment.predict(object())
 
 
+def test_an_input_that_stable_refuses_too_counts_against_neither(deployment):
+    deployment.set_shares({"b": 1.0}, stable="a")
+    for _ in range(5):
+        with pytest.raises(InputError):
+            deployment.predict(object())
+    assert deployment.predict(object(), fallback=None).error
+    assert deployment.n_answers("a") == deployment.n_answers("b") == 0
+    deployment.predict(X)
+    assert (deployment.n_answers("b"), deployment.health("b").n_errors) == (1, 0)
+
+
 # Outcomes
 
 
@@ -215,6 +249,14 @@ def test_an_outcome_judges_the_version_that_answered(deployment):
     assert sum(n_by_version.values()) == 100
     assert n_by_version["b"] == deployment.n_answers("b")
     assert deployment.health("bad").metrics == {}
+
+
+def test_a_second_outcome_of_the_same_request_is_ignored(deployment):
+    answer = deployment.predict(X)
+    for pnl in (1.0, 5.0):
+        deployment.record_outcome(answer.request_id, {"pnl": pnl})
+    metric = deployment.health("a").metrics["pnl"]
+    assert (metric.n, metric.mean) == (1, 1.0)
 
 
 def test_an_outcome_of_nothing_is_an_error(deployment):

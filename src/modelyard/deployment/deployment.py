@@ -4,11 +4,12 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from modelyard._core.chance import generator
@@ -33,6 +34,10 @@ _NO_FALLBACK = object()
 class VersionSource(Protocol):
     """Where versions come from. `ModelVersionManager` is one."""
 
+    def get_version(self, version_id: str) -> Mapping[str, Any]:
+        """What is known about a version, its `model_name` among it; a `LookupError` if nothing."""
+        ...
+
     def load_model(self, version_id: str, model_class: Any = ..., load_full: bool = ...) -> Any:  # noqa: FBT001 - as the registry has it
         """The module of a version."""
         ...
@@ -43,7 +48,7 @@ class VersionSource(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Arm:
+class _Served:
     """One version that can answer, with what serves and what watches it."""
 
     version_id: str
@@ -52,10 +57,28 @@ class _Arm:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Attempt:
+    """What one version made of a request: an output, or the error that came instead."""
+
+    served: _Served
+    output: Any
+    error: Exception | None
+    latency_s: float
+
+
+@dataclass(kw_only=True)
+class _Asked:
+    """Who answered a request, and whether its outcome is known already."""
+
+    version_id: str | None
+    has_outcome: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Routing:
     """Who answers what. Replaced as a whole, so no request sees half of a change."""
 
-    arms: Mapping[str, _Arm] = field(default_factory=dict)
+    served: Mapping[str, _Served] = field(default_factory=dict)
     slots: SlotTable | None = None
     stable: str | None = None
 
@@ -64,9 +87,10 @@ class Deployment:
     """Serves several versions of one model in this process.
 
     A user keeps the version that its id falls to; when shares change, only the users who must
-    move do. A version that raises or answers with NaN is counted as the error it is, and the
-    stable version answers in its place, then the fallback. Thread-safe: requests read one
-    immutable object that changes replace as a whole; a lock orders the changes.
+    move do. A version that raises or answers with NaN or infinity is counted as the error it is,
+    and the stable version answers in its place, then the fallback. An input that the stable
+    version refuses too is the caller's error and counts against neither. Thread-safe: requests
+    read one immutable object that changes replace as a whole; a lock orders the changes.
 
     Args:
         version_manager: Where versions are loaded from.
@@ -108,7 +132,7 @@ class Deployment:
         self._routing = _Routing()
         self._changing = threading.RLock()  # guards changes of _routing and the listeners
         self._asking = threading.Lock()  # guards _rng and _requests
-        self._requests: OrderedDict[str, str | None] = OrderedDict()
+        self._requests: OrderedDict[str, _Asked] = OrderedDict()
         self._listeners: list[Callable[[], None]] = []
 
     # ── versions ────────────────────────────────────────────────────────────────────────────
@@ -117,6 +141,7 @@ class Deployment:
         """Give all the traffic to one version.
 
         Raises:
+            ConfigError: It is a version of another model.
             VersionNotFoundError, IntegrityError, UntrustedClassError: It cannot be loaded.
             InputError: It does not answer.
         """
@@ -131,15 +156,17 @@ class Deployment:
             model: Its module if it is loaded already.
 
         Raises:
+            ConfigError: It is a version of another model.
             VersionNotFoundError, IntegrityError, UntrustedClassError: It cannot be loaded.
-            InputError: It does not run on the example input saved with it, or answers with NaN.
+            InputError: It does not run on the example input saved with it, or answers with NaN or
+                infinity.
         """
         with self._changing:
-            if version_id in self._routing.arms:
+            if version_id in self._routing.served:
                 return
-            arm = self._made(version_id, model)
-            arms = {**self._routing.arms, version_id: arm}
-            self._routing = replace(self._routing, arms=MappingProxyType(arms))
+            self._refuse_other_model(version_id, is_loaded=model is not None)
+            served = {**self._routing.served, version_id: self._made(version_id, model)}
+            self._routing = replace(self._routing, served=MappingProxyType(served))
 
     def set_shares(self, shares: Mapping[str, float], *, stable: str) -> None:
         """Split the traffic, at once.
@@ -152,7 +179,7 @@ class Deployment:
             ConfigError: Shares that do not add up, or a version that was not added.
         """
         with self._changing:
-            unknown = sorted({*shares, stable} - self._routing.arms.keys())
+            unknown = sorted({*shares, stable} - self._routing.served.keys())
             if unknown:
                 raise ConfigError(f"{unknown[0]!r} is not loaded: call add_version() first.")
             _check_shares(shares)
@@ -172,8 +199,8 @@ class Deployment:
                 raise ConfigError(
                     f"{version_id!r} still has traffic or is stable: set_shares() first."
                 )
-            arms = {key: arm for key, arm in self._routing.arms.items() if key != version_id}
-            self._routing = replace(self._routing, arms=MappingProxyType(arms))
+            kept = {key: one for key, one in self._routing.served.items() if key != version_id}
+            self._routing = replace(self._routing, served=MappingProxyType(kept))
 
     def shares(self) -> dict[str, float]:
         """Part of the traffic by version, 0 to 1."""
@@ -182,7 +209,7 @@ class Deployment:
 
     def versions(self) -> list[str]:
         """Versions that are ready to answer, in the order they were added."""
-        return list(self._routing.arms)
+        return list(self._routing.served)
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Call `listener` after every request; it should be quick. What it raises is logged."""
@@ -215,23 +242,27 @@ class Deployment:
             raise NotReadyError("No version serves: call serve(version_id) first.")
         request_id = request_id or new_id("request")
         meant = routing.slots.owners[self._slot(user_id)]
-        error: Exception | None = None
+        attempts: list[_Attempt] = []
         for version_id in dict.fromkeys((meant, routing.stable)):
-            try:
-                output = self._answered(routing.arms[version_id], x, request_id)
-            except Exception as failure:  # noqa: BLE001 - whatever a candidate does, stable answers
-                error = failure
-            else:
-                return self._given(output, version_id, request_id, meant, error)
-        if error is not None and fallback is _NO_FALLBACK:
+            attempts.append(_attempt(routing.served[version_id], x))
+            if attempts[-1].error is None:
+                break
+        self._record(attempts, x, request_id)
+        last = attempts[-1]
+        if last.error is None:
+            answered_by = last.served.version_id
+            rescued_from = attempts[0].error
+            return self._given(last.output, answered_by, request_id, meant, rescued_from)
+        if fallback is _NO_FALLBACK:
             self._tell()
-            raise error
-        return self._given(fallback, None, request_id, meant, error)
+            raise last.error
+        return self._given(fallback, None, request_id, meant, last.error)
 
     def record_outcome(self, request_id: str, metrics: Mapping[str, Any]) -> None:
         """Join what became of a request to the version that answered it.
 
-        An outcome of a fallback, or of a version that was retired meanwhile, judges nobody.
+        An outcome of a fallback, or of a version that was retired meanwhile, judges nobody; so
+        does a second outcome of the same request. Values that are not finite do not count.
 
         Raises:
             RequestNotFoundError: Not one of the last 100,000 answered requests.
@@ -241,11 +272,14 @@ class Deployment:
                 raise RequestNotFoundError(
                     f"{request_id!r} is not among the last {_REMEMBERED_REQUESTS} requests."
                 )
-            version_id = self._requests[request_id]
-        arm = self._routing.arms.get(version_id or "")
-        if arm is not None:
+            asked = self._requests[request_id]
+            if asked.has_outcome:
+                return
+            asked.has_outcome = True
+        served = self._routing.served.get(asked.version_id or "")
+        if served is not None:
             for name, value in metrics.items():
-                arm.monitor.record_metric(name, value)
+                served.monitor.record_metric(name, value)
 
     def n_answers(self, version_id: str) -> int:
         """How many requests a version has taken, failed ones included.
@@ -269,21 +303,35 @@ class Deployment:
         Raises:
             ConfigError: It is not loaded.
         """
-        arm = self._routing.arms.get(version_id)
-        if arm is None:
-            known = ", ".join(sorted(self._routing.arms)) or "none"
+        served = self._routing.served.get(version_id)
+        if served is None:
+            known = ", ".join(sorted(self._routing.served)) or "none"
             raise ConfigError(f"{version_id!r} is not loaded. Loaded are: {known}.")
-        return arm.monitor
+        return served.monitor
 
     # ── inside ──────────────────────────────────────────────────────────────────────────────
 
-    def _made(self, version_id: str, model: Any) -> _Arm:
+    def _refuse_other_model(self, version_id: str, *, is_loaded: bool) -> None:
+        try:
+            model_name = self._source.get_version(version_id)["model_name"]
+        except LookupError:
+            # Whoever brings the module along needs no stored version for it.
+            if is_loaded:
+                return
+            raise
+        if model_name != self.model_name:
+            raise ConfigError(
+                f"{version_id!r} is a version of {model_name!r}; this deployment serves "
+                f"{self.model_name!r}."
+            )
+
+    def _made(self, version_id: str, model: Any) -> _Served:
         module = self._source.load_model(version_id, load_full=True) if model is None else model
         optimizer = InferenceOptimizer(module, cache_size=self._cache_size, clock=self._clock)
         example = self._example_of(version_id)
         if example is not None:
             # A version that cannot answer must not get traffic.
-            _refuse_nan(optimizer.predict(example), version_id)
+            _refuse_non_finite(optimizer.predict(example), version_id)
         if self._optimize:
             optimizer.optimize_for_inference(example)
         monitor = ModelMonitor(
@@ -293,7 +341,7 @@ class Deployment:
             clock=self._clock,
             store=self._store,
         )
-        return _Arm(version_id=version_id, optimizer=optimizer, monitor=monitor)
+        return _Served(version_id=version_id, optimizer=optimizer, monitor=monitor)
 
     def _example_of(self, version_id: str) -> Any:
         try:
@@ -307,24 +355,20 @@ class Deployment:
         with self._asking:
             return int(self._rng.integers(N_SLOTS))
 
-    def _answered(self, arm: _Arm, x: Any, request_id: str) -> Any:
-        """One version's output; what it took and whether it failed is recorded."""
-        started = time.perf_counter()
-        output, is_failed = None, True
-        try:
-            output = arm.optimizer.predict(x)
-            _refuse_nan(output, arm.version_id)
-            is_failed = False
-        finally:
-            arm.monitor.record_prediction(
-                None if is_failed else output,
-                time.perf_counter() - started,
-                features=x if isinstance(x, torch.Tensor) else None,
-                error=is_failed,
+    @staticmethod
+    def _record(attempts: Sequence[_Attempt], x: Any, request_id: str) -> None:
+        """What each version took and whether it failed, unless the input is to blame."""
+        if len(attempts) > 1 and all(isinstance(one.error, InputError) for one in attempts):
+            return
+        for attempt in attempts:
+            attempt.served.monitor.record_prediction(
+                attempt.output,
+                attempt.latency_s,
+                features=x if isinstance(x, torch.Tensor | np.ndarray) else None,
+                error=attempt.error is not None,
                 request_id=request_id,
-                version_id=arm.version_id,
+                version_id=attempt.served.version_id,
             )
-        return output
 
     def _given(
         self,
@@ -336,7 +380,7 @@ class Deployment:
     ) -> Answer:
         """The answer, remembered for its outcome and told to the listeners."""
         with self._asking:
-            self._requests[request_id] = version_id
+            self._requests[request_id] = _Asked(version_id=version_id)
             if len(self._requests) > _REMEMBERED_REQUESTS:
                 self._requests.popitem(last=False)
         self._tell()
@@ -367,7 +411,20 @@ def _monitor_name(version_id: str) -> str:
     return version_id[-_LONGEST_NAME:].lstrip("._-")
 
 
-def _refuse_nan(output: Any, version_id: str) -> None:
+def _attempt(served: _Served, x: Any) -> _Attempt:
+    """One version's try at a request, timed."""
+    output, error = None, None
+    started = time.perf_counter()
+    try:
+        output = served.optimizer.predict(x)
+        _refuse_non_finite(output, served.version_id)
+    except Exception as failure:  # noqa: BLE001 - whatever a candidate does, stable answers
+        output, error = None, failure
+    latency_s = time.perf_counter() - started
+    return _Attempt(served=served, output=output, error=error, latency_s=latency_s)
+
+
+def _refuse_non_finite(output: Any, version_id: str) -> None:
     tensors = flat_outputs(as_inputs(output))
-    if any(bool(tensor.isnan().any()) for tensor in tensors if tensor.is_floating_point()):
-        raise InputError(f"{version_id} answered with NaN.")
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise InputError(f"{version_id} answered with NaN or infinity.")
