@@ -21,10 +21,11 @@ from modelyard.compression.records import (
 from modelyard.compression.samples import batches_of, reference_for, synthetic_batches
 from modelyard.torchtools import quantize
 from modelyard.torchtools.conversion import to_runnable
-from modelyard.torchtools.inputs import Inputs, resolve_example, tensors_of
+from modelyard.torchtools.inputs import Inputs, call, resolve_example, tensors_of
 from modelyard.torchtools.layers import MB, n_parameters, size_mb, unwrapped
 from modelyard.torchtools.onnx_module import OnnxModule
 from modelyard.torchtools.originals import note_original
+from modelyard.torchtools.parity import tree_of
 
 BACKENDS = ("fbgemm", "x86", "onednn", "qnnpack")
 
@@ -223,7 +224,8 @@ class ModelCompressor:
             calibration_data, n_inputs=self._n_inputs(), what="calibration_data"
         )
         if self._example is None:
-            self._example = calibration[0]
+            # Proved before it is kept: data of the wrong width must not spoil the next call.
+            self._example = resolve_example(self._float_model, calibration[0])
         batches, source = calibration, "calibration_data"
         if self._validation_data is not None:
             batches, source = self._validation_batches()
@@ -405,7 +407,10 @@ class ModelCompressor:
             max_error=plan["max_error"],
             keep_float=plan["keep_float"],
         )
-        self._quantized = OnnxModule(result.data, recipe=recipe_name).eval()
+        answer = call(self._float_model, self._inputs())
+        self._quantized = OnnxModule(
+            result.data, recipe=recipe_name, output_tree=tree_of(answer)
+        ).eval()
         float_mb = size_mb(self._float_model)
         quantized_mb = len(result.data) / MB
         stats: QuantizationStats = {
@@ -438,7 +443,7 @@ class ModelCompressor:
             self._validation_data, n_inputs=self._n_inputs(), what="validation_data"
         )
         if self._example is None:
-            self._example = batches[0]
+            self._example = resolve_example(self._float_model, batches[0])
         return batches, "validation_data"
 
     def _float_graph(self) -> bytes:

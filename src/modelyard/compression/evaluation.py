@@ -80,7 +80,12 @@ def timed_in_turns(
 def _metric(model: nn.Module, loader: Iterable[Any], metric_fn: Callable[..., Any]) -> float:
     with evaluating(model), torch.inference_mode():
         if _takes_model(metric_fn):
-            return float(metric_fn(model, loader))
+            try:
+                return float(metric_fn(model, loader))
+            except AttributeError as error:
+                # Its names did not say, and it asked the model for what only a tensor has.
+                if f"'{type(model).__name__}' object" not in str(error):
+                    raise
         return float(metric_fn(*_answers(model, loader)))
 
 

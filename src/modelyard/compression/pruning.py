@@ -51,6 +51,8 @@ def find_targets(model: nn.Module, wanted: Sequence[str] | None) -> list[Target]
         raise ConfigError(f"{type(model).__name__} has no Linear, Conv or attention layer.")
     if wanted is None:
         return list(known.values())
+    if not wanted:
+        raise ConfigError("layers_to_prune is empty: pass None for every layer, or name some.")
     chosen: dict[str, Target] = {}
     for pattern in wanted:
         matches = [
@@ -98,7 +100,7 @@ def masks_for(
     Raises:
         ConfigError: An amount outside [0, 1), an unknown method or scope.
     """
-    if not 0.0 <= amount < 1.0:
+    if not isinstance(amount, int | float) or not 0.0 <= amount < 1.0:
         raise ConfigError(f"amount must be in [0, 1), got {amount}. 0.3 means 30 %.")
     if method not in METHODS:
         known = ", ".join([*METHODS, "structured"])

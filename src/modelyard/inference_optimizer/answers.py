@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from modelyard._core.errors import InputError
 from modelyard.torchtools.inputs import Inputs, mapped, tensors_of
 from modelyard.torchtools.parity import flat_outputs, map_tensors
 
@@ -22,17 +23,17 @@ def given_back(answer: Any, inputs: Inputs, *, as_arrays: bool) -> Any:
     if as_arrays:
         return map_tensors(answer, to_array)
     home = tensors_of(inputs)[0].device
-    return map_tensors(answer, lambda tensor: _ordinary(tensor.to(home)))
-
-
-def _ordinary(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor the caller may change and use in a loss: one of inference mode allows neither."""
-    return tensor.clone() if tensor.is_inference() else tensor
+    return map_tensors(answer, lambda tensor: tensor.to(home).detach().clone())
 
 
 def to_array(value: torch.Tensor) -> np.ndarray[Any, Any]:
-    """The tensor as an array."""
-    array: np.ndarray[Any, Any] = value.detach().cpu().numpy()
+    """The tensor as an array of its own: a model may answer with its input or a weight.
+
+    bfloat16, which NumPy does not have, becomes float32.
+    """
+    plain = value.detach().cpu()
+    plain = plain.float() if plain.dtype is torch.bfloat16 else plain
+    array: np.ndarray[Any, Any] = plain.numpy().copy()
     return array
 
 
@@ -92,10 +93,21 @@ def split(answer: Any, sizes: list[int]) -> list[Any]:
     ]
 
 
-def joined(answers: list[Any]) -> Any:
-    """Answers to consecutive parts of a batch as one answer."""
+def joined(answers: list[Any], sizes: list[int]) -> Any:
+    """Answers to consecutive parts of a batch as one answer.
+
+    Raises:
+        InputError: The first dimension of an answer is not the batch.
+    """
     if len(answers) == 1:
         return answers[0]
+    for answer, size in zip(answers, sizes, strict=True):
+        shapes = [tuple(tensor.shape) for tensor in flat_outputs(answer)]
+        if any(shape[:1] != (size,) for shape in shapes):
+            raise InputError(
+                f"The answer to {size} samples has the shapes {shapes}: its first dimension is "
+                "not the batch, so parts cannot be joined. Call predict on the whole batch."
+            )
     columns = zip(*(flat_outputs(answer) for answer in answers), strict=True)
     joined = iter([torch.cat(column) for column in columns])
     return map_tensors(answers[0], lambda _: next(joined))

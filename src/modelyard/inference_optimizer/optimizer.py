@@ -57,6 +57,7 @@ from modelyard.torchtools.inputs import (
     resolve_example,
     synthetic_like,
 )
+from modelyard.torchtools.onnx_module import OnnxModule
 from modelyard.torchtools.parity import map_tensors
 from modelyard.torchtools.timing import summarized, time_calls
 
@@ -106,6 +107,11 @@ class InferenceOptimizer:
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size must be 1 or more, got {batch_size}.")
+        if not tolerance >= 0 or (max_latency_ms is not None and not max_latency_ms > 0):
+            raise ConfigError(
+                f"tolerance must be 0 or more and max_latency_ms above 0, got {tolerance} and "
+                f"{max_latency_ms}."
+            )
         if cache_size < 0:
             raise ConfigError(f"cache_size must be 0 (off) or more, got {cache_size}.")
         if backend not in {"auto", *tuning.BACKENDS}:
@@ -139,7 +145,8 @@ class InferenceOptimizer:
         """Serve `model` from now on; calls that run finish with the one before.
 
         Answers cached for the one before are forgotten, and so is its backend: call
-        `optimize_for_inference` again.
+        `optimize_for_inference` again. Weights that are changed in place are not noticed: set the
+        model again after that.
 
         Raises:
             ConfigError: `model` is no module.
@@ -232,8 +239,9 @@ class InferenceOptimizer:
     def predict_batch(self, x_batch: Any, *, exact: bool = False) -> Any:
         """Answers to many samples, computed `batch_size` at a time, in order.
 
-        Where a sample's answer depends on its neighbours, as with activations quantized over the
-        whole batch, they are computed one at a time.
+        Where a sample's answer depends on its neighbours, an int8 graph, which quantizes
+        activations over the whole batch, computes them one at a time; any other module gets the
+        whole batch at once, since its first dimension may not be the batch at all.
 
         Args:
             x_batch: As for `predict`, any number of samples.
@@ -241,7 +249,8 @@ class InferenceOptimizer:
 
         Raises:
             NotReadyError: There is no model.
-            InputError: The model does not take this input, or it holds no sample.
+            InputError: The model does not take this input, it holds no sample, or the first
+                dimension of the answers is not the batch.
         """
         serving = self._current()
         inputs, is_array = self._taken(x_batch, serving)
@@ -249,16 +258,21 @@ class InferenceOptimizer:
         if n == 0:
             raise InputError("x_batch holds no samples: its first dimension is 0.")
         first_and_last = [sample_of(inputs, i) for i in (0, -1)]
-        is_alone = exact or (n > 1 and not self._can_join(serving, first_and_last))
-        step = 1 if is_alone else self.batch_size
-        answers = []
+        can_join = n == 1 or self._can_join(serving, first_and_last)
+        if exact or (not can_join and isinstance(serving.model, OnnxModule)):
+            step = 1
+        else:
+            # Where samples are not independent, only the whole batch gives what predict would.
+            step = self.batch_size if can_join else n
+        answers, sizes = [], []
         for start in range(0, n, step):
-            stop = start + step
+            stop = min(start + step, n)
             started = time.perf_counter()
             part = mapped(inputs, lambda t, a=start, b=stop: t[a:b])  # type: ignore[misc]  # defaults bind now
             answers.append(serving.run(part))
+            sizes.append(stop - start)
             self._latency.add(time.perf_counter() - started, n_samples=n_samples(part))
-        return given_back(joined(answers), inputs, as_arrays=is_array)
+        return given_back(joined(answers, sizes), inputs, as_arrays=is_array)
 
     def predict_streaming(
         self,

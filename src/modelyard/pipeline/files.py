@@ -222,7 +222,8 @@ def _judge(model: nn.Module, inputs: Tensor, targets: Tensor | None) -> _Judge:
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise InputError(
             f"{type(model).__name__} does not run on samples of shape "
-            f"{tuple(inputs.shape[1:])}: {error}"
+            f"{tuple(inputs.shape[1:])}: {error}. If a column of the file is the target, name it "
+            "under data: target: in the configuration."
         ) from error
     if targets is None:
         answers = flat_outputs(call(model, inputs))[0].double()

@@ -124,26 +124,106 @@ def run_lifecycle(
             confidence_level=settings.confidence_level,
             min_samples=settings.min_samples,
         )
-    return _operate(
-        registry, compressed, versions, served, experiment, stream, settings, progress, clock
+    original = versions[f"{first.source.name} original"]
+    operation = _in_production(registry, first.source, versions, stream, settings, progress, clock)
+    with progress.stage("Watch production"):
+        watch, update = operation.watch(original)
+    with progress.stage("Roll out, and roll back"):
+        promoted = operation.update(update, original)
+        faulty, undone = operation.update_with_faulty(original)
+    return LifecycleResult(
+        registry=registry,
+        versions={**versions, f"{first.source.name} faulty": faulty},
+        compressed=compressed,
+        served=served,
+        experiment=experiment,
+        watch=watch,
+        update=update,
+        rollouts=[promoted, undone],
+        history=operation.strategy.get_update_history(),
     )
 
 
-def _operate(
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Operation:
+    """The first model in production: what serves it, watches it and updates it."""
+
+    source: ModelSource
+    stream: Stream
+    registry: ModelVersionManager
+    monitor: ModelMonitor
+    deployment: Deployment
+    strategy: UpdateStrategy
+    clock: ManualClock
+    progress: Progress
+
+    def watch(self, original: str) -> tuple[WatchOutcome, tuple[str, UpdateDecision] | None]:
+        """Send the stream past the monitor; also the first decision to update, and when."""
+        decisions: list[tuple[str, UpdateDecision]] = []
+
+        def ask(when: str) -> None:
+            self.clock.advance(60.0)
+            if not decisions:
+                found = self.strategy.should_update()
+                if found["should_update"]:
+                    decisions.append((when, found))
+
+        optimizer = InferenceOptimizer(self.source.model, device="cpu", cache_size=0)
+        outcome = watch_stream(
+            self.stream, optimizer, self.monitor, self.progress, at_window_end=ask
+        )
+        self.registry.attach(original, "baseline", self.monitor.baseline_state())
+        return outcome, decisions[0] if decisions else None
+
+    def update(self, update: tuple[str, UpdateDecision] | None, original: str) -> RolloutOutcome:
+        """Roll out the candidate, for the reason that was given or by hand."""
+        trigger = UpdateTrigger.MANUAL
+        if update is None:
+            self.progress.line("no window asked for an update; started by hand")
+        else:
+            when, found = update
+            self.progress.line(f"should_update said yes on {when}: {'; '.join(found['reasons'])}")
+            trigger = UpdateTrigger(found["triggers"][0])
+        best = self.registry.get_by_alias(self.source.name, _CANDIDATE)["version_id"]
+        self.strategy.update_model(best, trigger=trigger)
+        return self._rolled_out("the compressed version", [original, best])
+
+    def update_with_faulty(self, original: str) -> tuple[str, RolloutOutcome]:
+        """Begin to roll out a version that is slow and fails; its id, and how that ended."""
+        production = self.registry.get_by_alias(self.source.name)["version_id"]
+        faulty = self.registry.save_model(
+            FaultyModel(self.source.model),
+            self.source.name,
+            description="slow and failing on purpose",
+            tags=["faulty"],
+            parents=[(original, "retrained")],
+            example_input=self.source.held_out_inputs[:1],
+        )
+        self.strategy.update_model(faulty)
+        return faulty, self._rolled_out("a faulty version", [production, faulty])
+
+    def _rolled_out(self, title: str, versions: Sequence[str]) -> RolloutOutcome:
+        return roll_out(
+            title,
+            self.strategy,
+            self.deployment,
+            self.stream.inputs,
+            self.clock,
+            self.progress,
+            versions=versions,
+        )
+
+
+def _in_production(
     registry: ModelVersionManager,
-    compressed: Sequence[Compressed],
+    source: ModelSource,
     versions: Mapping[str, str],
-    served: Sequence[Served],
-    experiment: ExperimentOutcome,
     stream: Stream,
     settings: LifecycleSettings,
     progress: Progress,
     clock: Clock,
-) -> LifecycleResult:
-    """Watch the first model, update it when the monitor says so, undo a bad update."""
-    source = compressed[0].source
-    original = versions[f"{source.name} original"]
-    candidate = versions[f"{source.name} compressed"]
+) -> _Operation:
+    """Put the original into production, with the compressed version as the candidate."""
     fast = ManualClock(start=clock.now())
     monitor = ModelMonitor(
         source.name,
@@ -158,75 +238,19 @@ def _operate(
     strategy = UpdateStrategy(
         registry, monitor, settings.update, deployment=deployment, clock=fast
     )
-    strategy.update_model(original)  # nothing is production yet: direct
-    registry.set_alias(source.name, _CANDIDATE, candidate)
-    decision: list[tuple[str, UpdateDecision]] = []
+    strategy.update_model(versions[f"{source.name} original"])  # nothing is production: direct
+    registry.set_alias(source.name, _CANDIDATE, versions[f"{source.name} compressed"])
     # The cooldown after putting the first version into production is over when the stream begins.
     fast.advance(3600.0 * strategy.settings.cooldown_hours + 1.0)
-
-    def ask(when: str) -> None:
-        fast.advance(60.0)
-        if not decision:
-            found = strategy.should_update()
-            if found["should_update"]:
-                decision.append((when, found))
-
-    with progress.stage("Watch production"):
-        optimizer = InferenceOptimizer(source.model, device="cpu", cache_size=0)
-        watch = watch_stream(stream, optimizer, monitor, progress, at_window_end=ask)
-        registry.attach(original, "baseline", monitor.baseline_state())
-    rollouts = []
-    with progress.stage("Roll out, and roll back"):
-        if decision:
-            when, found = decision[0]
-            progress.line(f"should_update said yes on {when}: {'; '.join(found['reasons'])}")
-            trigger = UpdateTrigger(found["triggers"][0])
-        else:
-            progress.line("no window asked for an update; started by hand")
-            trigger = UpdateTrigger.MANUAL
-        best = registry.get_by_alias(source.name, _CANDIDATE)["version_id"]
-        strategy.update_model(best, trigger=trigger)
-        rollouts.append(
-            roll_out(
-                "the compressed version",
-                strategy,
-                deployment,
-                stream.inputs,
-                fast,
-                progress,
-                versions=[original, best],
-            )
-        )
-        faulty = registry.save_model(
-            FaultyModel(source.model),
-            source.name,
-            description="slow and failing on purpose",
-            tags=["faulty"],
-            parents=[(original, "retrained")],
-            example_input=source.held_out_inputs[:1],
-        )
-        strategy.update_model(faulty)
-        rollouts.append(
-            roll_out(
-                "a faulty version",
-                strategy,
-                deployment,
-                stream.inputs,
-                fast,
-                progress,
-                versions=[best, faulty],
-            )
-        )
-    return LifecycleResult(
+    return _Operation(
+        source=source,
+        stream=stream,
         registry=registry,
-        versions={**versions, f"{source.name} faulty": faulty},
-        compressed=compressed,
-        served=served,
-        experiment=experiment,
-        watch=watch,
-        update=decision[0] if decision else None,
-        rollouts=rollouts,
-        history=strategy.get_update_history(),
+        monitor=monitor,
+        deployment=deployment,
+        strategy=strategy,
+        clock=fast,
+        progress=progress,
     )
 
 

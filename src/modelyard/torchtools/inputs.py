@@ -185,7 +185,8 @@ def _candidates(model: nn.Module) -> list[Inputs]:
             return [ids, ids[:, 0]]
         shapes = _shapes_for(layer, is_sequential=is_sequential)
         if shapes:
-            return [_normal(shape) for shape in shapes]
+            dtype = next((p.dtype for p in layer.parameters() if p.is_floating_point()), None)
+            return [_normal(shape).to(dtype or torch.float32) for shape in shapes]
     return []
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from modelyard._core.errors import InputError
+from modelyard.torchtools.parity import from_tree
 
 # ONNX Runtime's names of tensor types, as PyTorch dtypes.
 _DTYPES = {
@@ -36,6 +37,9 @@ class OnnxModule(nn.Module):
 
     Args:
         graph: A serialised ONNX model.
+        recipe: How the graph was made.
+        output_tree: Nesting of the outputs as `parity.tree_of` describes it; None for one tensor
+            or a flat tuple.
 
     Attributes:
         recipe: How the graph was made: "float", "dynamic_int8", ...
@@ -46,11 +50,12 @@ class OnnxModule(nn.Module):
 
     graph: torch.Tensor
 
-    def __init__(self, graph: bytes, *, recipe: str = "float") -> None:
+    def __init__(self, graph: bytes, *, recipe: str = "float", output_tree: Any = None) -> None:
         super().__init__()
         # bytearray: a tensor over read-only bytes would warn.
         self.register_buffer("graph", torch.frombuffer(bytearray(graph), dtype=torch.uint8))
         self.recipe = recipe
+        self.output_tree = output_tree
         self._session: Any = None
 
     @property
@@ -66,7 +71,7 @@ class OnnxModule(nn.Module):
         return self._session
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The graph's output, or a tuple where it has several.
+        """The graph's output; several in the nesting of the module it was made from.
 
         Raises:
             InputError: Wrong number, shape or dtype; the message says what the graph takes.
@@ -78,6 +83,8 @@ class OnnxModule(nn.Module):
             outputs = [torch.from_numpy(value) for value in session.run(None, feed)]
         except ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
             raise InputError(f"{_expected(session)} {error}") from error
+        if self.output_tree is not None:
+            return from_tree(self.output_tree, iter(outputs))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def extra_repr(self) -> str:

@@ -1,7 +1,7 @@
 """Whether two models give the same answers, and by how much they differ."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +113,31 @@ def map_tensors(output: Any, change: Callable[[torch.Tensor], Any]) -> Any:
     if isinstance(output, tuple | list):
         return type(output)(map_tensors(item, change) for item in output)
     return output
+
+
+def tree_of(answer: Any) -> Any:
+    """The nesting of an answer as plain values.
+
+    None for a tensor, else `{"dict": {...}}`, `{"list": [...]}` or `{"tuple": [...]}`; entries
+    that are None are left out.
+    """
+    if isinstance(answer, Mapping):
+        return {"dict": {str(key): tree_of(item) for key, item in answer.items()}}
+    if isinstance(answer, tuple | list):
+        kind = "list" if isinstance(answer, list) else "tuple"
+        return {kind: [tree_of(item) for item in answer if item is not None]}
+    return None
+
+
+def from_tree(tree: Any, tensors: Iterator[torch.Tensor]) -> Any:
+    """`tensors`, in order, in the nesting that `tree_of` described."""
+    if tree is None:
+        return next(tensors)
+    ((kind, parts),) = tree.items()
+    if kind == "dict":
+        return {key: from_tree(part, tensors) for key, part in parts.items()}
+    items = [from_tree(part, tensors) for part in parts]
+    return items if kind == "list" else tuple(items)
 
 
 def restructured(like: Any, tensors: list[torch.Tensor]) -> Any:

@@ -153,12 +153,18 @@ def quantized_within(
         keep_float: Modules that stay in float in any case, by name or beginning of it.
 
     Raises:
-        QuantizationError: Not even with half of the layers in float; says what came closest.
+        QuantizationError: Not even with half of the layers in float, saying what came closest; or
+            there is nothing the recipe acts on.
         ConfigError: A name in `keep_float` that no layer has.
     """
     nodes = quantizable_nodes(graph)
     named = _named_nodes(nodes, keep_float)
     data, error = _tried(graph, recipe, reference, named)
+    if not named and not _has_int8(data):
+        raise QuantizationError(
+            "Nothing could be quantized: the model has no float32 Linear, attention or "
+            "convolution that this recipe acts on. Nothing was changed."
+        )
     if error <= max_error:
         return _result(data, error, nodes, named)
     closest = error
@@ -176,6 +182,12 @@ def quantized_within(
         f"{max_error:.1%}. Nothing was changed. Pass data the model is used on (validation_data, "
         "calibration_data), keep more layers in float, or raise max_error."
     )
+
+
+def _has_int8(graph: bytes) -> bool:
+    """Whether any operator of the graph computes on, or is fed from, quantized values."""
+    nodes = onnx.load_from_string(graph).graph.node
+    return any("Quantize" in node.op_type or "Integer" in node.op_type for node in nodes)
 
 
 def error_of(graph: bytes, reference: Reference) -> float:

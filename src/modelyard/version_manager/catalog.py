@@ -14,6 +14,10 @@ from modelyard.version_manager.records import AuditRecord, Statistics, Version
 _COLUMNS = frozenset({"timestamp", "version_id", "model_name", "size_bytes", "datetime"})
 
 
+_ALIAS_MOVES = ("set_alias", "rollback", "promote")
+_KEPT_PRODUCTIONS = 4  # the present one and the three before it
+
+
 def find(connection: Connection, version_id: str, *, removed: bool = False) -> Version:
     """The version with this id.
 
@@ -25,6 +29,10 @@ def find(connection: Connection, version_id: str, *, removed: bool = False) -> V
     Raises:
         VersionNotFoundError: There is none; the message names the newest there is.
     """
+    if not isinstance(version_id, str):
+        raise ConfigError(
+            f"A version id is text such as 'ppo_v20231120_120000', got {version_id!r}."
+        )
     query = select(t.version).where(t.version.c.version_id == version_id)
     if not removed:
         query = query.where(t.version.c.removed_at.is_(None))
@@ -79,7 +87,7 @@ def best(connection: Connection, model_name: str, metric: str, *, maximize: bool
 
 
 def in_use(connection: Connection) -> set[str]:
-    """Ids that an unfinished rollout or a living version's lineage needs."""
+    """Ids that a rollout, a rollback or a living version's lineage needs."""
     r, line, v = t.rollout.c, t.lineage.c, t.version.c
     rollouts = connection.execute(
         select(r.old_version_id, r.new_version_id).where(r.status.in_(t.UNFINISHED_ROLLOUTS))
@@ -87,7 +95,24 @@ def in_use(connection: Connection) -> set[str]:
     used = {version_id for row in rollouts for version_id in row if version_id is not None}
     children = select(v.version_id).where(v.removed_at.is_(None))
     parents = select(line.parent_id).where(line.version_id.in_(children))
-    return used | set(connection.execute(parents).scalars())
+    return used | set(connection.execute(parents).scalars()) | _last_productions(connection)
+
+
+def _last_productions(connection: Connection) -> set[str]:
+    """The last three versions of each model that were production: where a rollback may go."""
+    a = t.audit.c
+    moves = connection.execute(
+        select(a.model_name, a.version_id, a.detail)
+        .where(a.action.in_(_ALIAS_MOVES))
+        .order_by(a.seq.desc())
+    )
+    found: dict[str, list[str]] = {}
+    for move in moves:
+        known = found.setdefault(move.model_name, [])
+        is_new = move.version_id not in known and move.detail.get("alias") == "production"
+        if is_new and len(known) < _KEPT_PRODUCTIONS:
+            known.append(move.version_id)
+    return {version_id for known in found.values() for version_id in known}
 
 
 def ancestors(connection: Connection, version_id: str) -> set[str]:

@@ -1,5 +1,6 @@
 """`ModelVersionManager`: the registry's public face; its sister modules decide."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from torch import nn
 from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.errors import ConfigError
 from modelyard._core.ids import checked_name
+from modelyard.stats.direction import is_lower_better
 from modelyard.storage import Store, open_store
 from modelyard.storage import tables as t
 from modelyard.torchtools.layers import unwrapped
@@ -29,6 +31,8 @@ from modelyard.version_manager.records import AuditRecord, Comparison, Statistic
 from modelyard.version_manager.retention import Ranking, removable
 from modelyard.version_manager.signature import signature_of
 from modelyard.version_manager.trust import full_name
+
+_logger = logging.getLogger("modelyard")
 
 
 class ModelVersionManager:
@@ -247,6 +251,8 @@ class ModelVersionManager:
         Raises:
             VersionNotFoundError: One of them is unknown.
         """
+        if isinstance(metrics, str):
+            metrics = [metrics]
         with self.store.database.reading() as connection:
             first = catalog.find(connection, version_id1)
             second = catalog.find(connection, version_id2)
@@ -282,8 +288,7 @@ class ModelVersionManager:
             VersionNotFoundError: No such version.
             IntegrityError: Its files are damaged; production stays as it was.
         """
-        model_name = self.get_version(version_id)["model_name"]
-        contents.model_paths(self.store, version_id)
+        model_name = self.verify_version(version_id)["model_name"]
         return self._move_alias(model_name, promotion.PRODUCTION, version_id, action="rollback")
 
     def set_alias(
@@ -314,8 +319,11 @@ class ModelVersionManager:
             VersionNotFoundError: No such version.
             ConfigError: It belongs to another model.
             StaleRevisionError: The alias points elsewhere than expected.
+            IntegrityError: Production may not be a version whose files are damaged.
         """
         checked_name(alias, what="alias")
+        if alias == promotion.PRODUCTION:
+            self.verify_version(version_id)
         return self._move_alias(
             model_name,
             alias,
@@ -345,6 +353,20 @@ class ModelVersionManager:
             promotion.drop_alias(
                 connection, model_name, alias, actor=self._actor, at=self._clock.now()
             )
+
+    def verify_version(self, version_id: str) -> Version:
+        """Check that every file of a version's module holds the bytes that were saved.
+
+        Returns:
+            The version.
+
+        Raises:
+            VersionNotFoundError: No such version.
+            IntegrityError: A file is missing or damaged.
+        """
+        version = self.get_version(version_id)
+        contents.model_paths(self.store, version_id)
+        return version
 
     def tag_version(self, version_id: str, tag: str) -> Version:
         """Add a tag; a tag never moves an alias.
@@ -438,14 +460,16 @@ class ModelVersionManager:
         """Remove versions beyond the best (or newest) n of each model.
 
         A removed version can be brought back by `restore_version` until `gc` has run. Kept in any
-        case: production and every aliased version, those in a rollout, tagged `production` or
-        `milestone`, needed by another's lineage, younger than 24 h, or lacking the metric.
+        case: production and the three before it, every aliased version, those in a rollout,
+        tagged `production` or `milestone`, needed by another's lineage, younger than 24 h, or
+        lacking the metric.
 
         Args:
             model_name: Only this model.
             keep_best_n: How many stay; None for the manager's own number.
             metric: What makes a version good; None keeps the newest.
-            maximize: Whether a larger value of `metric` is better.
+            maximize: Whether a larger value of `metric` is better. Where the metric's name says
+                otherwise, a warning does too.
             dry_run: Only say what would go.
 
         Returns:
@@ -457,6 +481,15 @@ class ModelVersionManager:
         keep = self._keep_best_n if keep_best_n is None else keep_best_n
         if keep < 1:
             raise ConfigError(f"keep_best_n must be 1 or more, got {keep}.")
+        if metric is not None and is_lower_better(metric) == maximize:
+            _logger.warning(
+                "cleanup_old_versions(metric=%r, maximize=%s) keeps the %s; by its name the "
+                "other way is better. Pass maximize=%s if that was meant.",
+                metric,
+                maximize,
+                "largest" if maximize else "smallest",
+                not maximize,
+            )
         ranking = Ranking(keep=keep, metric=metric, maximize=maximize)
         now = self._clock.now()
         with self.store.database.writing() as connection:

@@ -80,7 +80,8 @@ class Comparison(TypedDict):
         metrics: By metric name.
         config: Keys that differ: `{"key": {"value1": ..., "value2": ...}}`.
         size_bytes: Weights of both, and the ratio second to first.
-        lineage: How the two are related: "same", "1 is an ancestor of 2", ... , "unrelated".
+        lineage: How the two are related, in words: "same version", "B was made from A", "both
+            come from C" or "unrelated".
     """
 
     version_id1: str
