@@ -148,3 +148,58 @@ def test_threads_lose_no_reward():
     for thread in threads:
         thread.join()
     assert bandit.get_statistics()["total"] == 1200
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("rewards", ["noisy", "constant", "binary", "one"])
+def test_a_variant_without_a_finite_reward_is_given_up(algorithm, rewards):
+    rng = np.random.default_rng(0)
+    draw = {
+        "noisy": lambda: rng.normal(-5.0, 1.0),
+        "constant": lambda: -2.5,
+        "binary": lambda: float(rng.random() < 0.5),
+        "one": lambda: 1.0,
+    }[rewards]
+    bandit = MultiArmedBandit(["broken", "good"], algorithm, seed=0)
+    chosen = []
+    for _ in range(500):
+        chosen.append(bandit.select_variant())
+        bandit.update(chosen[-1], float("nan") if chosen[-1] == "broken" else draw())
+    stats = bandit.get_statistics()
+    assert chosen.count("good") > 400
+    assert stats["best_variant"] == "good"
+    assert stats["non_finite_counts"] == {"broken": chosen.count("broken"), "good": 0}
+    assert stats["values"]["broken"] == 0.0
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_rewards_that_are_never_finite_pin_the_traffic_on_no_variant(algorithm):
+    bandit = MultiArmedBandit(["a", "b"], algorithm, seed=0)
+    for _ in range(200):
+        bandit.update(bandit.select_variant(), float("inf"))
+    assert min(bandit.get_statistics()["non_finite_counts"].values()) > 50
+    assert bandit.get_statistics()["best_variant"] is None
+
+
+def test_a_variant_that_often_fails_is_not_the_best_for_one_lucky_reward():
+    bandit = MultiArmedBandit(["lucky", "steady"], seed=0)
+    for reward in (5.0, *[float("nan")] * 50):
+        bandit.update("lucky", reward)
+    for reward in (1.0, 2.0) * 20:
+        bandit.update("steady", reward)
+    assert bandit.get_statistics()["best_variant"] == "steady"
+
+
+@pytest.mark.parametrize("reward", ["x", None, [1, 2], 10**400])
+def test_a_reward_that_is_no_number_is_refused_by_name(reward):
+    with pytest.raises(ConfigError, match="reward of 'a'"):
+        MultiArmedBandit(["a", "b"]).update("a", reward)
+
+
+def test_rewards_that_were_not_finite_are_stored(tmp_path):
+    store = open_store(tmp_path / "bandit")
+    first = MultiArmedBandit(["a", "b"], store=store, name="n")
+    first.update("a", float("nan"))
+    first.flush()
+    second = MultiArmedBandit(["a", "b"], store=store, name="n")
+    assert second.get_statistics()["non_finite_counts"] == {"a": 1, "b": 0}

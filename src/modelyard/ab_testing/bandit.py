@@ -22,8 +22,9 @@ class BanditStatistics(TypedDict):
     """What a bandit has learnt.
 
     `values` are mean rewards (0.0 for a variant that was never updated), `std` their spread (None
-    below two), `probabilities` the chance of each variant to be chosen next, `non_finite` how many
-    rewards were not numbers and were left out.
+    below two), `probabilities` the chance of each variant to be chosen next. `counts`, `values`
+    and `std` leave out the rewards that were not finite: `non_finite` of them, by variant in
+    `non_finite_counts`.
     """
 
     algorithm: str
@@ -34,6 +35,7 @@ class BanditStatistics(TypedDict):
     best_variant: str | None
     probabilities: dict[str, float]
     non_finite: int
+    non_finite_counts: dict[str, int]
 
 
 class MultiArmedBandit:
@@ -42,6 +44,9 @@ class MultiArmedBandit:
     Rewards may be of any size: choices are the same for returns of 0.01 and of 100. The data it
     collects favour what looked good, so a t-test on them is not valid: to prove a winner, run an
     `ABTest`.
+
+    A reward that is not finite (a crashed episode, say) is in no mean, but it is a use: for
+    choosing it counts as the smallest reward seen so far, a 0 among rewards of 0 and 1.
 
     Thread-safe: one lock guards the sums and the generator.
 
@@ -75,7 +80,6 @@ class MultiArmedBandit:
         self._policy = policy_named(algorithm, epsilon=epsilon)
         self._arms = Arms.empty(len(self.names))
         self._rng = generator(seed)
-        self._non_finite = 0
         self._lock = Lock()
         self._store = store
         self._clock = clock or SystemClock()
@@ -91,20 +95,18 @@ class MultiArmedBandit:
             return self.names[self._policy.choose(self._arms, self._rng)]
 
     def update(self, variant: str, reward: float) -> None:
-        """Take the reward of one use of a variant; one that is not finite is only counted.
+        """Take the reward of one use of a variant; one that is not finite counts as the worst.
 
         Raises:
             VariantNotFoundError: No such variant.
+            ConfigError: The reward is no number.
         """
         index = self._index.get(variant)
         if index is None:
             raise VariantNotFoundError(f"No variant {variant!r}. There are: {self.names}.")
-        value = float(reward)
+        value = _checked_reward(reward, variant)
         with self._lock:
-            if math.isfinite(value):
-                self._arms.add(index, value)
-            else:
-                self._non_finite += 1
+            self._arms.add(index, value)
         if self._store is not None:
             self._flush_if_due()
 
@@ -126,7 +128,8 @@ class MultiArmedBandit:
                 "std": self._by_name(spreads),
                 "best_variant": self._best(),
                 "probabilities": self._by_name(probabilities),
-                "non_finite": self._non_finite,
+                "non_finite": sum(arms.non_finite),
+                "non_finite_counts": self._by_name(arms.non_finite),
             }
 
     def flush(self) -> None:
@@ -152,9 +155,10 @@ class MultiArmedBandit:
             self._flushed_at_s = self._clock.monotonic_s()
 
     def _best(self) -> str | None:
-        tried = [name for name, n in zip(self.names, self._arms.counts, strict=True) if n]
-        means = self._by_name(self._arms.means)
-        return max(tried, key=lambda name: means[name], default=None)
+        arms = self._arms
+        tried = [index for index, n in enumerate(arms.counts) if n]
+        best = max(tried, key=lambda i: (arms.worths[i], -arms.non_finite[i]), default=None)
+        return None if best is None else self.names[best]
 
     def _by_name(self, values: Sequence[Any]) -> dict[str, Any]:
         return dict(zip(self.names, values, strict=True))
@@ -170,7 +174,7 @@ class MultiArmedBandit:
             "least": finite_or_none(arms.least),
             "most": finite_or_none(arms.most),
             "is_binary": arms.is_binary,
-            "non_finite": self._non_finite,
+            "non_finite": list(arms.non_finite),
             "generator": self._rng.bit_generator.state,
         }
 
@@ -186,14 +190,24 @@ class MultiArmedBandit:
             counts=list(state["counts"]),
             means=list(state["means"]),
             m2=list(state["m2"]),
+            non_finite=list(state["non_finite"]),
             within_m2=math.fsum(state["m2"]),
             total=sum(state["counts"]),
             least=math.inf if state["least"] is None else state["least"],
             most=-math.inf if state["most"] is None else state["most"],
             is_binary=state["is_binary"],
         )
-        self._non_finite = state["non_finite"]
         self._rng.bit_generator.state = state["generator"]
+
+
+def _checked_reward(reward: Any, variant: str) -> float:
+    try:
+        return float(reward)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(
+            f"The reward of {variant!r} must be a number, got {type(reward).__qualname__} "
+            f"{reward!r}."
+        ) from error
 
 
 def _checked_names(variants: Sequence[str | ModelVariant]) -> tuple[str, ...]:

@@ -3,6 +3,10 @@
 A policy sees the arms' sums and a generator, and keeps no state of its own. Multiplying every
 reward by a constant, or adding one, changes no choice of any of them (Thompson sampling leaves
 its special case for 0/1 rewards when they no longer are).
+
+A reward that is not finite is a use like any other, so a variant that gives nothing else is not
+tried for ever. For choosing it is worth the smallest reward that any arm has given so far, which
+keeps the choices free of the rewards' scale; among equals the arm with fewer of them is chosen.
 """
 
 import math
@@ -27,11 +31,13 @@ class Arms:
         least: Smallest reward of any arm.
         most: Largest reward of any arm.
         is_binary: Whether every reward was 0 or 1.
+        non_finite: Rewards of each arm that were not finite; none of the above holds them.
     """
 
     counts: list[int]
     means: list[float] = field(default_factory=list)
     m2: list[float] = field(default_factory=list)
+    non_finite: list[int] = field(default_factory=list)
     within_m2: float = 0.0
     total: int = 0
     least: float = math.inf
@@ -41,10 +47,13 @@ class Arms:
     @classmethod
     def empty(cls, n_arms: int) -> "Arms":
         """Arms without any reward."""
-        return cls([0] * n_arms, [0.0] * n_arms, [0.0] * n_arms)
+        return cls([0] * n_arms, [0.0] * n_arms, [0.0] * n_arms, [0] * n_arms)
 
     def add(self, index: int, reward: float) -> None:
         """Take one reward of one arm (Welford, 1962)."""
+        if not math.isfinite(reward):
+            self.non_finite[index] += 1
+            return
         self.counts[index] = n = self.counts[index] + 1
         delta = reward - self.means[index]
         self.means[index] = mean = self.means[index] + delta / n
@@ -56,6 +65,29 @@ class Arms:
         self.most = max(self.most, reward)
         if reward not in (0.0, 1.0):
             self.is_binary = False
+
+    @property
+    def uses(self) -> list[int]:
+        """How often each arm gave a reward, finite or not."""
+        return [n + bad for n, bad in zip(self.counts, self.non_finite, strict=True)]
+
+    @property
+    def worths(self) -> list[float]:
+        """Mean of each arm, where every reward that was not finite counts as `least`."""
+        if not self.total or not any(self.non_finite):
+            return self.means
+        return [
+            (n * mean + bad * self.least) / (n + bad) if bad else mean
+            for n, mean, bad in zip(self.counts, self.means, self.non_finite, strict=True)
+        ]
+
+    def best(self) -> int:
+        """Index of the arm of most worth.
+
+        Among equals: fewest rewards that were not finite, then fewest uses, then the first.
+        """
+        uses, worths = self.uses, self.worths
+        return max(range(len(uses)), key=lambda i: (worths[i], -self.non_finite[i], -uses[i]))
 
     @property
     def scale(self) -> float:
@@ -122,16 +154,16 @@ class UpperConfidenceBound:
 
     def choose(self, arms: Arms, rng: np.random.Generator) -> int:  # noqa: ARG002 - protocol
         """As `Policy.choose`; each arm twice before their spread is trusted."""
-        counts = arms.counts
-        fewest = min(counts)
+        uses = arms.uses
+        fewest = min(uses)
         if fewest < _MIN_PULLS:
-            return counts.index(fewest)
-        bonus = arms.scale * math.sqrt(2.0 * math.log(arms.total))
+            return uses.index(fewest)
+        bonus = arms.scale * math.sqrt(2.0 * math.log(sum(uses)))
         if bonus == 0.0:
-            return counts.index(fewest)
+            return arms.best()
         best, best_bound = 0, -math.inf
-        for index, mean in enumerate(arms.means):
-            bound = mean + bonus / math.sqrt(counts[index])
+        for index, worth in enumerate(arms.worths):
+            bound = worth + bonus / math.sqrt(uses[index])
             if bound > best_bound:
                 best, best_bound = index, bound
         return best
@@ -155,18 +187,17 @@ class ThompsonSampling:
 
     def choose(self, arms: Arms, rng: np.random.Generator) -> int:
         """As `Policy.choose`."""
-        if not arms.is_binary:
-            fewest = min(arms.counts)
-            if fewest < _MIN_PULLS:
-                return arms.counts.index(fewest)
+        forced = _forced(arms)
+        if forced is not None:
+            return forced
         return int(np.argmax(_posterior_draws(arms, rng, 1)[0]))
 
     def probabilities(self, arms: Arms, rng: np.random.Generator) -> list[float]:
         """As `Policy.probabilities`, from 2,000 draws."""
         n = len(arms.counts)
-        if not arms.is_binary and min(arms.counts) < _MIN_PULLS:
-            chosen = self.choose(arms, rng)
-            return [float(index == chosen) for index in range(n)]
+        forced = _forced(arms)
+        if forced is not None:
+            return [float(index == forced) for index in range(n)]
         best = np.argmax(_posterior_draws(arms, rng, _N_DRAWS), axis=1)
         return [float(share) for share in np.bincount(best, minlength=n) / _N_DRAWS]
 
@@ -195,10 +226,19 @@ def policy_named(algorithm: str, *, epsilon: float) -> Policy:
 
 
 def _greedy(arms: Arms) -> int:
-    fewest = min(arms.counts)
-    if fewest == 0:
-        return arms.counts.index(0)
-    return arms.means.index(max(arms.means))
+    uses = arms.uses
+    return uses.index(0) if 0 in uses else arms.best()
+
+
+def _forced(arms: Arms) -> int | None:
+    """The arm that Thompson sampling chooses without a draw, or None where it draws."""
+    if arms.is_binary:
+        return None
+    uses = arms.uses
+    fewest = min(uses)
+    if fewest < _MIN_PULLS:
+        return uses.index(fewest)
+    return arms.best() if arms.scale == 0.0 else None
 
 
 def _posterior_draws(
@@ -206,9 +246,9 @@ def _posterior_draws(
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """Draws of the arms' means, shape (n_draws, arms)."""
     size = (n_draws, len(arms.counts))
-    counts = np.array(arms.counts, dtype=np.float64)
-    means = np.array(arms.means)
+    uses = np.array(arms.uses, dtype=np.float64)
     if arms.is_binary:
-        wins = np.rint(counts * means)
-        return rng.beta(1.0 + wins, 1.0 + counts - wins, size=size)
-    return means + rng.standard_normal(size) * (arms.scale / np.sqrt(counts))
+        # A reward that is not finite is no win: 0 is the worst there can be.
+        wins = np.rint(np.array(arms.counts) * np.array(arms.means))
+        return rng.beta(1.0 + wins, 1.0 + uses - wins, size=size)
+    return np.array(arms.worths) + rng.standard_normal(size) * (arms.scale / np.sqrt(uses))

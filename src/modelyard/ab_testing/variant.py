@@ -33,7 +33,7 @@ class ModelVariant:
                 "give a callable or an object with predict(data)."
             )
         weight: Any = self.traffic_weight
-        if not isinstance(weight, Real) or not 0.0 <= weight < math.inf:
+        if not isinstance(weight, Real) or not 0.0 <= float(weight) < math.inf:
             raise ConfigError(
                 f"traffic_weight of variant {self.name!r} must be a number of 0 or more, got "
                 f"{weight!r}. 0 gives it no traffic."
