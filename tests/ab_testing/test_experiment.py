@@ -450,3 +450,34 @@ def test_one_text_as_the_metrics_of_which_less_is_better_is_refused():
 def test_a_variant_with_an_impossible_weight_is_refused_at_once(weight):
     with pytest.raises(ConfigError, match="traffic_weight"):
         ModelVariant("a", abs, traffic_weight=weight)
+
+
+# Missing values
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_a_variant_whose_bad_outcomes_are_not_finite_does_not_win(paired):
+    rng = np.random.default_rng(0)
+    test = experiment(paired=paired)
+    for a, b in rng.normal(0.0, 1.0, (600, 2)):
+        survivor = b if b > -0.5 else float("nan")
+        if paired:
+            test.record_paired({"a": {"sharpe_ratio": a}, "b": {"sharpe_ratio": survivor}})
+        else:
+            record(test, [a], [survivor])
+    comparison = test.compare_variants("a", "b")
+    assert comparison["statistics"]["p_value_always_valid"] < 0.05
+    assert comparison["statistics"]["missing_share_b"] == pytest.approx(0.31, abs=0.05)
+    assert comparison["result"]["winner"] is None
+    assert comparison["result"]["recommendation_code"] == "check_data"
+    assert "not finite" in comparison["result"]["recommendation"]
+    assert "not finite" in comparison["warnings"][0]
+    assert test.get_winner() is None
+
+
+def test_one_value_in_a_thousand_that_is_not_finite_leaves_the_winner():
+    rng = np.random.default_rng(0)
+    test = experiment()
+    record(test, rng.normal(0, 1, 1000), [float("nan"), *rng.normal(1, 1, 999)])
+    assert test.get_winner() == "b"
+    assert test.compare_variants("a", "b")["result"]["winner"] == "b"

@@ -25,6 +25,9 @@ NOTABLE_COHENS_D = 0.2
 # Fewer independent values than this are too few for a large-sample interval.
 MIN_EFFECTIVE_SAMPLES = 30
 WARNED_LAG1 = 0.5
+# A variant that loses its worst outcomes looks better than it is: above this share of values that
+# are not finite, the rest decides nothing.
+MAX_MISSING_SHARE = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +60,16 @@ class Evidence:
         lag1_a: Autocorrelation of the stream of `a`; of the differences if they are given.
         lag1_b: Autocorrelation of the stream of `b`; of the differences if they are given.
         differences: Moments of `b` minus `a` on the same units, if they were measured so.
+        missing_share_a: Share of the values of `a` that were not finite, 0 to 1.
+        missing_share_b: Share of the values of `b` that were not finite, 0 to 1.
     """
 
     strata: tuple[tuple[Moments, Moments], ...]
     lag1_a: float = 0.0
     lag1_b: float = 0.0
     differences: Moments | None = None
+    missing_share_a: float = 0.0
+    missing_share_b: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +88,8 @@ class Comparison:
         relative_change: (b - a) / |a|.
         power: Chance to call a true difference of 0.2 standard deviations significant now.
         minimum_detectable_effect: True difference found with chance 0.8 now, metric's unit.
+        missing_share_a: Share of the values of `a` that were not finite, 0 to 1.
+        missing_share_b: Share of the values of `b` that were not finite, 0 to 1.
         has_enough: Whether there are enough outcomes for a verdict.
         is_significant: Whether `anytime` and `has_enough` allow one.
     """
@@ -96,8 +105,15 @@ class Comparison:
     relative_change: float
     power: float
     minimum_detectable_effect: float
+    missing_share_a: float
+    missing_share_b: float
     has_enough: bool
     is_significant: bool
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether so few values are missing that those left can stand for all."""
+        return max(self.missing_share_a, self.missing_share_b) <= MAX_MISSING_SHARE
 
 
 def compare(evidence: Evidence, rules: Rules) -> Comparison:
@@ -130,6 +146,8 @@ def compare(evidence: Evidence, rules: Rules) -> Comparison:
         minimum_detectable_effect=minimum_detectable_effect(
             standard_error=error, critical=anytime.critical
         ),
+        missing_share_a=evidence.missing_share_a,
+        missing_share_b=evidence.missing_share_b,
         has_enough=has_enough,
         is_significant=has_enough and anytime.p_value < alpha_of(rules.confidence_level),
     )

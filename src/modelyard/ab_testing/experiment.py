@@ -299,7 +299,9 @@ class ABTest:
             metric=metric,
             lower_is_better=lower_is_better,
         )
-        warnings = warnings_of(evidence, metric=metric)
+        warnings = warnings_of(
+            evidence, comparison, variant_a=variant_a, variant_b=variant_b, metric=metric
+        )
         for warning in warnings:
             self._warn_once(warning, about=metric)
         return {
@@ -317,7 +319,8 @@ class ABTest:
     def get_winner(self, metric: str | None = None) -> str | None:
         """The variant shown to be better than every other, or None.
 
-        With three variants or more the p-values are adjusted by Holm's method.
+        With three variants or more the p-values are adjusted by Holm's method. Nobody wins while
+        more than 1 % of a variant's values are not finite.
 
         Raises:
             ConfigError: A metric that was never recorded.
@@ -330,7 +333,9 @@ class ABTest:
             comparisons = [self._compare(other, name, metric)[1] for other in others]
             p_values = holm([comparison.anytime.p_value for comparison in comparisons])
             if bool((p_values < alpha).all()) and all(
-                comparison.has_enough and sign * comparison.contrast.difference > 0.0
+                comparison.has_enough
+                and comparison.is_complete
+                and sign * comparison.contrast.difference > 0.0
                 for comparison in comparisons
             ):
                 return name

@@ -4,7 +4,7 @@ from typing import Any, TypedDict
 
 from modelyard._core.plain import finite_or_none
 from modelyard.ab_testing.analysis import WARNED_LAG1, Comparison, Evidence
-from modelyard.ab_testing.recommendation import Recommendation
+from modelyard.ab_testing.recommendation import Recommendation, missing_values
 from modelyard.stats.intervals import Interval
 from modelyard.stats.moments import Moments
 from modelyard.stats.significance import Contrast, paired, t_test
@@ -48,6 +48,8 @@ class Statistics(TypedDict):
     effective_n_b: int
     lag1_a: float
     lag1_b: float
+    missing_share_a: float
+    missing_share_b: float
     power: float
     minimum_detectable_effect: float | None
 
@@ -135,6 +137,8 @@ def statistics_of(comparison: Comparison, evidence: Evidence) -> Statistics:
         "effective_n_b": comparison.effective_n_b,
         "lag1_a": evidence.lag1_a,
         "lag1_b": evidence.lag1_b,
+        "missing_share_a": comparison.missing_share_a,
+        "missing_share_b": comparison.missing_share_b,
         "power": comparison.power,
         "minimum_detectable_effect": finite_or_none(comparison.minimum_detectable_effect),
     }
@@ -157,17 +161,25 @@ def verdict_of(
     }
 
 
-def warnings_of(evidence: Evidence, *, metric: str) -> list[str]:
+def warnings_of(
+    evidence: Evidence, comparison: Comparison, *, variant_a: str, variant_b: str, metric: str
+) -> list[str]:
     """What a reader of the comparison must know besides."""
+    warnings = []
+    if not comparison.is_complete:
+        warnings.append(missing_values(comparison, variant_a, variant_b, metric))
     worst = max(evidence.lag1_a, evidence.lag1_b)
-    if worst <= WARNED_LAG1:
-        return []
-    warning = (
+    if worst > WARNED_LAG1:
+        warnings.append(_autocorrelated(worst, metric))
+    return warnings
+
+
+def _autocorrelated(worst: float, metric: str) -> str:
+    return (
         f"The values of {metric!r} follow one another (lag-1 autocorrelation {worst:.2f}), as "
         "overlapping windows do: each says little that is new, so the verdict counts them as "
         "fewer independent values. Record the returns themselves, not a rolling ratio of them."
     )
-    return [warning]
 
 
 def as_plain_history(points: list[tuple[int, Comparison]]) -> IntervalHistory:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from modelyard.ab_testing.analysis import Comparison, Rules
+from modelyard.ab_testing.analysis import MAX_MISSING_SHARE, Comparison, Rules
 from modelyard.stats.intervals import alpha_of
 
 SMALL_EFFECT = 0.2
@@ -15,6 +15,7 @@ class Advice(StrEnum):
     """What to do; the value is the `recommendation_code`."""
 
     COLLECT_MORE = "collect_more"
+    CHECK_DATA = "check_data"
     CONTINUE_TESTING = "continue_testing"
     CONSIDER_PRACTICAL_VALUE = "consider_practical_value"
     SWITCH = "switch"
@@ -55,6 +56,12 @@ def recommend(
             text=_too_few(comparison, rules, variant_a, variant_b),
             winner=None,
         )
+    if not comparison.is_complete:
+        return Recommendation(
+            code=Advice.CHECK_DATA,
+            text=f"No winner: {missing_values(comparison, variant_a, variant_b, metric)}",
+            winner=None,
+        )
     if not comparison.is_significant:
         return Recommendation(
             code=Advice.CONTINUE_TESTING,
@@ -66,6 +73,16 @@ def recommend(
     code = advice_for(comparison.cohens_d)
     verdict = _VERDICTS[code].format(winner=winner, metric=metric)
     return Recommendation(code=code, text=f"{verdict} ({_numbers(comparison)}).", winner=winner)
+
+
+def missing_values(comparison: Comparison, variant_a: str, variant_b: str, metric: str) -> str:
+    """How many values are missing and why that matters, in a sentence."""
+    return (
+        f"{comparison.missing_share_a:.1%} of the values of {metric} of {variant_a} and "
+        f"{comparison.missing_share_b:.1%} of those of {variant_b} were not finite (at most "
+        f"{MAX_MISSING_SHARE:.0%} may be). If they were the bad outcomes, the others flatter the "
+        "variant: record what came of them, as a number."
+    )
 
 
 def advice_for(cohens_d: float) -> Advice:

@@ -60,12 +60,14 @@ class Snapshot:
         samples: Moments by variant, weight epoch and metric.
         pairs: Pairs by variants (in the experiment's order) and metric.
         lag1: Autocorrelation by variant (or pair of variants) and metric.
+        non_finite: Values that were not finite by variant and metric.
     """
 
     n: int
     samples: Mapping[tuple[str, int, str], Moments]
     pairs: Mapping[tuple[str, str, str], Pair]
     lag1: Mapping[tuple[str, ...], float]
+    non_finite: Mapping[tuple[str, str], int]
 
     def moments(self, variant: str, metric: str) -> Moments:
         """A variant's moments over all weight epochs."""
@@ -74,6 +76,12 @@ class Snapshot:
             for (name, _, measured), moments in self.samples.items()
             if (name, measured) == (variant, metric)
         )
+
+    def missing_share(self, variant: str, metric: str) -> float:
+        """Share of a variant's values that were not finite, 0 to 1; 0 without values."""
+        n_missing = self.non_finite.get((variant, metric), 0)
+        n_known = self.moments(variant, metric).n
+        return n_missing / (n_missing + n_known) if n_missing else 0.0
 
     def evidence(self, variant_a: str, variant_b: str, metric: str) -> Evidence:
         """What is known about two variants sent different traffic."""
@@ -88,6 +96,8 @@ class Snapshot:
             ),
             lag1_a=self.lag1.get((variant_a, metric), 0.0),
             lag1_b=self.lag1.get((variant_b, metric), 0.0),
+            missing_share_a=self.missing_share(variant_a, metric),
+            missing_share_b=self.missing_share(variant_b, metric),
         )
 
     def paired_evidence(self, variant_a: str, variant_b: str, metric: str) -> Evidence:
@@ -103,6 +113,8 @@ class Snapshot:
             lag1_a=lag1,
             lag1_b=lag1,
             differences=Moments(d.n, -d.mean, d.m2) if swapped else d,
+            missing_share_a=self.missing_share(variant_a, metric),
+            missing_share_b=self.missing_share(variant_b, metric),
         )
 
 
@@ -143,7 +155,13 @@ class Results:
     def snapshot(self) -> Snapshot:
         """The sums now."""
         lag1 = {key: stream.correlation(self._of(key)) for key, stream in self._streams.items()}
-        return Snapshot(n=self._n, samples=dict(self._samples), pairs=dict(self._pairs), lag1=lag1)
+        return Snapshot(
+            n=self._n,
+            samples=dict(self._samples),
+            pairs=dict(self._pairs),
+            lag1=lag1,
+            non_finite=dict(self.non_finite),
+        )
 
     def _add_sample(self, result: Result) -> None:
         self.sample_counts[result.variant] += 1
