@@ -25,7 +25,7 @@ class GoneWrong(nn.Module):
     """Answers well once, when it is loaded, and then badly.
 
     Args:
-        how: "fails", "nan" or "slow".
+        how: "fails", "nan", "inf" or "slow".
     """
 
     def __init__(self, how):
@@ -41,7 +41,9 @@ class GoneWrong(nn.Module):
         if self.n_calls > 1 and self.how == "slow":
             time.sleep(0.002)
         answer = self.inner(x)
-        return answer * float("nan") if self.n_calls > 1 and self.how == "nan" else answer
+        if self.n_calls > 1 and self.how in {"nan", "inf"}:
+            return torch.full_like(answer, float(self.how))
+        return answer
 
 
 @dataclass
@@ -141,7 +143,7 @@ def ask():
 
 @pytest.fixture
 def gone_wrong():
-    """A module that answers well once and then `fails`, gives `nan` or is `slow`."""
+    """A module that answers well once and then `fails`, gives `nan` or `inf`, or is `slow`."""
     return GoneWrong
 
 

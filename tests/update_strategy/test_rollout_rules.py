@@ -96,6 +96,31 @@ def test_too_little_traffic_says_how_much_there_was():
     assert verdict.reason == ("too little traffic: 7 of 50 answers of the candidate at this step")
 
 
+@pytest.mark.parametrize(
+    ("n_values", "is_reported", "after_s", "move", "said"),
+    [
+        (0, True, 100, Move.WAIT, "0 of 50 values of sharpe from the candidate"),
+        (49, True, 1000, Move.WAIT, "49 of 50 values of sharpe from the candidate"),
+        (49, True, 1001, Move.PAUSE, "too few outcomes: 49 of 50 values of sharpe"),
+        (50, True, 100, Move.NEXT_STEP, "the step held"),
+        (0, False, 100, Move.NEXT_STEP, "the step held; no values of sharpe were reported"),
+    ],
+)
+def test_a_step_waits_for_the_key_metric_where_anybody_reports_it(
+    n_values, is_reported, after_s, move, said
+):
+    rules = UpdateSettings(key_metric="sharpe")
+    observation = seen(50)
+    observation = replace(
+        observation,
+        candidate=replace(observation.candidate, n_key_metric=n_values, key_metric=1.0),
+        is_key_metric_reported=is_reported,
+    )
+    verdict = judged(begun(), rules, now=at(after_s), seen=observation)
+    assert verdict.move is move
+    assert verdict.reason.startswith(said)
+
+
 def test_a_step_begins_anew_when_a_paused_rollout_runs_again():
     again = states.with_status(begun(), states.RUNNING, reason="go", now=at(500))
     assert judged(again, RULES, now=at(550), seen=seen(500)).move is Move.WAIT

@@ -4,8 +4,9 @@ import logging
 
 import pytest
 import torch
+from torch import nn
 
-from modelyard._core.errors import StorageError, UntrustedClassError
+from modelyard._core.errors import InputError, StorageError, UntrustedClassError
 from modelyard.inference_optimizer import InferenceOptimizer
 
 
@@ -103,7 +104,7 @@ def test_time_alone_promotes_nobody(yard, ids, deployment, strategy, ask):
 # Going back by itself
 
 
-@pytest.mark.parametrize("how", ["fails", "nan"])
+@pytest.mark.parametrize("how", ["fails", "nan", "inf"])
 def test_a_failing_candidate_is_undone_and_nobody_notices(
     yard, ids, deployment, strategy, ask, gone_wrong, how
 ):
@@ -143,6 +144,83 @@ def test_a_candidate_with_a_poor_key_metric_is_undone(yard, ids, deployment, ask
     [record] = strategy.get_update_history(limit=1)
     assert record["status"] == "rolled_back"
     assert record["reason"] == "sharpe fell from 1 to 0.5 (50%, over 20 values)"
+
+
+@pytest.mark.parametrize("candidates", [None, float("nan")])
+def test_a_candidate_without_a_value_of_the_key_metric_is_not_promoted(
+    yard, ids, deployment, ask, candidates
+):
+    strategy = yard.strategy(deployment, key_metric="sharpe")
+    strategy.update_model(ids[1])
+    for i in range(1000):
+        [answer] = ask(deployment, 1, first_user=i)
+        value = 1.0 if answer.version_id == ids[0] else candidates
+        if value is not None:
+            deployment.record_outcome(answer.request_id, {"sharpe": value})
+        if strategy.get_rollout()["status"] == "paused":
+            break
+    state = strategy.get_rollout()
+    assert (state["status"], state["step"]) == ("paused", 1)
+    assert state["reason"] == "too few outcomes: 0 of 20 values of sharpe from the candidate"
+    assert yard.production() == ids[0]
+
+
+def test_outcomes_that_come_late_are_waited_for(yard, ids, deployment, ask):
+    strategy = yard.strategy(deployment, key_metric="sharpe")
+    strategy.update_model(ids[1])
+    [answer] = ask(deployment, 1, until=None)
+    deployment.record_outcome(answer.request_id, {"sharpe": 1.0})
+    late = ask(deployment, 280, first_user=1)
+    assert strategy.get_rollout()["step"] == 1
+    for answer in late:
+        deployment.record_outcome(answer.request_id, {"sharpe": 1.0})
+    assert strategy.advance()["step"] == 2
+
+
+def test_a_key_metric_that_nobody_reports_blocks_nothing_and_is_told(yard, ids, deployment, ask):
+    strategy = yard.strategy(deployment, key_metric="sharpe")
+    strategy.update_model(ids[1])
+    ask(deployment, 2000, until=is_over(strategy))
+    [record] = strategy.get_update_history(limit=1)
+    assert record["status"] == "promoted"
+    assert record["reason"] == "every step held; no values of sharpe were reported"
+
+
+def test_production_is_judged_by_the_deployments_own_measurements(
+    yard, ids, deployment, ask, gone_wrong
+):
+    strategy = yard.strategy(deployment, key_metric="sharpe", min_samples=50)
+    for i in range(300):
+        yard.monitor.record_prediction([0.0], 1e-5, [0.0] * 4)
+        yard.monitor.record_metric("sharpe", 1.0)
+        [answer] = ask(deployment, 1, first_user=i)
+        deployment.record_outcome(answer.request_id, {"sharpe": 0.5})
+    strategy.set_baseline()
+    decision = strategy.should_rollback()
+    assert "sharpe fell from 1 to 0.5 (50%, over 300 values)" in decision["reasons"]
+    assert "performance_degradation" in strategy.should_update()["triggers"]
+    deployment.add_version(ids[1], gone_wrong("fails"))
+    strategy.update_model(ids[1], smooth_transition=False)
+    for i in range(20):
+        yard.clock.advance(1.0)
+        deployment.predict(torch.ones(1, 4), user_id=str(i), fallback=None)
+    reasons = strategy.should_rollback()["reasons"]
+    assert any(reason.startswith("error rate 100.0% (20 of 20)") for reason in reasons)
+
+
+def test_drift_comes_from_productions_own_monitor_once_it_has_a_baseline(yard, ids, deployment, x):
+    strategy = yard.strategy(deployment, min_samples=200)
+
+    def send(shift):
+        rng = torch.Generator().manual_seed(0)
+        for _ in range(1000):
+            deployment.predict(torch.randn(1, 4, generator=rng) + shift)
+
+    send(0.0)
+    deployment.monitor(ids[0]).set_baseline()
+    assert strategy.should_update()["triggers"] == []
+    send(3.0)
+    assert "distribution_drift" in strategy.should_update()["triggers"]
 
 
 def test_without_automatic_rollback_a_person_decides(yard, ids, deployment, ask, gone_wrong):
@@ -330,3 +408,58 @@ def test_an_optimizer_without_a_model_gets_production(yard, ids, x):
     yard.strategy(optimizer)
     expected = yard.registry.load_model(ids[0])(x)
     assert torch.equal(optimizer.predict(x), expected)
+
+
+def whole(yard, strategy):
+    for _ in range(2):
+        yard.clock.advance(30.0)
+        strategy.advance()
+
+
+def record(yard, n, **options):
+    for _ in range(n):
+        yard.clock.advance(0.1)
+        yard.monitor.record_prediction([0.0], 0.001, **options)
+
+
+@pytest.mark.parametrize("n_before", [0, 300, 1500])
+def test_an_exchanged_model_that_fails_is_undone(yard, ids, output_of, n_before):
+    optimizer = InferenceOptimizer(yard.registry.load_model(ids[0]))
+    strategy = yard.strategy(optimizer)
+    before = output_of(optimizer)
+    record(yard, n_before)
+    strategy.update_model(ids[2])
+    whole(yard, strategy)
+    assert output_of(optimizer) != before
+    record(yard, 20, error=True)
+    strategy.advance()
+    [record_] = strategy.get_update_history(limit=1)
+    assert record_["status"] == "rolled_back"
+    assert record_["reason"].startswith("error rate 100.0% (20 of 20)")
+    assert output_of(optimizer) == before
+
+
+def test_errors_of_the_model_before_are_not_the_new_ones(yard, ids):
+    optimizer = InferenceOptimizer(yard.registry.load_model(ids[0]))
+    strategy = yard.strategy(optimizer)
+    record(yard, 500, error=True)
+    strategy.update_model(ids[2])
+    whole(yard, strategy)
+    record(yard, 10)
+    yard.clock.advance(30.0)
+    assert strategy.advance()["status"] == "running"  # ten are not enough
+    record(yard, 10)
+    assert strategy.advance()["status"] == "promoted"
+    assert not strategy.should_rollback()["should_rollback"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_version_that_does_not_answer_its_example_is_not_exchanged(yard, ids, value):
+    broken = nn.Linear(4, 2)
+    nn.init.constant_(broken.weight, value)
+    optimizer = InferenceOptimizer(yard.registry.load_model(ids[0]))
+    strategy = yard.strategy(optimizer)
+    version_id = yard.registry.save_model(broken, "ppo", example_input=torch.ones(2, 4))
+    with pytest.raises(InputError, match="NaN or infinity"):
+        strategy.update_model(version_id)
+    assert strategy.get_rollout() is None

@@ -5,7 +5,12 @@ import logging
 import numpy as np
 import pytest
 
-from modelyard._core.errors import ConfigError, RolloutInProgressError, VersionNotFoundError
+from modelyard._core.errors import (
+    ConfigError,
+    IntegrityError,
+    RolloutInProgressError,
+    VersionNotFoundError,
+)
 from modelyard.update_strategy import UpdateTrigger
 
 
@@ -72,6 +77,17 @@ def test_a_version_of_another_model_is_an_error(yard, ids):
     [other] = yard.save(1, "dqn")
     with pytest.raises(ConfigError, match="is a version of 'dqn'"):
         yard.strategy().update_model(other)
+
+
+def test_no_version_is_an_error(yard, ids):
+    with pytest.raises(ConfigError, match="must be a version id, got None"):
+        yard.strategy().update_model(None)
+
+
+@pytest.mark.parametrize("limit", [-1, 1.5, True])
+def test_a_history_of_a_limit_that_is_no_count_is_an_error(yard, ids, limit):
+    with pytest.raises(ConfigError, match="limit must be"):
+        yard.strategy().get_update_history(limit=limit)
 
 
 def test_an_unknown_trigger_is_an_error(yard, ids):
@@ -192,6 +208,24 @@ def test_going_back_twice_goes_two_back_and_never_flip_flops(yard, ids):
     assert yard.production() == ids[0]
 
 
+def test_going_back_passes_over_what_is_damaged(yard, ids):
+    strategy = yard.strategy()
+    for version_id in ids[1:3]:
+        strategy.update_model(version_id, smooth_transition=False)
+    yard.damage(ids[1])
+    result = strategy.rollback(reason="losing money")
+    assert (result["rolled_back"], result["to_version_id"]) == (True, ids[0])
+    assert result["reason"].startswith(f"losing money; {ids[1]} was passed over: ")
+    assert yard.production() == ids[0]
+
+
+def test_a_damaged_version_does_not_become_production_by_the_clock(yard, ids):
+    yard.damage(ids[1])
+    with pytest.raises(IntegrityError):
+        yard.strategy().update_model(ids[1])
+    assert yard.strategy().get_rollout() is None
+
+
 def test_nothing_to_go_back_to_is_a_critical_alert(yard, ids, caplog):
     strategy = yard.strategy()
     result = strategy.rollback()
@@ -203,15 +237,18 @@ def test_nothing_to_go_back_to_is_a_critical_alert(yard, ids, caplog):
     assert caplog.records[-1].levelno == logging.CRITICAL
 
 
-def test_an_earlier_version_that_is_gone_leaves_production_as_it_is(yard, ids):
+def test_an_earlier_version_that_is_gone_leaves_production_as_it_is(yard, ids, monkeypatch):
     strategy = yard.strategy()
     strategy.update_model(ids[1], smooth_transition=False)
-    yard.clock.advance(3600 * 48)
-    yard.registry.drop_alias("ppo", "production")
-    yard.registry.set_alias("ppo", "production", ids[1])
-    assert ids[0] in yard.registry.cleanup_old_versions("ppo", keep_best_n=1)
-    with pytest.raises(VersionNotFoundError):
-        strategy.rollback()
+    known = yard.registry.verify_version
+
+    def removed(version_id):
+        return known("ppo_v20200101_000000" if version_id == ids[0] else version_id)
+
+    monkeypatch.setattr(yard.registry, "verify_version", removed)
+    result = strategy.rollback()
+    assert not result["rolled_back"]
+    assert f"{ids[0]} was passed over: No version" in result["reason"]
     assert yard.production() == ids[1]
     assert strategy.get_rollout() is None
 

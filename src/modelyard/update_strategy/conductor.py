@@ -19,7 +19,7 @@ from modelyard.update_strategy import rollout as states
 from modelyard.update_strategy.baseline import Baseline
 from modelyard.update_strategy.decisions import Evidence, reference_for
 from modelyard.update_strategy.history import RolloutLog
-from modelyard.update_strategy.ports import Registry, Watcher
+from modelyard.update_strategy.ports import DriftWatcher, Registry, Watcher
 from modelyard.update_strategy.rollout import Move, Observation, Rollout, Verdict
 from modelyard.update_strategy.settings import UpdateSettings
 from modelyard.update_strategy.targets import Target
@@ -101,9 +101,22 @@ class Conductor:
         """What may have to go, and what it is compared with."""
         candidate, reference = (None, None) if rollout is None else self._compared(rollout)
         if candidate is None or reference is None:
-            now = Evidence.of(self._monitor.health(), self._settings)
-            return now, self._baseline.evidence()
+            return self.present(), self._baseline.evidence()
         return candidate, reference
+
+    def present(self) -> Evidence:
+        """How production is doing, by what serves it where that measures it."""
+        monitored = Evidence.of(self._monitor.health(), self._settings)
+        production = self.production()
+        if production is None:
+            return monitored
+        return self._target.present(production, monitored, self._settings)
+
+    def drift_watcher(self) -> DriftWatcher:
+        """What knows of drift: production's own monitor if it has a baseline, else the model's."""
+        production = self.production()
+        own = None if production is None else self._target.drift_watcher(production)
+        return self._monitor if own is None else own
 
     # ── moving ──────────────────────────────────────────────────────────────────────────────
 
@@ -259,6 +272,7 @@ class Conductor:
 
     def _observe(self, rollout: Rollout) -> Observation:
         candidate, reference = self._compared(rollout)
+        stable = self._target.evidence(rollout.old_version_id or "", self._settings) or Evidence()
         n_total = 0 if candidate is None else candidate.n_total
         step = (rollout.rollout_id, rollout.step_started_at)
         if self._seen is None or self._seen.step != step:
@@ -268,6 +282,9 @@ class Conductor:
             stable=reference,
             n_at_step=n_total - self._seen.n_before,
             since=self._seen.since,
+            is_key_metric_reported=any(
+                side is not None and side.n_key_metric > 0 for side in (candidate, stable)
+            ),
         )
 
     def _compared(self, rollout: Rollout) -> tuple[Evidence | None, Evidence]:
@@ -405,7 +422,7 @@ class Conductor:
             try:
                 self._target.prepare(rollout.new_version_id)
             except Exception as error:
-                if _is_passing(error):
+                if is_passing(error):
                     raise
                 return f"{rollout.new_version_id} cannot be served: {error}"
             self._apply(rollout)
@@ -419,7 +436,7 @@ class Conductor:
         try:
             self._apply(rollout)
         except Exception as error:
-            if _is_passing(error):
+            if is_passing(error):
                 raise
             self._unable = change  # tried once for each change, not at every look
             _logger.warning("%s cannot be served here: %s", rollout.rollout_id, error)
@@ -447,7 +464,7 @@ class Conductor:
         try:
             self._target.serve(version_id, retired=retired)
         except Exception as error:
-            if _is_passing(error):
+            if is_passing(error):
                 raise
             self._alert(f"{version_id} is production and cannot be served: {error}")
         # Tried once for each move of the pointer, not at every look.
@@ -472,6 +489,6 @@ def _moved_to(production: str | None) -> str:
     return f"production was moved to {production or 'nothing'} by someone else"
 
 
-def _is_passing(error: Exception) -> bool:
+def is_passing(error: Exception) -> bool:
     """Whether trying again may help: the store is out of reach, and no version is to blame."""
     return isinstance(error, StorageError) and not isinstance(error, IntegrityError)

@@ -197,6 +197,39 @@ def relative_drop(now: Evidence, baseline: Evidence, settings: UpdateSettings) -
     return loss / max(abs(baseline.key_metric), METRIC_FLOOR)
 
 
+def present_of(own: Evidence, monitored: Evidence, settings: UpdateSettings) -> Evidence:
+    """How production is doing, from two sources: what serves it, and the strategy's monitor.
+
+    Each of predictions and key metric is taken from what serves it where that has
+    `step_min_samples`, else from whichever has more.
+    """
+    enough = settings.step_min_samples
+    health = own if own.n >= min(enough, monitored.n + 1) else monitored
+    is_own = own.n_key_metric >= min(enough, monitored.n_key_metric + 1)
+    metric = own if is_own else monitored
+    return replace(health, key_metric=metric.key_metric, n_key_metric=metric.n_key_metric)
+
+
+def evidence_since(now: Evidence, before: Evidence) -> Evidence:
+    """What one window says of the version that took over when it said `before`.
+
+    While the window still holds predictions of the version before, its errors are taken off and
+    the other numbers lie between those of the two: compared with `before`, they tell too little
+    of a change and never too much.
+
+    Args:
+        now: The window's present; `n_total` counts from the monitor's beginning.
+        before: The same at the change.
+    """
+    n_new = now.n_total - before.n_total
+    if n_new < now.n:
+        n_errors = min(n_new, max(0, now.n_errors - before.n_errors))
+        now = replace(now, n=n_new, n_errors=n_errors)
+    if (now.key_metric, now.n_key_metric) == (before.key_metric, before.n_key_metric):
+        now = replace(now, key_metric=math.nan, n_key_metric=0)
+    return replace(now, n_total=n_new, n_key_metric=min(n_new, now.n_key_metric))
+
+
 def reference_for(stable: Evidence, baseline: Evidence, settings: UpdateSettings) -> Evidence:
     """What a candidate is compared with: the stable version at the same time, else the baseline.
 
@@ -208,8 +241,8 @@ def reference_for(stable: Evidence, baseline: Evidence, settings: UpdateSettings
     return replace(reference, key_metric=metric.key_metric, n_key_metric=metric.n_key_metric)
 
 
-def earlier_production(events: Sequence[Mapping[str, Any]], alias: str) -> str | None:
-    """The version that was production before the present one, by the audit.
+def earlier_productions(events: Sequence[Mapping[str, Any]], alias: str) -> list[str]:
+    """The versions that were production before the present one, by the audit; newest first.
 
     A rollback takes back its target's successors for good, so that going back twice goes two
     back and never to a version that was fled from, until that is promoted again.
@@ -227,7 +260,8 @@ def earlier_production(events: Sequence[Mapping[str, Any]], alias: str) -> str |
             stack = _gone_back(stack, version_id)
         elif not stack or stack[-1] != version_id:
             stack.append(version_id)
-    return stack[-2] if len(stack) > 1 else None
+    earlier = [version_id for version_id in reversed(stack) if version_id != stack[-1]]
+    return list(dict.fromkeys(earlier))
 
 
 def _gone_back(stack: Sequence[str], version_id: str) -> list[str]:

@@ -5,7 +5,12 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from modelyard._core.errors import NotFoundError, RolloutInProgressError, StaleRevisionError
+from modelyard._core.errors import (
+    ConfigError,
+    NotFoundError,
+    RolloutInProgressError,
+    StaleRevisionError,
+)
 from modelyard.storage import Store
 from modelyard.storage import tables as t
 from modelyard.update_strategy.records import RolloutState, UpdateRecord
@@ -91,7 +96,15 @@ class RolloutLog:
         return changed
 
     def history(self, limit: int | None) -> list[UpdateRecord]:
-        """Rollouts, newest first, with their events."""
+        """Rollouts, newest first, with their events.
+
+        Raises:
+            ConfigError: `limit` is no whole number of 0 or more.
+        """
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
+            raise ConfigError(f"limit must be a whole number or None, got {limit!r}.")
+        if limit is not None and limit < 0:
+            raise ConfigError(f"limit must be 0 or more, got {limit}.")
         r, e = t.rollout.c, t.rollout_event.c
         query = (
             select(r.state).where(r.model_name == self._model_name).order_by(r.seq.desc())

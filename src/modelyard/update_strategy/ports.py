@@ -39,6 +39,14 @@ class Registry(Protocol):
         """Point an alias to a version."""
         ...
 
+    def verify_version(self, version_id: str) -> object:
+        """An error if a file of a version is missing or damaged."""
+        ...
+
+    def read_artifact(self, version_id: str, name: str) -> Any:
+        """Something that travels with a version; a `LookupError` if it has none of this name."""
+        ...
+
     def load_model(self, version_id: str, model_class: Any = ..., load_full: bool = ...) -> Any:  # noqa: FBT001 - as the registry has it
         """The module of a version."""
         ...
@@ -92,12 +100,34 @@ class HealthLike(Protocol):
         ...
 
 
-class Watcher(Protocol):
+class DriftWatcher(Protocol):
+    """Knows whether answers and inputs have moved. `ModelMonitor` is one."""
+
+    @property
+    def baseline_status(self) -> str:
+        """Whether there is a baseline to compare with: then it is "set"."""
+        ...
+
+    def detect_prediction_drift(self) -> Mapping[str, Any]:
+        """Whether its answers have moved."""
+        ...
+
+    def detect_feature_drift(self) -> Mapping[str, Any]:
+        """Whether its inputs have moved."""
+        ...
+
+
+class Watcher(DriftWatcher, Protocol):
     """Watches one model. `ModelMonitor` is one."""
 
     @property
     def model_name(self) -> str:
         """Which model."""
+        ...
+
+    @property
+    def total_predictions(self) -> int:
+        """Predictions recorded so far."""
         ...
 
     def health(self) -> HealthLike:
@@ -110,14 +140,6 @@ class Watcher(Protocol):
 
     def set_baseline(self) -> None:
         """Make the present the baseline, or arm it."""
-        ...
-
-    def detect_prediction_drift(self) -> Mapping[str, Any]:
-        """Whether its answers have moved."""
-        ...
-
-    def detect_feature_drift(self) -> Mapping[str, Any]:
-        """Whether its inputs have moved."""
         ...
 
     def raise_alert(self, name: str, *, severity: str, message: str) -> None:
@@ -154,6 +176,10 @@ class ServingTarget(Protocol):
 
     def health(self, version_id: str) -> HealthLike:
         """How one version is doing."""
+        ...
+
+    def monitor(self, version_id: str) -> DriftWatcher:
+        """What watches one version."""
         ...
 
 

@@ -118,12 +118,14 @@ class Observation:
         n_at_step: Answers of the candidate at this step.
         since: When this process first saw the step. After a restart that is later than the step's
             beginning: what was measured before is gone and must be measured again.
+        is_key_metric_reported: Whether either version has a value of the key metric.
     """
 
     candidate: Evidence | None
     stable: Evidence
     n_at_step: int
     since: datetime
+    is_key_metric_reported: bool = False
 
 
 def judged(
@@ -147,17 +149,44 @@ def _by_time_and_samples(
     step = timedelta(seconds=settings.step_s)
     if now - datetime.fromisoformat(rollout.step_started_at) < step:
         return Verdict(move=Move.WAIT, reason="the step has not lasted long enough")
-    if seen.candidate is not None and seen.n_at_step < settings.step_min_samples:
-        missing = (
-            f"{seen.n_at_step} of {settings.step_min_samples} answers of the candidate at this "
-            "step"
-        )
+    shortage = _shortage(seen, settings)
+    if shortage is not None:
+        what, missing = shortage
         if now - seen.since > PATIENCE * max(step, timedelta(seconds=1)):
-            return Verdict(move=Move.PAUSE, reason=f"too little traffic: {missing}")
+            return Verdict(move=Move.PAUSE, reason=f"{what}: {missing}")
         return Verdict(move=Move.WAIT, reason=missing)
+    caveat = _caveat(seen, settings)
     if rollout.step_index + 1 < len(rollout.shares):
-        return Verdict(move=Move.NEXT_STEP, reason="the step held")
-    return Verdict(move=Move.PROMOTE, reason="every step held")
+        return Verdict(move=Move.NEXT_STEP, reason=f"the step held{caveat}")
+    return Verdict(move=Move.PROMOTE, reason=f"every step held{caveat}")
+
+
+def _shortage(seen: Observation, settings: UpdateSettings) -> tuple[str, str] | None:
+    """What there is too little of to judge the candidate, and how much there is; None if enough.
+
+    Values of the key metric count over the whole rollout: outcomes come late.
+    """
+    enough = settings.step_min_samples
+    if seen.candidate is None:
+        return None
+    if seen.n_at_step < enough:
+        missing = f"{seen.n_at_step} of {enough} answers of the candidate at this step"
+        return "too little traffic", missing
+    if seen.is_key_metric_reported and seen.candidate.n_key_metric < enough:
+        missing = (
+            f"{seen.candidate.n_key_metric} of {enough} values of {settings.key_metric} from the "
+            "candidate"
+        )
+        return "too few outcomes", missing
+    return None
+
+
+def _caveat(seen: Observation, settings: UpdateSettings) -> str:
+    """What the steps did not look at, because nobody reported it."""
+    is_blind = settings.key_metric is not None and not seen.is_key_metric_reported
+    if seen.candidate is None or not is_blind:
+        return ""
+    return f"; no values of {settings.key_metric} were reported"
 
 
 def moved(rollout: Rollout, verdict: Verdict, *, now: datetime) -> Rollout:

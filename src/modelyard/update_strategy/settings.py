@@ -79,6 +79,13 @@ class UpdateSettings:
                 f"key_metric_direction must be 'higher' or 'lower', "
                 f"got {self.key_metric_direction!r}."
             )
+        for name in ("min_samples", "step_min_samples"):
+            value = getattr(self, name)
+            # True is an int to Python, and no count.
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ConfigError(f"{name} must be a whole number, got {value!r}.")
+        if self.key_metric is not None and not isinstance(self.key_metric, str):
+            raise ConfigError(f"key_metric must be the name of a metric, got {self.key_metric!r}.")
         if self.schedule is not None and not _is_cron(self.schedule):
             raise ConfigError(
                 f"schedule {self.schedule!r} is no cron expression such as '0 3 * * 1-5'."

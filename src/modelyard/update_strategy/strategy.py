@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,7 +17,7 @@ from modelyard.storage.leases import Lease
 from modelyard.update_strategy import decisions, telling
 from modelyard.update_strategy import rollout as states
 from modelyard.update_strategy.baseline import Baseline
-from modelyard.update_strategy.conductor import PRODUCTION, Conductor
+from modelyard.update_strategy.conductor import PRODUCTION, Conductor, is_passing
 from modelyard.update_strategy.decisions import Evidence
 from modelyard.update_strategy.history import RolloutLog
 from modelyard.update_strategy.ports import Registry, Watcher
@@ -49,12 +49,20 @@ class UpdateStrategy:
     next one after a crash) goes on where this one stopped. Thread-safe: one lock guards what this
     object remembers; what counts is in the store.
 
+    A candidate is judged by the deployment's own measurements of it. So is production between
+    rollouts (`should_update`, `should_rollback`): predictions and key metric each come from the
+    deployment where that has `step_min_samples` of them, else from whichever has more, deployment
+    or `monitor`. Drift comes from the production version's monitor in the deployment where that
+    has a baseline, else from `monitor`. An optimizer measures nothing itself: what `monitor`
+    records after the exchange is taken for the new version's. Without either, `monitor` it is.
+
     Args:
         version_manager: The registry.
         monitor: Watches the model; `monitor.model_name` says which one it is.
         config: Settings by name (`UpdateSettings`); what is left out keeps its default.
         deployment: What serves: a `Deployment`, or an `InferenceOptimizer`, whose model is
-            exchanged at 100 %. Without one only the production pointer moves, by the clock.
+            exchanged at 100 % and then judged if the monitor records anything. Without one only
+            the production pointer moves, by the clock.
         is_remote: Whether this object only gives commands to the process that serves.
         store: Where rollouts are kept; the registry's by default.
         clock: Where the time comes from.
@@ -83,7 +91,9 @@ class UpdateStrategy:
         self._registry = version_manager
         self._monitor = monitor
         self._clock = clock or SystemClock()
-        self._target = target_for(deployment, version_manager, is_remote=is_remote)
+        self._target = target_for(
+            deployment, version_manager, monitor=monitor, is_remote=is_remote
+        )
         store = store or version_manager.store
         self._log = RolloutLog(store, self.model_name)
         self._lease = Lease(
@@ -128,7 +138,7 @@ class UpdateStrategy:
     def should_update(self) -> UpdateDecision:
         """Whether an update is due, and why. No while a rollout runs and in the cooldown."""
         self.advance()
-        now = Evidence.of(self._monitor.health(), self.settings)
+        now = self._conductor.present()
         due = self._due(now) if now.n >= self.settings.min_samples else []
         if self._is_scheduled():
             sentence = f"the schedule {self.settings.schedule!r} has come round"
@@ -148,7 +158,7 @@ class UpdateStrategy:
         """Whether what serves now breaks a limit with enough samples behind it.
 
         The candidate of a rollout is compared with the stable version at the same time, where
-        both are measured; else the monitor's present with the baseline.
+        both are measured; else production's present with the baseline.
         """
         now, baseline = self._conductor.sides(self._log.current())
         reasons = decisions.rollback_reasons(now, baseline, self.settings)
@@ -183,10 +193,12 @@ class UpdateStrategy:
 
         Raises:
             VersionNotFoundError: No such version.
-            ConfigError: A version of another model, or an unknown trigger.
+            ConfigError: No version id, a version of another model, or an unknown trigger.
             RolloutInProgressError: Another rollout is running.
         """
         reason = as_trigger(trigger)
+        if not isinstance(new_version_id, str):
+            raise ConfigError(f"new_version_id must be a version id, got {new_version_id!r}.")
         version = self._registry.get_version(new_version_id)
         if version["model_name"] != self.model_name:
             raise ConfigError(
@@ -223,11 +235,11 @@ class UpdateStrategy:
     def rollback(self, *, reason: str = "asked for", actor: str | None = None) -> RollbackResult:
         """Go back: end the rollout that runs, or make the earlier production that again.
 
-        Nothing earlier gives `rolled_back: False` and a critical alert.
+        An earlier version that is gone or does not load is passed over for the one before it;
+        the reason says so. Nothing earlier gives `rolled_back: False` and a critical alert.
 
         Raises:
-            VersionNotFoundError, IntegrityError, UntrustedClassError: The earlier version cannot
-                be loaded any more; production stays as it is.
+            StorageError: The store is out of reach; production stays as it is.
         """
 
         def undone(rollout: Rollout) -> Rollout | None:
@@ -240,16 +252,14 @@ class UpdateStrategy:
             if ended is not None:
                 return telling.rollback_of(ended)
             production = self._conductor.production()
-            events = self._registry.get_history(self.model_name)
-            earlier = decisions.earlier_production(events, PRODUCTION)
+            earlier, passed_over = self._earlier_that_serves()
             if production is None or earlier is None:
-                return self._nowhere_to_go(production)
-            self._target.prepare(earlier)
+                return self._nowhere_to_go(production, passed_over)
             done = self._conductor.go_back(
                 old=production,
                 new=earlier,
                 trigger=UpdateTrigger.MANUAL.value,
-                reason=reason,
+                reason="; ".join([reason, *passed_over]),
                 actor=actor,
             )
             return telling.rollback_of(done)
@@ -324,11 +334,27 @@ class UpdateStrategy:
     # ── inside ────────────────────────────────────────────────────────────────────
 
     def _due(self, now: Evidence) -> list[decisions.Due]:
+        watcher = self._conductor.drift_watcher()
         drifts = {
-            "prediction": self._monitor.detect_prediction_drift(),
-            "feature": self._monitor.detect_feature_drift(),
+            "prediction": watcher.detect_prediction_drift(),
+            "feature": watcher.detect_feature_drift(),
         }
         return decisions.updates_due(now, self._baseline.evidence(), drifts, self.settings)
+
+    def _earlier_that_serves(self) -> tuple[str | None, list[str]]:
+        """The newest earlier production that can serve, and why newer ones cannot."""
+        passed_over = []
+        events = self._registry.get_history(self.model_name)
+        for version_id in decisions.earlier_productions(events, PRODUCTION):
+            try:
+                self._target.prepare(version_id)
+            except Exception as error:
+                if is_passing(error):
+                    raise
+                passed_over.append(f"{version_id} was passed over: {error}")
+            else:
+                return version_id, passed_over
+        return None, passed_over
 
     def _is_scheduled(self) -> bool:
         newest = self._log.newest()
@@ -391,8 +417,8 @@ class UpdateStrategy:
     def _told(rollout: Rollout | None) -> RolloutState | None:
         return None if rollout is None else telling.state_of(rollout)
 
-    def _nowhere_to_go(self, production: str | None) -> RollbackResult:
-        result = telling.nowhere_to_go(self.model_name, production)
+    def _nowhere_to_go(self, production: str | None, passed_over: Sequence[str]) -> RollbackResult:
+        result = telling.nowhere_to_go(self.model_name, production, passed_over)
         self._monitor.raise_alert("rollback", severity="critical", message=result["reason"])
         _logger.critical("%s", result["reason"])
         return result

@@ -1,11 +1,19 @@
 """Carrying a rollout's shares to whatever serves the model."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from modelyard._core.errors import ConfigError
-from modelyard.update_strategy.decisions import Evidence
-from modelyard.update_strategy.ports import Registry, ServingTarget, SwapTarget
+from modelyard.update_strategy.decisions import Evidence, evidence_since, present_of
+from modelyard.update_strategy.ports import (
+    DriftWatcher,
+    HealthLike,
+    Registry,
+    ServingTarget,
+    SwapTarget,
+    Watcher,
+)
 from modelyard.update_strategy.settings import UpdateSettings
 
 
@@ -43,6 +51,14 @@ class Target(Protocol):
         """How a version is doing, or None where nothing measures it by itself."""
         ...
 
+    def present(self, version_id: str, monitored: Evidence, settings: UpdateSettings) -> Evidence:
+        """How production is doing, given what the strategy's monitor says."""
+        ...
+
+    def drift_watcher(self, version_id: str) -> DriftWatcher | None:
+        """What knows of a version's drift, or None where only the strategy's monitor may."""
+        ...
+
 
 class PointerOnly:
     """Nothing serves: only the production pointer will move.
@@ -61,8 +77,8 @@ class PointerOnly:
         self._registry = registry
 
     def prepare(self, version_id: str) -> None:
-        """The version must at least be there."""
-        self._registry.get_version(version_id)
+        """The files of the version must at least be there, and undamaged."""
+        self._registry.verify_version(version_id)
 
     def split(self, shares: Mapping[str, float], *, stable: str) -> None:
         """Nothing to split."""
@@ -71,6 +87,19 @@ class PointerOnly:
         """Nothing to serve."""
 
     def evidence(self, version_id: str, settings: UpdateSettings) -> Evidence | None:  # noqa: ARG002 - the port's signature
+        """Nothing measures a version by itself."""
+        return None
+
+    def present(
+        self,
+        version_id: str,  # noqa: ARG002 - the port's signature
+        monitored: Evidence,
+        settings: UpdateSettings,  # noqa: ARG002 - the port's signature
+    ) -> Evidence:
+        """The monitor is all there is."""
+        return monitored
+
+    def drift_watcher(self, version_id: str) -> DriftWatcher | None:  # noqa: ARG002 - the port's signature
         """Nothing measures a version by itself."""
         return None
 
@@ -105,28 +134,49 @@ class DeploymentTarget:
         for gone in retired:
             self._deployment.retire(gone)
 
-    def evidence(self, version_id: str, settings: UpdateSettings) -> Evidence | None:
+    def evidence(self, version_id: str, settings: UpdateSettings) -> Evidence:
         """How the version has been doing since it began to serve; nothing if it does not."""
         if version_id not in self._deployment.versions():
             return Evidence()
         n_total = self._deployment.n_answers(version_id)
         return Evidence.of(self._deployment.health(version_id), settings, n_total=n_total)
 
+    def present(self, version_id: str, monitored: Evidence, settings: UpdateSettings) -> Evidence:
+        """The deployment's own measurements where there are enough, else the larger ones."""
+        return present_of(self.evidence(version_id, settings), monitored, settings)
+
+    def drift_watcher(self, version_id: str) -> DriftWatcher | None:
+        """The version's own monitor, if it has a baseline."""
+        if version_id not in self._deployment.versions():
+            return None
+        monitor = self._deployment.monitor(version_id)
+        return monitor if monitor.baseline_status == "set" else None
+
 
 class OptimizerTarget:
     """One model that is exchanged when the new version's share reaches 100 %.
 
-    The optimizer comes with a model that bears no id; it is taken for the stable version.
+    The optimizer comes with a model that bears no id; it is taken for the stable version. What
+    the monitor records after an exchange is taken for the new version's doing.
+
+    Args:
+        optimizer: Whose model is exchanged.
+        load: Loads a version and proves that it answers.
+        monitor: Watches the model.
     """
 
     goes_by_clock = True
 
-    def __init__(self, optimizer: SwapTarget, load: Callable[[str], Any]) -> None:
+    def __init__(
+        self, optimizer: SwapTarget, load: Callable[[str], Any], *, monitor: Watcher
+    ) -> None:
         self.applied_to = ["optimizer"]
         self._optimizer = optimizer
         self._load = load
+        self._monitor = monitor
         self._serving: str | None = None
         self._prepared: tuple[str, Any] | None = None
+        self._exchanged: _Exchanged | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -134,7 +184,7 @@ class OptimizerTarget:
         return self._optimizer.model is None
 
     def prepare(self, version_id: str) -> None:
-        """Load the version: what cannot be loaded must not begin to roll out."""
+        """Load the version and let it answer: what cannot must not begin to roll out."""
         if version_id != self._serving:
             self._prepared = (version_id, self._load(version_id))
 
@@ -151,15 +201,55 @@ class OptimizerTarget:
         if version_id != self._serving:
             name, module = self._prepared or ("", None)
             self._optimizer.set_model(module if name == version_id else self._load(version_id))
+            self._exchanged = _Exchanged(
+                old=self._serving,
+                health=self._monitor.health(),
+                n_total=self._monitor.total_predictions,
+            )
             self._serving = version_id
         self._prepared = None
 
-    def evidence(self, version_id: str, settings: UpdateSettings) -> Evidence | None:  # noqa: ARG002 - the port's signature
-        """One model at a time: nothing is measured side by side."""
+    def evidence(self, version_id: str, settings: UpdateSettings) -> Evidence | None:
+        """What was recorded since the exchange, of the old version until then.
+
+        None before an exchange, and while nothing has been recorded since: the monitor then has
+        nothing to do with this optimizer, and the clock goes on alone.
+        """
+        exchanged = self._exchanged
+        if exchanged is None or version_id not in {exchanged.old, self._serving}:
+            return None
+        before = Evidence.of(exchanged.health, settings, n_total=exchanged.n_total)
+        if version_id == exchanged.old:
+            return before
+        n_total = self._monitor.total_predictions
+        if n_total == exchanged.n_total:
+            return None
+        now = Evidence.of(self._monitor.health(), settings, n_total=n_total)
+        return evidence_since(now, before)
+
+    def present(self, version_id: str, monitored: Evidence, settings: UpdateSettings) -> Evidence:
+        """What was recorded since the exchange; all of it where there was none."""
+        if version_id != self._serving or self._exchanged is None:
+            return monitored
+        return self.evidence(version_id, settings) or Evidence()
+
+    def drift_watcher(self, version_id: str) -> DriftWatcher | None:  # noqa: ARG002 - the port's signature
+        """Nothing measures a version by itself."""
         return None
 
 
-def target_for(deployment: Any, registry: Registry, *, is_remote: bool) -> Target:
+@dataclass(frozen=True, kw_only=True)
+class _Exchanged:
+    """The last exchange: of which version, and what the monitor said at that moment."""
+
+    old: str | None
+    health: HealthLike
+    n_total: int
+
+
+def target_for(
+    deployment: Any, registry: Registry, *, monitor: Watcher, is_remote: bool
+) -> Target:
     """The target for what the caller passed as `deployment`.
 
     Raises:
@@ -174,9 +264,26 @@ def target_for(deployment: Any, registry: Registry, *, is_remote: bool) -> Targe
         return DeploymentTarget(deployment)
     if hasattr(deployment, "set_model"):
         return OptimizerTarget(
-            deployment, lambda version_id: registry.load_model(version_id, load_full=True)
+            deployment, lambda version_id: _proved(registry, version_id), monitor=monitor
         )
     raise ConfigError(
         "deployment must be a Deployment or an InferenceOptimizer, "
         f"got {type(deployment).__name__}."
     )
+
+
+def _proved(registry: Registry, version_id: str) -> Any:
+    """The module of a version, after it has answered the example that was saved with it.
+
+    Raises:
+        InputError: It does not run on its example, or answers with NaN or infinity.
+    """
+    module = registry.load_model(version_id, load_full=True)
+    try:
+        example = registry.read_artifact(version_id, "example_input")
+    except LookupError:
+        return module
+    from modelyard.update_strategy.proof import prove_answers  # noqa: PLC0415 - brings torch
+
+    prove_answers(module, example, version_id)
+    return module

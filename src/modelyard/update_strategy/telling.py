@@ -1,5 +1,7 @@
 """What a strategy tells of its rollouts: pure functions of their state."""
 
+from collections.abc import Sequence
+
 from modelyard.update_strategy.records import RollbackResult, RolloutState
 from modelyard.update_strategy.rollout import PROMOTED, ROLLED_BACK, Rollout
 from modelyard.update_strategy.triggers import UpdateTrigger
@@ -63,13 +65,16 @@ def rollback_of(rollout: Rollout) -> RollbackResult:
     }
 
 
-def nowhere_to_go(model_name: str, production: str | None) -> RollbackResult:
-    """That there is nothing to go back to."""
+def nowhere_to_go(
+    model_name: str, production: str | None, passed_over: Sequence[str] = ()
+) -> RollbackResult:
+    """That there is nothing to go back to, and why what there was is of no use."""
+    nowhere = f"{model_name!r} has no earlier production version to go back to"
     return {
         "rolled_back": False,
         "from_version_id": production,
         "to_version_id": None,
         "rollout_id": None,
         "applied_to": [],
-        "reason": f"{model_name!r} has no earlier production version to go back to",
+        "reason": "; ".join([nowhere, *passed_over]),
     }
