@@ -259,6 +259,17 @@ def test_a_second_outcome_of_the_same_request_is_ignored(deployment):
     assert (metric.n, metric.mean) == (1, 1.0)
 
 
+def test_an_outcome_that_is_no_number_may_be_given_again(deployment):
+    answer = deployment.predict(X)
+    with pytest.raises(ConfigError, match="'pnl' must be a number"):
+        deployment.record_outcome(answer.request_id, {"fee": 1.0, "pnl": "much"})
+    deployment.record_outcome(answer.request_id, {"fee": 1.0, "pnl": 2.0})
+    assert {name: m.n for name, m in deployment.health("a").metrics.items()} == {
+        "fee": 1,
+        "pnl": 1,
+    }
+
+
 def test_an_outcome_of_nothing_is_an_error(deployment):
     with pytest.raises(RequestNotFoundError):
         deployment.record_outcome("never asked", {"pnl": 1.0})

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from modelyard.update_strategy.decisions import (
     Evidence,
     earlier_productions,
+    evidence_since,
     is_scheduled,
+    present_of,
     reference_for,
     relative_drop,
     rollback_reasons,
@@ -244,3 +246,28 @@ def test_going_back_again_and_again_comes_to_an_end_without_repeating(promoted):
         seen.append(target)
         history += events(f"<{target}")
     assert len(seen) < 4
+
+
+# Two sources, and one window over two versions
+
+
+@pytest.mark.parametrize(
+    ("n_own", "n_monitored", "n"),
+    [(0, 0, 0), (49, 1000, 1000), (50, 1000, 50), (10, 9, 10), (9, 10, 10)],
+)
+def test_production_is_judged_by_what_serves_it_where_that_has_enough(n_own, n_monitored, n):
+    own = Evidence(n=n_own, n_key_metric=n_own, key_metric=1.0)
+    monitored = Evidence(n=n_monitored, n_key_metric=n_monitored, key_metric=2.0)
+    present = present_of(own, monitored, UpdateSettings())
+    assert (present.n, present.n_key_metric) == (n, n)
+
+
+def test_a_window_over_two_versions_never_blames_the_new_one_for_the_old_ones_errors():
+    before = Evidence(n=1000, n_errors=300, n_total=5000, key_metric=1.0, n_key_metric=1000)
+    now = Evidence(n=1000, n_errors=310, n_total=5100, key_metric=0.9, n_key_metric=1000)
+    since = evidence_since(now, before)
+    assert (since.n, since.n_errors, since.n_total, since.n_key_metric) == (100, 10, 100, 100)
+    later = Evidence(n=1000, n_errors=200, n_total=6000, key_metric=1.0, n_key_metric=1000)
+    since = evidence_since(later, before)
+    assert (since.n, since.n_errors, since.n_total) == (1000, 200, 1000)
+    assert since.n_key_metric == 0  # no value came since

@@ -266,7 +266,9 @@ class Deployment:
 
         Raises:
             RequestNotFoundError: Not one of the last 100,000 answered requests.
+            ConfigError: A metric that is no number; the outcome may be given again.
         """
+        values = {name: _as_number(name, value) for name, value in metrics.items()}
         with self._asking:
             if request_id not in self._requests:
                 raise RequestNotFoundError(
@@ -278,7 +280,7 @@ class Deployment:
             asked.has_outcome = True
         served = self._routing.served.get(asked.version_id or "")
         if served is not None:
-            for name, value in metrics.items():
+            for name, value in values.items():
                 served.monitor.record_metric(name, value)
 
     def n_answers(self, version_id: str) -> int:
@@ -422,6 +424,13 @@ def _attempt(served: _Served, x: Any) -> _Attempt:
         output, error = None, failure
     latency_s = time.perf_counter() - started
     return _Attempt(served=served, output=output, error=error, latency_s=latency_s)
+
+
+def _as_number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"Metric {name!r} must be a number, got {value!r}.") from error
 
 
 def _refuse_non_finite(output: Any, version_id: str) -> None:
