@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from modelyard._core.clock import ManualClock
-from modelyard._core.errors import ConfigError, RequestNotFoundError
+from modelyard._core.errors import ConfigError, RequestNotFoundError, StorageError
 from modelyard.monitor import ModelMonitor
 
 
@@ -365,3 +365,144 @@ def test_a_threshold_of_none_raises_no_alert(clock):
     monitor = ModelMonitor("ppo", alert_thresholds=thresholds, clock=clock)
     record(monitor, clock, 100, latency=5.0)
     assert monitor.get_alerts() == []
+
+
+# What has stopped, and what is old
+
+
+def watched(clock, **options):
+    """A monitor with a baseline of 500 predictions, four outputs and three features wide."""
+    monitor = ModelMonitor("ppo", window_size=500, clock=clock, **options)
+    record(monitor, clock, 500)
+    monitor.set_baseline()
+    return monitor
+
+
+def alert_names(monitor, severity):
+    return {alert["name"] for alert in monitor.get_alerts(severity=severity)}
+
+
+@pytest.mark.parametrize("n", [100, 500])
+@pytest.mark.parametrize(
+    "stopped", [np.full(4, np.nan), np.full(4, np.inf), np.zeros(5)], ids=["nan", "inf", "width"]
+)
+def test_predictions_that_stop_being_comparable_are_a_warning_and_no_verdict(stopped, n, clock):
+    monitor = watched(clock)
+    for _ in range(n):
+        monitor.record_prediction(stopped, 0.01)
+        clock.advance(0.1)
+    found = monitor.detect_prediction_drift()
+    assert found["drift_score"] is None
+    assert not found["is_drifted"]
+    assert "4 of 4 columns" in found["reason"]
+    assert alert_names(monitor, "warning") == {"prediction_data"}
+
+
+def test_one_feature_that_stops_is_a_warning_and_not_within_the_threshold(clock):
+    monitor = watched(clock)
+    rng = np.random.default_rng(1)
+    for _ in range(100):
+        features = rng.normal(size=3)
+        features[1] = np.nan
+        monitor.record_prediction(rng.normal(size=4), 0.01, features)
+        clock.advance(0.1)
+    found = monitor.detect_feature_drift()
+    assert not found["is_drifted"]
+    assert "1 of 3 columns" in found["reason"]
+    assert "within" not in found["reason"]
+    assert alert_names(monitor, "warning") == {"feature_data"}
+
+
+def test_a_window_of_another_width_than_the_loaded_baseline_is_a_warning(clock):
+    state = watched(clock).baseline_state()
+    other = ModelMonitor("ppo", window_size=500, clock=clock)
+    other.load_baseline(state)
+    record(other, clock, 300, width=6)
+    assert "The baseline has 4 columns, the window 6" in other.detect_prediction_drift()["reason"]
+    assert alert_names(other, "warning") == {"prediction_data"}
+
+
+def test_columns_that_return_resolve_the_alert(clock):
+    monitor = watched(clock)
+    for n, value in ((100, np.nan), (60, 0.0)):
+        for _ in range(n):
+            monitor.record_prediction(np.full(4, value), 0.01)
+            clock.advance(0.1)
+        monitor.detect_prediction_drift()
+    alerts = [a for a in monitor.get_alerts() if a["name"] == "prediction_data"]
+    assert [alert["is_active"] for alert in alerts] == [False]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_baseline_without_a_finite_value_is_refused(value, clock):
+    with pytest.raises(ConfigError, match="finite"):
+        ModelMonitor("ppo", clock=clock).set_baseline(predictions=np.full((500, 2), value))
+
+
+def test_a_window_too_small_for_a_verdict_says_so_at_once_and_in_every_reason(clock, caplog):
+    monitor = ModelMonitor("ppo", window_size=100, clock=clock)
+    assert "window_size 100 is below the 200 samples" in caplog.text
+    monitor.set_baseline(predictions=np.random.default_rng(0).normal(size=(300, 4)))
+    record(monitor, clock, 150)
+    reason = monitor.detect_prediction_drift()["reason"]
+    assert "window_size is below the 200 samples a verdict needs" in reason
+
+
+def test_the_summary_counts_are_those_of_now_while_the_clock_stands_still(clock):
+    monitor = ModelMonitor("ppo", clock=clock)
+    monitor.record_prediction(1.0, 0.01)
+    monitor.get_summary()
+    monitor.record_prediction(None, 0.01, error=True)
+    summary = monitor.get_summary()
+    assert (summary["total_predictions"], summary["n_window"]) == (2, 2)
+    assert summary["error_rate"] == 0.5
+
+
+def test_a_read_is_evaluated_anew_after_a_tenth_of_a_window(clock):
+    monitor = watched(clock, evaluate_every=10_000)
+    before = monitor.detect_prediction_drift()
+    for _ in range(50):
+        monitor.record_prediction(np.full(4, 9.0), 0.01)
+    assert monitor.detect_prediction_drift()["drift_score"] > before["drift_score"]
+
+
+# Arguments
+
+
+@pytest.mark.parametrize("value", ["a", [1], -1, float("nan")])
+def test_a_threshold_that_is_no_positive_number_is_refused(value):
+    with pytest.raises(ConfigError, match="error_rate"):
+        ModelMonitor("ppo", alert_thresholds={"error_rate": value})
+
+
+@pytest.mark.parametrize("since", ["zz", 5])
+def test_a_since_that_is_no_time_is_refused(since, clock):
+    with pytest.raises(ConfigError, match="since"):
+        ModelMonitor("ppo", clock=clock).get_alerts(since=since)
+
+
+def test_metrics_that_cannot_be_written_are_a_storage_error(tmp_path, clock):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file" / "metrics.json"):
+        with pytest.raises(StorageError, match="cannot be written"):
+            ModelMonitor("ppo", clock=clock).export_metrics(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "odd",
+    [np.full(4, np.inf), np.array([np.inf, -np.inf, 1.0, np.nan]), np.full(4, 1e200)],
+    ids=["infinite", "mixed", "huge"],
+)
+def test_infinite_and_huge_values_warn_nobody(odd, clock):
+    monitor = ModelMonitor("ppo", window_size=300, clock=clock)
+    for seed in range(2):
+        record(monitor, clock, 250, seed=seed)
+        for _ in range(100):
+            monitor.record_prediction(odd, 1e308, odd[:3])
+        monitor.set_baseline()
+        json.dumps(monitor.get_summary(), allow_nan=False)
+    monitor.set_baseline(predictions=np.vstack([np.tile(odd, (300, 1)), np.ones((4000, 4))]))
+    json.dumps(monitor.get_summary(), allow_nan=False)
+    json.dumps(monitor.baseline_state(), allow_nan=False)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from numbers import Real
 from typing import Any, TypedDict
 
 from modelyard._core.errors import ConfigError
@@ -54,7 +55,8 @@ class AlertDict(TypedDict):
 
 
 # What an evaluation measures and therefore resolves; other alerts are reported from outside.
-_EVALUATED = frozenset({*DEFAULT_THRESHOLDS, "odd_values"})
+_DATA_ALERTS = {"prediction_drift": "prediction_data", "feature_drift": "feature_data"}
+_EVALUATED = frozenset({*DEFAULT_THRESHOLDS, *_DATA_ALERTS.values(), "odd_values"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,8 @@ class Breach:
     """Something over its threshold at this evaluation.
 
     Attributes:
-        name: What, one of the thresholds' names or `odd_values`.
+        name: What, one of the thresholds' names, `prediction_data`, `feature_data` or
+            `odd_values`.
         severity: How urgent.
         value: As measured.
         threshold: As set; NaN where there is none.
@@ -239,6 +242,7 @@ def breaches_of(
             breaches += _over(name, value, thresholds.get(name), f"{name} is {value:.4g}")
     for name, verdict in drift.items():
         breaches += _drift_breach(name, verdict, thresholds.get(name))
+        breaches += _data_breach(_DATA_ALERTS[name], verdict)
     odd = {name: count for name, count in odd_counts.items() if count}
     if odd:
         breaches.append(
@@ -262,13 +266,13 @@ def checked_thresholds(
     Raises:
         ConfigError: A threshold of unknown name, or no positive number.
     """
-    given = dict(thresholds or {})
+    given: dict[str, Any] = dict(thresholds or {})
     for name, value in given.items():
         if name not in DEFAULT_THRESHOLDS:
             raise ConfigError(
                 f"No alert threshold {name!r}. There are: {', '.join(DEFAULT_THRESHOLDS)}."
             )
-        if value is not None and not value > 0:
+        if value is not None and not (isinstance(value, Real) and float(value) > 0.0):
             raise ConfigError(
                 f"Alert threshold {name!r} must be above 0, or None for no alert; got {value!r}."
             )
@@ -292,11 +296,19 @@ def checked_severity(severity: str | None) -> Severity | None:
 
 
 def as_utc_text(moment: datetime | str | None) -> str | None:
-    """A time as the alerts have it, for comparing."""
-    if isinstance(moment, str):
-        moment = datetime.fromisoformat(moment)
+    """A time as the alerts have it, for comparing.
+
+    Raises:
+        ConfigError: No time.
+    """
     if moment is None:
         return None
+    try:
+        moment = moment if isinstance(moment, datetime) else datetime.fromisoformat(moment)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"since must be a datetime or text such as 2024-06-01T12:00:00, got {moment!r}."
+        ) from error
     # A time without a zone is taken as UTC, as every time here is.
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return aware.astimezone(UTC).isoformat()
@@ -313,6 +325,20 @@ def _over(name: str, value: float, threshold: float | None, text: str) -> list[B
             value=value,
             threshold=threshold,
             message=f"{text}, over the threshold of {threshold:.4g}.",
+        )
+    ]
+
+
+def _data_breach(name: str, verdict: DriftVerdict) -> list[Breach]:
+    if not verdict.problem:
+        return []
+    return [
+        Breach(
+            name=name,
+            severity=Severity.WARNING,
+            value=math.nan,
+            threshold=math.nan,
+            message=f"{name}: {verdict.problem}",
         )
     ]
 

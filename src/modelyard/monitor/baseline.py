@@ -145,7 +145,7 @@ def reference_of_data(given: Any, *, what: str, min_samples: int, block_size: in
         block_size: Rows of a window.
 
     Raises:
-        ConfigError: No numbers, or fewer than `min_samples` rows.
+        ConfigError: No numbers, fewer than `min_samples` rows, or no column with a finite value.
     """
     rows = as_rows(given)
     if rows is None:
@@ -157,9 +157,16 @@ def reference_of_data(given: Any, *, what: str, min_samples: int, block_size: in
             f"A baseline needs {min_samples} rows of {what} or more, got {len(table)}. "
             "Lower min_drift_samples only if you know why."
         )
+    if not np.isfinite(table).any():
+        raise ConfigError(
+            f"None of the baseline's {table.size} {what} is finite: all are NaN or infinite, so "
+            "nothing could be compared with them."
+        )
     return reference_of_blocks(table, block_size=block_size)
 
 
+# Values whose squares overflow give a NaN or no verdict, never a warning to the caller.
+@np.errstate(over="ignore", invalid="ignore")
 def reference_of(rows: NDArray[np.float64]) -> Reference:
     """The reference that one window gives.
 
@@ -173,7 +180,7 @@ def reference_of(rows: NDArray[np.float64]) -> Reference:
         sketch=sketch_of(rows, SKETCH_SIZE),
         std=_scales(known),
         n=len(rows),
-        lag1=float(autocorrelation.max()),
+        lag1=float(np.nan_to_num(autocorrelation).max()),
     )
 
 

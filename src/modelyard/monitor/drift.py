@@ -32,6 +32,8 @@ SIGNIFICANCE = 0.05
 AUTOCORRELATED = 0.5
 # Scores are skewed to the right, so a limit for 1 % of normal scores is exceeded by about 4 %.
 CALIBRATION_LEVEL = 0.99
+# A column without a usable value in this many newest rows has stopped: older ones say nothing.
+N_NEWEST = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,7 @@ class DriftVerdict:
         reason: The verdict in words.
         columns: By column; None without enough data.
         n: Rows of the window.
+        problem: What the window lacks that the baseline had, in words; empty if nothing.
     """
 
     is_drifted: bool
@@ -79,8 +82,11 @@ class DriftVerdict:
     reason: str
     columns: ColumnDrift | None
     n: int
+    problem: str = ""
 
 
+# Values whose squares overflow give a NaN or no verdict, never a warning to the caller.
+@np.errstate(over="ignore", invalid="ignore")
 def detect_drift(
     reference: Reference | None,
     rows: NDArray[np.float64],
@@ -88,6 +94,7 @@ def detect_drift(
     threshold: float,
     null_scores: Sequence[float],
     min_samples: int,
+    window_size: int | None = None,
 ) -> DriftVerdict:
     """Compare a window with the reference.
 
@@ -97,10 +104,18 @@ def detect_drift(
         threshold: Score that may not be exceeded, in standard deviations.
         null_scores: Scores of windows between which nothing changed.
         min_samples: Rows below which there is no verdict.
+        window_size: Rows that the window can hold, if it has a limit.
     """
-    cannot = _why_not(reference, rows, min_samples)
-    if cannot or reference is None:
-        return _no_verdict(cannot, threshold=threshold, n=len(rows))
+    if reference is None:
+        reason = "No baseline yet: call set_baseline()."
+        return _no_verdict(reason, threshold=threshold, n=len(rows))
+    problem = _wrong_width(reference, rows)
+    cannot = problem or _too_few(len(rows), min_samples, window_size)
+    if cannot:
+        return _no_verdict(cannot, threshold=threshold, n=len(rows), problem=problem)
+    lost = np.isfinite(reference.std) & ~np.isfinite(rows[-N_NEWEST:]).any(axis=0)
+    problem = _lost(int(lost.sum()), rows.shape[1])
+    rows = np.where(lost, np.nan, rows) if problem else rows
     has_null = len(null_scores) >= MIN_SCORES
     limit = threshold
     if has_null:
@@ -108,11 +123,15 @@ def detect_drift(
     effective = max(threshold, limit)
     columns = column_drift(reference, rows, threshold=effective, min_samples=min_samples)
     if not np.isfinite(columns.scores).any():
-        reason = f"No column has {min_samples} finite values in window and baseline."
-        return _no_verdict(reason, threshold=threshold, n=len(rows))
+        reason = problem or f"No column has {min_samples} finite values in window and baseline."
+        return _no_verdict(reason, threshold=threshold, n=len(rows), problem=problem)
     autocorrelation = max(reference.lag1, _largest_lag1(rows))
     worst = int(np.nanargmax(columns.scores))
     is_calibrated = has_null or autocorrelation <= AUTOCORRELATED
+    reason = _reason(columns, effective, is_calibrated, autocorrelation)
+    if problem:
+        # What is left may be within the threshold; the window as a whole is not.
+        reason = f"{problem} {reason}" if columns.is_drifted.any() else problem
     return DriftVerdict(
         is_drifted=bool(columns.is_drifted.any()),
         score=float(columns.scores[worst]),
@@ -121,9 +140,10 @@ def detect_drift(
         p_value=float(columns.adjusted[worst]),
         is_calibrated=is_calibrated,
         lag1=autocorrelation,
-        reason=_reason(columns, effective, is_calibrated, autocorrelation),
+        reason=reason,
         columns=columns,
         n=len(rows),
+        problem=problem,
     )
 
 
@@ -185,20 +205,33 @@ def _compare(
 
 def _largest_lag1(rows: NDArray[np.float64]) -> float:
     complete = np.isfinite(rows).all(axis=0)
-    return float(lag1(rows[:, complete]).max()) if complete.any() else 0.0
+    return float(np.nan_to_num(lag1(rows[:, complete])).max()) if complete.any() else 0.0
 
 
-def _why_not(reference: Reference | None, rows: NDArray[np.float64], min_samples: int) -> str:
-    if reference is None:
-        return "No baseline yet: call set_baseline()."
-    if len(rows) < min_samples:
-        return f"{len(rows)} samples in the window; a verdict needs {min_samples}."
-    if rows.shape[1] != reference.width:
-        return f"The baseline has {reference.width} columns, the window {rows.shape[1]}."
-    return ""
+def _wrong_width(reference: Reference, rows: NDArray[np.float64]) -> str:
+    if len(rows) == 0 or rows.shape[1] == reference.width:
+        return ""
+    return f"The baseline has {reference.width} columns, the window {rows.shape[1]}."
 
 
-def _no_verdict(reason: str, *, threshold: float, n: int) -> DriftVerdict:
+def _too_few(n: int, min_samples: int, window_size: int | None) -> str:
+    if window_size is not None and window_size < min_samples:
+        return (
+            f"window_size is below the {min_samples} samples a verdict needs: it is {window_size}."
+        )
+    return f"{n} samples in the window; a verdict needs {min_samples}." if n < min_samples else ""
+
+
+def _lost(n_lost: int, n_columns: int) -> str:
+    if not n_lost:
+        return ""
+    return (
+        f"{n_lost} of {n_columns} columns had too few finite values: none in the newest "
+        f"{N_NEWEST} rows, which held NaN or had another width."
+    )
+
+
+def _no_verdict(reason: str, *, threshold: float, n: int, problem: str = "") -> DriftVerdict:
     return DriftVerdict(
         is_drifted=False,
         score=None,
@@ -210,6 +243,7 @@ def _no_verdict(reason: str, *, threshold: float, n: int) -> DriftVerdict:
         reason=reason,
         columns=None,
         n=n,
+        problem=problem,
     )
 
 

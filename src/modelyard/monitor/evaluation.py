@@ -43,6 +43,7 @@ def drift_verdicts(
     *,
     thresholds: Mapping[str, float | None],
     min_samples: int,
+    window_size: int,
 ) -> dict[str, DriftVerdict]:
     """Whether predictions and features have drifted.
 
@@ -52,6 +53,7 @@ def drift_verdicts(
         history: Full windows before it, oldest first; they show how far windows wander.
         thresholds: By name; one that is switched off is judged by its default.
         min_samples: Rows below which there is no verdict.
+        window_size: Rows that the window can hold.
     """
     cases = {
         PREDICTION_DRIFT: (
@@ -72,6 +74,7 @@ def drift_verdicts(
             threshold=thresholds.get(name) or DEFAULT_THRESHOLDS[name],
             null_scores=_null_scores(reference, sketches),
             min_samples=min_samples,
+            window_size=window_size,
         )
         for name, (reference, rows, sketches) in cases.items()
     }

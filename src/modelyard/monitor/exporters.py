@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from modelyard._core.errors import StorageError
 from modelyard._core.files import write_json
 
 
@@ -13,8 +14,17 @@ def write_metrics(path: Path, metrics: Mapping[str, Any]) -> str:
 
     Returns:
         The path.
+
+    Raises:
+        StorageError: The path cannot be written.
     """
-    write_json(path, dict(metrics))
+    try:
+        write_json(path, dict(metrics))
+    except OSError as error:
+        raise StorageError(
+            f"Metrics cannot be written to {str(path)!r} ({error}). Give a file in a folder that "
+            "may be written to."
+        ) from error
     return str(path)
 
 

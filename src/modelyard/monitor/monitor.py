@@ -20,6 +20,7 @@ from modelyard.monitor.alerts import (
     checked_severity,
     checked_thresholds,
 )
+from modelyard.monitor.arguments import as_number, at_least_one
 from modelyard.monitor.baseline import (
     Baseline,
     Reference,
@@ -63,8 +64,9 @@ class ModelMonitor:
 
     One call of `record_prediction` is one prediction; a batch of b rows in one call adds b rows
     to the distributions. Recording never raises for what it is given. Verdicts are worked out
-    every `evaluate_every` predictions, at most once a second, and when something is read whose
-    verdict is a second or `evaluate_every` predictions old.
+    every `evaluate_every` predictions, at most once a second, and when something is read and since
+    the last verdict `evaluate_every` predictions or a tenth of a window came, or any and a second
+    has passed.
 
     Thread-safe: one lock guards all state and is held for copies only; a second one lets one
     thread at a time work out verdicts or write.
@@ -107,9 +109,17 @@ class ModelMonitor:
         durability: str = "batched",
     ) -> None:
         self.model_name = checked_name(model_name, what="model_name")
-        self.window_size = _at_least_one(window_size, what="window_size")
-        self._evaluate_every = _at_least_one(evaluate_every, what="evaluate_every")
-        self._min_drift_samples = _at_least_one(min_drift_samples, what="min_drift_samples")
+        self.window_size = at_least_one(window_size, what="window_size")
+        self._evaluate_every = at_least_one(evaluate_every, what="evaluate_every")
+        self._min_drift_samples = at_least_one(min_drift_samples, what="min_drift_samples")
+        if window_size < min_drift_samples:
+            _logger.warning(
+                "Monitor %r can give no verdict on drift: window_size %d is below the %d samples "
+                "(min_drift_samples) a verdict needs.",
+                model_name,
+                window_size,
+                min_drift_samples,
+            )
         self._thresholds = checked_thresholds(alert_thresholds)
         self._feature_names, self._output_names = feature_names, output_names
         if durability not in DURABILITIES:
@@ -190,7 +200,7 @@ class ModelMonitor:
                 at least).
             ConfigError: A metric that is no number.
         """
-        values = {name: _as_number(name, value) for name, value in metrics.items()}
+        values = {name: as_number(name, value) for name, value in metrics.items()}
         with self._lock:
             if self._requests.finish(request_id):
                 for name, value in values.items():
@@ -206,7 +216,7 @@ class ModelMonitor:
         Raises:
             ConfigError: The value is no number.
         """
-        number = _as_number(name, value)
+        number = as_number(name, value)
         with self._lock:
             self._window.record_metric(name, number)
 
@@ -222,7 +232,8 @@ class ModelMonitor:
             features: The same for features, shape (n, features).
 
         Raises:
-            ConfigError: Data that hold no numbers, or fewer than `min_drift_samples` rows.
+            ConfigError: Data that hold no (finite) numbers, or fewer than `min_drift_samples`
+                rows.
         """
         at = self._clock.now().isoformat()
         if predictions is not None or features is not None:
@@ -298,17 +309,19 @@ class ModelMonitor:
         with self._lock:
             alerts = self._journal.alerts.select(active=True)
             odd_values, versions = self._window.odd_counts(), dict(self._versions)
+            # Cheap, so never older than the call, whatever the age of the verdicts.
+            health, n_records = self._window.health(), self._window.n_records
         return {
             "model_name": self.model_name,
             "at": evaluation.at,
-            "total_predictions": evaluation.n_records,
+            "total_predictions": n_records,
             "window_size": self.window_size,
-            "n_window": data.health.n_predictions,
-            "latency": latency_of(data),
+            "n_window": health.n_predictions,
+            "latency": latency_of(health),
             "throughput_qps": throughput_of(data),
-            "error_rate": finite_or_none(data.health.error_rate),
+            "error_rate": finite_or_none(health.error_rate),
             "prediction": prediction_stats(data.predictions),
-            "metrics": data.health.to_plain()["metrics"],
+            "metrics": health.to_plain()["metrics"],
             "drift": {
                 "prediction": drift_dict(evaluation.drift[PREDICTION_DRIFT]),
                 "feature": drift_dict(evaluation.drift[FEATURE_DRIFT]),
@@ -329,7 +342,7 @@ class ModelMonitor:
             since: Only those seen at or after this time; text is ISO 8601, no zone means UTC.
 
         Raises:
-            ConfigError: No such severity.
+            ConfigError: No such severity, or a `since` that is no time.
         """
         wanted, seen_since = checked_severity(severity), as_utc_text(since)
         self._fresh()
@@ -370,6 +383,9 @@ class ModelMonitor:
 
         Returns:
             The path.
+
+        Raises:
+            StorageError: The path cannot be written.
         """
         metrics = {
             "summary": self.get_summary(),
@@ -405,7 +421,7 @@ class ModelMonitor:
         age_s = self._clock.monotonic_s() - evaluation.monotonic_s
         return (
             evaluation.baseline is not self._journal.baseline
-            or n_new >= self._evaluate_every
+            or n_new >= min(self._evaluate_every, max(1, self.window_size // 10))
             or (n_new > 0 and age_s >= EVALUATION_INTERVAL_S)
         )
 
@@ -437,6 +453,7 @@ class ModelMonitor:
                 history,
                 thresholds=self._thresholds,
                 min_samples=self._min_drift_samples,
+                window_size=self.window_size,
             ),
         )
         breaches = breaches_of(data.health, evaluation.drift, odd_counts, self._thresholds)
@@ -502,18 +519,3 @@ class ModelMonitor:
                     health=health or (old.health if old else None),
                 )
             )
-
-
-def _at_least_one(value: int, *, what: str) -> int:
-    if not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{what} must be a whole number of 1 or more, got {value!r}.")
-    return value
-
-
-def _as_number(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"metric {name!r} must be a number, got {type(value).__qualname__} {value!r}."
-        ) from error

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from modelyard._core.plain import finite_or_none
 from modelyard.monitor.alerts import AlertDict
 from modelyard.monitor.drift import METHOD, DriftVerdict
+from modelyard.monitor.health import Health
 from modelyard.monitor.windows import WindowData
 from modelyard.stats.quantiles import quantiles
 
@@ -91,9 +92,8 @@ class Summary(TypedDict):
     versions: dict[str, int]
 
 
-def latency_of(data: WindowData) -> Latency:
+def latency_of(health: Health) -> Latency:
     """The window's latency."""
-    health = data.health
     return {
         "mean_ms": finite_or_none(health.latency_mean_ms),
         "median_ms": finite_or_none(health.latency_median_ms),
@@ -109,14 +109,16 @@ def throughput_of(data: WindowData) -> float | None:
     return (data.health.n_predictions - 1) / data.duration_s
 
 
+# Values whose squares overflow give a NaN or no verdict, never a warning to the caller.
+@np.errstate(over="ignore", invalid="ignore")
 def prediction_stats(rows: NDArray[np.float64]) -> PredictionStats:
     """The window's predictions, shape (n, outputs); what is not finite is left out."""
     known = rows[np.isfinite(rows)]
     values = quantiles(known, list(_LEVELS.values())) if known.size else [None] * len(_LEVELS)
     return {
         "n": len(rows),
-        "mean": float(known.mean()) if known.size else None,
-        "std": float(known.std()) if known.size else None,
+        "mean": finite_or_none(known.mean()) if known.size else None,
+        "std": finite_or_none(known.std()) if known.size else None,
         "quantiles": dict(zip(_LEVELS, values, strict=True)),
         "per_output": {
             "mean": [_mean(column) for column in rows.T],
@@ -188,9 +190,9 @@ def _columns(
 
 def _mean(column: NDArray[Any]) -> float | None:
     known = column[np.isfinite(column)]
-    return float(known.mean()) if known.size else None
+    return finite_or_none(known.mean()) if known.size else None
 
 
 def _std(column: NDArray[Any]) -> float | None:
     known = column[np.isfinite(column)]
-    return float(known.std()) if known.size else None
+    return finite_or_none(known.std()) if known.size else None

@@ -59,7 +59,8 @@ class Rows:
     def add(self, rows: NDArray[Any]) -> None:
         """Take one row, shape (width,), or several, shape (k, ...).
 
-        A row with NaN or infinities is kept and counted; one of another width is counted only.
+        A row with NaN or infinities is kept and counted; one of another width is counted, and a
+        row of NaN takes its place, so that old rows do not stand for the present.
         """
         # (b, 64, 155) is b rows of 9,920 numbers; the common (width,) and (1, width) stay as is.
         if rows.ndim > 2:  # noqa: PLR2004 - more than a table
@@ -69,7 +70,7 @@ class Rows:
             self._rows = np.empty((self._capacity, width))
             self._ones = np.ones(width)
         if self._rows is None or width != len(self._ones):
-            self.n_refused += 1
+            self._refuse(1 if rows.ndim == 1 else len(rows))
         elif rows.ndim == 1 or len(rows) == 1:
             self._add_one(self._rows, rows)
         else:
@@ -82,13 +83,21 @@ class Rows:
             return np.empty((0, 0))
         return _in_order(self._rows, self.n_added, self._capacity)
 
+    def _refuse(self, n_rows: int) -> None:
+        self.n_refused += 1
+        if self._rows is not None:
+            for _ in range(min(n_rows, self._capacity)):
+                self._rows[self.n_added % self._capacity] = math.nan
+                self.n_added += 1
+
     def _add_one(self, kept: NDArray[np.float64], row: NDArray[Any]) -> None:
         place = self.n_added % self._capacity
         kept[place] = row
         self.n_added += 1
         # One product finds NaN and infinities at a third of the cost of isfinite; a sum of large
         # finite numbers that overflows is told apart by looking again.
-        total = kept[place].dot(self._ones)
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = kept[place].dot(self._ones)
         if not math.isfinite(total) and not np.isfinite(kept[place]).all():
             self.n_non_finite += 1
 

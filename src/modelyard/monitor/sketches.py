@@ -30,6 +30,8 @@ def sketch_of(rows: NDArray[np.float64], size: int) -> NDArray[np.float64]:
     return np.stack([_column_sketch(column, min(size, len(rows))) for column in rows.T])
 
 
+# Values whose sums overflow have no score, and never a warning to the caller.
+@np.errstate(over="ignore", invalid="ignore")
 def sketch_score(
     a: NDArray[np.float64], b: NDArray[np.float64], std: NDArray[np.float64]
 ) -> float:

@@ -12,6 +12,8 @@ from modelyard.monitor.health import Health, health_of
 from modelyard.monitor.rings import Rows, Series, as_rows
 from modelyard.monitor.sketches import sketch_from_plain, sketch_of, sketch_to_plain
 
+# Thirty years: longer ones are no latencies, and sums of them would overflow.
+MAX_LATENCY_S = 1e9
 # Levels of a past window's distribution that are kept.
 SUMMARY_SKETCH_SIZE = 50
 
@@ -84,7 +86,7 @@ class OddCounts:
     """How many records held something that could not be used as it was.
 
     Attributes:
-        bad_latency: Latencies that were no finite number of 0 or more.
+        bad_latency: Latencies that were no number of seconds from 0 to a billion.
         missing_prediction: `None` for a prediction that was not an error.
         unreadable: Predictions or features that hold no numbers.
         non_finite_metrics: Metrics that were NaN or infinite.
@@ -205,7 +207,7 @@ class Window:
             value = float(latency_s)
         except Exception:  # noqa: BLE001 - whatever is handed in must not stop the caller's loop
             value = math.nan
-        if not 0.0 <= value < math.inf:
+        if not 0.0 <= value < MAX_LATENCY_S:
             self.odd.bad_latency += 1
             return math.nan
         return value
