@@ -1,8 +1,8 @@
 """Writes `trading_metrics.json` with two independent libraries. Run by hand, in a venv of its own:
 
-python -m venv /tmp/reference
-/tmp/reference/bin/pip install empyrical-reloaded==0.7.1 quantstats==0.0.86
-/tmp/reference/bin/python tests/reference/make_trading_metrics.py
+python -m venv reference-env
+reference-env/bin/pip install empyrical-reloaded==0.7.1 quantstats==0.0.86
+reference-env/bin/python tests/reference/make_trading_metrics.py
 """
 
 import json

@@ -31,7 +31,7 @@ def run(
     ] = None,
     data: Annotated[Path | None, typer.Option("--data", help="File with the data.")] = None,
     seed: Seed = 0,
-    out: Out = Path("run"),
+    out: Out = Path("modelyard-run"),
 ) -> None:
     """Run the lifecycle on a model and data of your own."""
     from modelyard._core.config import load_config  # noqa: PLC0415 - brings pydantic

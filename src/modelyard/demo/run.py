@@ -76,7 +76,7 @@ def run_demo(
     report = demo_report(chain, backtests, result, stream, generated_at=clock.now())
     path = folder / "report.html"
     write_text(path, render(report))
-    _say_goodbye(console, path, result.registry.base_dir, clock.now() - started)
+    _say_goodbye(console, result.registry.base_dir, clock.now() - started)
     return path
 
 
@@ -121,10 +121,9 @@ def _new_folder(out: Path, started: datetime) -> Path:
     raise FileExistsError(f"{out / name} and a thousand like it exist.")
 
 
-def _say_goodbye(console: Console, report: Path, registry: Path, took: object) -> None:
-    console.print(f"\nReport: [bold]{report}[/bold]", highlight=False, soft_wrap=True)
+def _say_goodbye(console: Console, registry: Path, took: object) -> None:
     console.print(
-        f"Look around: modelyard versions list --base-dir {registry}",
+        f"\nLook around: modelyard versions list --base-dir {registry}",
         highlight=False,
         soft_wrap=True,
     )

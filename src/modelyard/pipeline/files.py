@@ -124,7 +124,6 @@ def run_from_files(
     )
     written = out / "report.html"
     write_text(written, render(report))
-    console.print(f"\nReport: [bold]{written}[/bold]", highlight=False, soft_wrap=True)
     return written
 
 
