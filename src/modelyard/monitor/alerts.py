@@ -346,10 +346,14 @@ def _data_breach(name: str, verdict: DriftVerdict) -> list[Breach]:
 def _drift_breach(name: str, verdict: DriftVerdict, threshold: float | None) -> list[Breach]:
     if threshold is None or not verdict.is_drifted or verdict.score is None:
         return []
-    found = _over(name, verdict.score, verdict.effective_threshold, f"{name}: {verdict.reason}")
+    found = _over(name, verdict.score, verdict.effective_threshold, name)
     # Uncalibrated on autocorrelated data, the score alone wakes nobody at night.
     most = Severity.CRITICAL if verdict.is_calibrated else Severity.WARNING
     return [
-        replace(breach, severity=min(breach.severity, most, key=lambda item: item.rank))
+        replace(
+            breach,
+            severity=min(breach.severity, most, key=lambda item: item.rank),
+            message=f"{name}: {verdict.reason}",
+        )
         for breach in found
     ]
