@@ -159,6 +159,9 @@ rollout = Table(
     **_NUMBERED,
 )
 
+# The alias that means "in use".
+PRODUCTION = "production"
+
 # Statuses of a rollout that may still move; its versions are needed.
 UNFINISHED_ROLLOUTS = ("running", "paused", "promoting", "rolling_back")
 

@@ -14,6 +14,7 @@ from modelyard._core.errors import (
     VersionNotFoundError,
 )
 from modelyard._core.ids import new_id
+from modelyard.storage import tables
 from modelyard.storage.leases import Lease
 from modelyard.update_strategy import rollout as states
 from modelyard.update_strategy.baseline import Baseline
@@ -26,7 +27,7 @@ from modelyard.update_strategy.targets import Target
 
 _logger = logging.getLogger("modelyard")
 
-PRODUCTION = "production"
+PRODUCTION = tables.PRODUCTION
 # How often a command is tried again when the leading process changes the rollout meanwhile.
 _ATTEMPTS = 5
 

@@ -109,7 +109,7 @@ def _last_productions(connection: Connection) -> set[str]:
     found: dict[str, list[str]] = {}
     for move in moves:
         known = found.setdefault(move.model_name, [])
-        is_new = move.version_id not in known and move.detail.get("alias") == "production"
+        is_new = move.version_id not in known and move.detail.get("alias") == t.PRODUCTION
         if is_new and len(known) < _KEPT_PRODUCTIONS:
             known.append(move.version_id)
     return {version_id for known in found.values() for version_id in known}

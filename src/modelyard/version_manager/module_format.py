@@ -166,11 +166,11 @@ def load_module_file(path: Path, *, trusted_classes: Iterable[Any] = ()) -> nn.M
         UntrustedClassError: It is made of classes that may not be used.
     """
     try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        model = _restricted_load(path, trusted_classes)
+    except UntrustedClassError:
+        raise
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{str(path)!r} is no file that torch.save wrote: {error}") from error
-    with torch.serialization.safe_globals(allowed_globals(names, trusted_classes=trusted_classes)):
-        model = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(model, nn.Module):
         raise InputError(
             f"{str(path)!r} holds a {type(model).__name__}, no nn.Module. Save the whole module "

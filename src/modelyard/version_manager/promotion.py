@@ -9,7 +9,7 @@ from modelyard.storage import tables as t
 from modelyard.version_manager import catalog
 from modelyard.version_manager.saving import record
 
-PRODUCTION = "production"
+PRODUCTION = t.PRODUCTION
 
 
 def move_alias(
