@@ -23,15 +23,41 @@ def unwrapped(model: nn.Module) -> nn.Module:
             f"Expected an nn.Module, got a {type(model).__name__}. "
             "Load a state dict into its module first."
         )
-    while True:
-        inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(
-            model, nn.DataParallel | nn.parallel.DistributedDataParallel
-        ):
-            inner = model.module
-        if not isinstance(inner, nn.Module):
-            return model
+    while (inner := _inside(model)) is not None:
         model = inner
+    return model
+
+
+def _inside(model: nn.Module) -> nn.Module | None:
+    inner = getattr(model, "_orig_mod", None)
+    if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        inner = model.module
+    return inner if isinstance(inner, nn.Module) else None
+
+
+def named_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The module and all below it by full name, each once, as if no part were in a wrapper.
+
+    Names and order are those of `named_modules` of the same model before parts of it went
+    through `torch.compile` or into a data-parallel wrapper.
+    """
+    seen: set[int] = set()
+    # A stack, not recursion: how deep modules nest is up to whoever made the model.
+    ahead = [("", model)]
+    while ahead:
+        prefix, wrapped = ahead.pop()
+        module = unwrapped(wrapped)
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        yield prefix, module
+        inner = module._modules.items()  # noqa: SLF001 - named_children leaves out repeats
+        below = [(_joined(prefix, name), part) for name, part in inner if part is not None]
+        ahead += reversed(below)
+
+
+def _joined(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
 
 
 @contextmanager
@@ -52,9 +78,12 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 
 def own_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters and buffers by full name, non-persistent buffers too, each tensor once."""
+    """Parameters and buffers by full name, non-persistent buffers too, each tensor once.
+
+    Names are those of the model without wrappers (see `named_parts`).
+    """
     seen: set[int] = set()
-    for prefix, module in model.named_modules():
+    for prefix, module in named_parts(model):
         # The public iterators give a tied tensor one of its names, not always the same.
         tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)  # noqa: SLF001
         for table in tables:
@@ -62,7 +91,7 @@ def own_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
                 if tensor is None or id(tensor) in seen:
                     continue
                 seen.add(id(tensor))
-                yield (f"{prefix}.{name}" if prefix else name), tensor
+                yield _joined(prefix, name), tensor
 
 
 def size_bytes(model: nn.Module) -> int:

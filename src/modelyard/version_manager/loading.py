@@ -58,14 +58,15 @@ def load_into(model_class: type[nn.Module], version: Version, paths: ModelPaths)
     model = _constructed(model_class, version)
     tensors, _ = module_format.read_tensors(paths.weights)
     state = module_format.state_dict_of(tensors, model)
-    _take_dtypes_(model, state)
     try:
+        _take_dtypes_(model, state)
         model.load_state_dict(state)
     except RuntimeError as error:
         raise InputError(
             f"The weights of {version['version_id']} (saved from {version['class_name']}) do not "
             f"fit {model_class.__qualname__}: {error}"
         ) from error
+    module_format.take_unlisted_buffers_(model, tensors)
     return model.eval()
 
 

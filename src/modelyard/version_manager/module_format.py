@@ -25,12 +25,18 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from modelyard._core.errors import InputError, IntegrityError, UntrustedClassError
 from modelyard.storage import HashingWriter
-from modelyard.torchtools.layers import own_tensors
-from modelyard.version_manager.trust import ACTIVATIONS, allowed_globals, register_class
+from modelyard.torchtools.layers import named_parts, own_tensors, unwrapped
+from modelyard.version_manager.trust import (
+    ACTIVATIONS,
+    allowed_globals,
+    full_name,
+    register_class,
+)
 
 _restricted_loading = threading.Lock()
 
-# dtype names of the safetensors format, version 0.4 and later.
+# dtype names of the safetensors format that its reader turns into tensors again. It has names for
+# 4- and 6-bit floats too, but no way back from them; complex128 it does not know.
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -40,11 +46,21 @@ _DTYPES = {
     torch.int32: "I32",
     torch.int16: "I16",
     torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
     torch.uint8: "U8",
     torch.bool: "BOOL",
+    torch.complex64: "C64",
     torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
     torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
+    torch.float8_e8m0fnu: "F8_E8M0",
 }
+_LONGEST_REPR = 200
+# Attribute of a stored module: which of its tensors lie in the same memory as another.
+_SHARED_MEMORY = "_modelyard_shared_memory"
 
 
 @dataclass(frozen=True)
@@ -86,14 +102,19 @@ class ModuleFiles:
 def to_files(model: nn.Module) -> ModuleFiles:
     """Take `model` apart; it is not changed.
 
+    Parts inside `torch.compile` or a data-parallel wrapper are stored without the wrapper.
+
     Raises:
-        InputError: A tensor of a kind that cannot be stored (quantized, sparse, lazy).
+        InputError: A tensor of a kind that cannot be stored (quantized, sparse, lazy, on the
+            meta device).
     """
+    model = unwrapped(model)
     tensors = {name: _storable(name, tensor) for name, tensor in own_tensors(model)}
     try:
         description = _describe(model)
     except Exception as error:  # noqa: BLE001 - pickling runs the classes' own code: anything can come
-        return ModuleFiles(tensors, None, f"{type(model).__qualname__} cannot be pickled: {error}")
+        reason = f"{type(model).__qualname__} cannot be pickled: {_culprit(model) or error}"
+        return ModuleFiles(tensors, None, reason)
     return ModuleFiles(tensors, description, None)
 
 
@@ -107,8 +128,9 @@ def write_tensors(
         file.write(struct.pack("<Q", len(header)))
         file.write(header)
         for tensor in tensors.values():
-            plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            file.write(plain.numpy().data)
+            # Conjugate and negated views keep their sign apart from their bytes.
+            plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+            file.write(plain.reshape(-1).view(torch.uint8).numpy().data)
 
     return fill
 
@@ -149,8 +171,8 @@ def rebuild(
     if not isinstance(model, nn.Module):
         raise IntegrityError(f"{str(description)!r} holds a {type(model).__name__}, no nn.Module.")
     tensors, _ = read_tensors(weights)
-    _fill(model, tensors)
-    _restore_functions(model)
+    _fill_(model, tensors)
+    _restore_functions_(model)
     return model
 
 
@@ -196,18 +218,27 @@ def _restricted_load(description: Path, trusted_classes: Iterable[Any]) -> Any:
 
 def state_dict_of(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, Any]:
     """A state dict for `model` from stored tensors; tied names share one stored entry."""
-    names_by_tensor = {id(tensor): name for name, tensor in own_tensors(model)}
+    wanted = model.state_dict(keep_vars=True)
+    own = dict(own_tensors(model))
+    # Which of its names a tied tensor was stored under depends on the order in its first class.
+    stored = {
+        id(tensor): name for name, tensor in (*wanted.items(), *own.items()) if name in tensors
+    }
     state = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        stored = names_by_tensor.get(id(tensor), name)
-        if name in tensors:
-            state[name] = tensors[name]
-        elif stored in tensors:
-            state[name] = tensors[stored]
-    persistent = set(model.state_dict(keep_vars=True))
-    buffers = {name for name, _ in own_tensors(model)} - persistent
-    extra = {name: tensors[name] for name in tensors if name not in state and name not in buffers}
-    return {**state, **extra}
+    for name, tensor in wanted.items():
+        source = name if name in tensors else stored.get(id(tensor))
+        if source is not None:
+            state[name] = tensors[source]
+    known = {*state, *stored.values(), *(own.keys() - wanted.keys())}
+    return {**state, **{name: tensors[name] for name in tensors if name not in known}}
+
+
+def take_unlisted_buffers_(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give buffers that are in no state dict (`persistent=False`) their stored values."""
+    unlisted = dict(own_tensors(model)).keys() - model.state_dict().keys()
+    for name, tensor in own_tensors(model):
+        if name in unlisted and name in tensors:
+            tensor.data = tensors[name]  # the same object: whatever is tied to it stays so
 
 
 def _describe(model: nn.Module) -> bytes:
@@ -218,13 +249,18 @@ def _describe(model: nn.Module) -> bytes:
     }
     for _, tensor in own_tensors(model):
         memo[id(tensor)] = _on_meta(tensor)
-    for module in model.modules():
+    for _, module in named_parts(model):
         for value in vars(module).values():
             # torch.nn.utils.prune leaves the masked weight as a plain tensor with a history,
             # which cannot be deep-copied.
             if isinstance(value, torch.Tensor) and value.grad_fn is not None:
                 memo.setdefault(id(value), value.detach().clone())
+    for wrapper in reversed(list(model.modules())):  # the innermost first
+        if unwrapped(wrapper) is not wrapper:
+            memo[id(wrapper)] = copy.deepcopy(unwrapped(wrapper), memo)
     shell = copy.deepcopy(model, memo)
+    if shared := _shared_memory(model):
+        vars(shell)[_SHARED_MEMORY] = shared
     buffer = io.BytesIO()
     torch.save(shell, buffer)
     buffer.seek(0)
@@ -232,8 +268,8 @@ def _describe(model: nn.Module) -> bytes:
     return buffer.getvalue()
 
 
-def _restore_functions(model: nn.Module) -> None:
-    for module in model.modules():
+def _restore_functions_(model: nn.Module) -> None:
+    for _, module in named_parts(model):
         for name, value in vars(module).items():
             if isinstance(value, TorchFunction):
                 vars(module)[name] = value.resolve()
@@ -242,7 +278,7 @@ def _restore_functions(model: nn.Module) -> None:
 def _vouch_for_own(model: nn.Module, names: Iterable[str]) -> None:
     """Whoever saves a module owns its classes: this process may rebuild it."""
     wanted = set(names)
-    for part in model.modules():
+    for _, part in named_parts(model):
         for value in (part, *vars(part).values()):
             cls = type(value)
             if f"{cls.__module__}.{cls.__qualname__}" in wanted:
@@ -253,12 +289,63 @@ def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
     empty = torch.empty_like(tensor, device="meta")
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(empty, requires_grad=tensor.requires_grad)
-    return empty
+    return empty.requires_grad_(tensor.requires_grad and tensor.is_leaf)
+
+
+def _shared_memory(model: nn.Module) -> dict[str, str]:
+    """Names of tensors that are views of the whole of another, with the other's name.
+
+    `decoder.weight.data = encoder.weight.data` ties two parameters that are two objects.
+    """
+    first: dict[Any, str] = {}
+    shared = {}
+    for name, tensor in own_tensors(model):
+        if tensor.numel():
+            place = tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+            if (other := first.setdefault(place, name)) != name:
+                shared[name] = other
+    return shared
+
+
+def _culprit(model: nn.Module) -> str | None:
+    """The first attribute that pickle cannot take, in words; None if each alone can be."""
+    for prefix, module in named_parts(model):
+        cls = type(module)
+        if not _pickles(cls):
+            place = f"{prefix!r} is" if prefix else "it is"
+            return f"{place} of the class {full_name(cls)}, which cannot be found by that name"
+        for name, value in vars(module).items():
+            if name not in {"_parameters", "_buffers", "_modules"} and not _pickles(value):
+                place = f"{prefix}.{name}" if prefix else name
+                return f"its attribute {place!r} holds {_shortened(repr(value))}"
+    return None
+
+
+def _pickles(value: Any) -> bool:
+    try:
+        pickle.dumps(value)
+    except Exception:  # noqa: BLE001 - runs the values' own code: anything can come
+        return False
+    return True
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_REPR else f"{text[:_LONGEST_REPR]}..."
 
 
 def _storable(name: str, tensor: torch.Tensor) -> torch.Tensor:
     if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
         raise InputError(f"Parameter {name!r} is lazy: run the model once before saving it.")
+    if tensor.is_meta:
+        raise InputError(
+            f"Tensor {name!r} is on the meta device and has no values. Give it some before "
+            "saving: model.to_empty(device='cpu'), then load or initialise the weights."
+        )
+    if hasattr(tensor, "__tensor_flatten__"):  # how torch knows tensors made of tensors
+        raise InputError(
+            f"Tensor {name!r} is a {type(tensor).__qualname__}, which keeps its values in other "
+            "tensors and cannot be stored. Replace it by a plain tensor before saving."
+        )
     if tensor.dtype not in _DTYPES or tensor.layout is not torch.strided:
         raise InputError(
             f"Tensor {name!r} has dtype {tensor.dtype} and layout {tensor.layout}, which cannot "
@@ -282,27 +369,54 @@ def _header(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) ->
     return text + b" " * (-len(text) % 8)  # the format asks for aligned data
 
 
-def _fill(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+def _fill_(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """Put stored tensors where the description has empty ones; tied places stay tied."""
-    names = dict(own_tensors(model))
-    if names.keys() != tensors.keys():
-        odd = sorted(names.keys() ^ tensors.keys())[:5]
+    shared = vars(model).pop(_SHARED_MEMORY, {})
+    empties = dict(own_tensors(model))
+    if empties.keys() != tensors.keys():
+        odd = sorted(empties.keys() ^ tensors.keys())[:5]
         raise IntegrityError(f"Weights and module description differ in: {', '.join(odd)}.")
-    real: dict[int, torch.Tensor] = {}
-    for name, empty in names.items():
-        value = tensors[name]
-        if value.shape != empty.shape or value.dtype != empty.dtype:
-            raise IntegrityError(
-                f"{name!r}: stored {tuple(value.shape)} {value.dtype}, "
-                f"described {tuple(empty.shape)} {empty.dtype}."
-            )
-        if isinstance(empty, nn.Parameter):
-            value = nn.Parameter(value, requires_grad=empty.requires_grad)
-        real[id(empty)] = value
-    for module in model.modules():
+    laid_out: dict[str, torch.Tensor] = {}
+    unmoved = {}
+    for name, empty in empties.items():
+        source = shared.get(name, name)
+        _check_alike(name, tensors[source], empty)
+        if source not in laid_out:
+            laid_out[source] = _laid_out(tensors[source], empty.stride())
+        value = _in_place_of(empty, laid_out[source])
+        try:
+            # Whatever refers to the empty tensor, in whatever object, has the real one then.
+            torch.utils.swap_tensors(empty, value)
+        except RuntimeError:
+            # Recurrent layers keep weak references. They look their weights up in the tables
+            # again before each call.
+            unmoved[id(empty)] = value
+    for _, module in named_parts(model):
         # Registering anew would change the order of names.
         tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)  # noqa: SLF001
         for table in tables:
-            for name, tensor in table.items():
-                if tensor is not None:
-                    table[name] = real[id(tensor)]
+            table.update({n: unmoved[id(t)] for n, t in table.items() if id(t) in unmoved})
+
+
+def _check_alike(name: str, stored: torch.Tensor, empty: torch.Tensor) -> None:
+    if stored.shape != empty.shape or stored.dtype != empty.dtype:
+        raise IntegrityError(
+            f"{name!r}: stored {tuple(stored.shape)} {stored.dtype}, "
+            f"described {tuple(empty.shape)} {empty.dtype}."
+        )
+
+
+def _in_place_of(empty: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    if isinstance(empty, nn.Parameter):
+        return nn.Parameter(value, requires_grad=empty.requires_grad)
+    return value.detach().requires_grad_(empty.requires_grad)
+
+
+def _laid_out(tensor: torch.Tensor, strides: tuple[int, ...]) -> torch.Tensor:
+    """`tensor` with its dimensions in memory in the order of `strides`, if they are dense."""
+    if tensor.stride() == strides:
+        return tensor
+    order = sorted(range(tensor.ndim), key=lambda dimension: -strides[dimension])
+    back = sorted(range(tensor.ndim), key=lambda position: order[position])
+    moved = tensor.permute(order).contiguous().permute(back)
+    return moved if moved.stride() == strides else tensor
