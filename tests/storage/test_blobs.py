@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import sys
 
 import pytest
@@ -15,8 +16,10 @@ from modelyard._core.errors import (
     MissingDependencyError,
     StorageError,
 )
-from modelyard.storage import HashingWriter, LocalBlobs
+from modelyard.storage import HashingWriter, LocalBlobs, open_store
 from modelyard.storage.blobs import RemoteBlobs
+from modelyard.storage.hashing import CHUNK_BYTES, SMALL_BYTES
+from modelyard.storage.objects import ObjectStore
 
 
 @pytest.fixture
@@ -44,18 +47,26 @@ class FullDisk:
             raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@given(chunks=st.lists(st.binary(max_size=100), max_size=5))
-def test_writer_hashes_what_passes_through_it(chunks):
-    class Sink(list):
-        write = list.append
+def repeated(data, n_bytes):
+    return (data * (n_bytes // max(1, len(data)) + 1))[:n_bytes]
 
-    sink = Sink()
-    writer = HashingWriter(sink)
+
+# Around the sizes at which a file is opened and at which sha256 moves to a thread of its own.
+SIZES = st.sampled_from([0, 1, SMALL_BYTES - 1, SMALL_BYTES, SMALL_BYTES + 1]) | st.sampled_from(
+    [CHUNK_BYTES - 1, CHUNK_BYTES, 3 * CHUNK_BYTES + 7, 9 * CHUNK_BYTES]
+)
+
+
+@given(chunks=st.lists(st.builds(repeated, st.binary(min_size=1, max_size=9), SIZES), max_size=3))
+def test_writer_hashes_what_passes_through_it(chunks):
+    writer = HashingWriter(io.BytesIO)
     for chunk in chunks:
         writer.write(chunk)
     data = b"".join(chunks)
     ref = writer.ref()
-    assert b"".join(sink) == data
+    assert writer.to_file().getvalue() == data
+    writer.close()
+    assert ref.size_bytes == len(data)
     assert ref.digest == blake3(data).hexdigest()
     assert ref.sha256 == hashlib.sha256(data).hexdigest()
     assert ref.size_bytes == len(data)
@@ -93,6 +104,24 @@ def test_missing_blob_is_an_integrity_error(blobs):
         blobs.open_verified("0" * 64)
 
 
+def test_large_data_goes_through_a_file_and_ends_the_same(blobs, tmp_path):
+    data = bytes(range(256)) * (5 * CHUNK_BYTES // 256)
+    ref = blobs.put(writing(memoryview(data)))
+    assert blobs.open_verified(ref.digest).read_bytes() == data
+    assert ref.sha256 == hashlib.sha256(data).hexdigest()
+    assert [path.name for path in files_under(tmp_path)] == [ref.digest]
+
+
+def test_listing_names_blobs_and_what_cut_off_saves_left(blobs, tmp_path):
+    ref = blobs.put(writing(b"whole"))
+    (tmp_path / "blobs" / "incoming").mkdir(exist_ok=True)
+    (tmp_path / "blobs" / "incoming" / "half").write_bytes(b"ha")
+    assert [blob.digest for blob in blobs.stored()] == [ref.digest]
+    assert [blob.digest for blob in blobs.leftovers()] == ["half"]
+    blobs.remove_leftover("half")
+    assert not list(blobs.leftovers())
+
+
 def test_full_disk_leaves_no_file_and_keeps_the_others(blobs, tmp_path):
     kept = blobs.put(writing(b"kept"))
 
@@ -122,7 +151,7 @@ def test_link_shows_the_blob_under_another_name(blobs, tmp_path):
 @pytest.fixture(params=["memory", "file"])
 def remote(request, tmp_path):
     url = "memory://" if request.param == "memory" else (tmp_path / "remote").as_uri()
-    return RemoteBlobs(url, tmp_path / "cache")
+    return RemoteBlobs(ObjectStore(url), tmp_path / "cache")
 
 
 def test_remote_blob_is_fetched_when_the_cache_is_empty(remote, tmp_path):
@@ -151,7 +180,7 @@ def test_remote_blob_may_be_removed_twice(remote):
 
 
 def test_damaged_remote_object_is_found(tmp_path):
-    remote = RemoteBlobs((tmp_path / "remote").as_uri(), tmp_path / "cache")
+    remote = RemoteBlobs(ObjectStore((tmp_path / "remote").as_uri()), tmp_path / "cache")
     ref = remote.put(writing(b"weights"))
     for path in files_under(tmp_path):
         path.chmod(0o644)
@@ -163,11 +192,11 @@ def test_damaged_remote_object_is_found(tmp_path):
 @pytest.mark.parametrize("url", ["nonsense://bucket", "s3://"])
 def test_url_that_cannot_be_used_says_which_can(tmp_path, url):
     with pytest.raises(ConfigError, match="cannot be used"):
-        RemoteBlobs(url, tmp_path)
+        open_store(tmp_path, database_url="sqlite://", storage_url=url)
 
 
 def test_missing_extra_names_the_install_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "obstore", None)
     monkeypatch.setitem(sys.modules, "obstore.store", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'modelyard\[cloud\]'"):
-        RemoteBlobs("memory://", tmp_path)
+        open_store(tmp_path, database_url="sqlite://", storage_url="memory://")

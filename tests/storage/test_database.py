@@ -106,10 +106,12 @@ def test_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
 def test_newer_schema_is_refused_and_left_alone(tmp_path):
     database = Database(sqlite_url(tmp_path))
     with database.writing() as connection:
-        connection.execute(update(tables.schema).values(version=tables.SCHEMA_VERSION + 1))
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     database.close()
-    with pytest.raises(StorageError, match="Upgrade modelyard"):
+    before = (tmp_path / "registry.db").read_bytes()
+    with pytest.raises(StorageError, match=r"schema 9999.*Upgrade modelyard"):
         Database(sqlite_url(tmp_path))
+    assert (tmp_path / "registry.db").read_bytes() == before
 
 
 def test_url_without_a_driver_names_itself_without_its_password():

@@ -152,7 +152,7 @@ def test_removed_bytes_are_freed_and_shared_ones_stay(registry, name, new_mlp, c
     assert registry.cleanup_old_versions(name, 1) == [gone]
     for _ in range(2):
         clock.advance(2 * DAY_S)
-        freed = registry.gc()
+        freed = registry.gc()["freed"]
     assert freed
     assert not any(registry.store.blobs.has(digest) for digest in freed)
     assert registry.load_model(kept) is not None

@@ -138,7 +138,7 @@ def test_disk_that_fills_at_the_manifest_leaves_no_version(registry, mlp, monkey
     def no_room(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("modelyard.version_manager.saving.write_json", no_room)
+    monkeypatch.setattr("modelyard.storage.documents.write_bytes", no_room)
     with pytest.raises(StorageError, match="No space left"):
         registry.save_model(mlp, "ppo")
     monkeypatch.undo()

@@ -500,12 +500,20 @@ def test_collected_version_is_gone_for_good_and_its_bytes_are_freed(registry, sa
     clock.advance(2 * DAY_S)
     kept = save()
     registry.cleanup_old_versions("ppo", 1)
-    assert registry.gc() == []  # removed just now
+    nothing = registry.gc()  # removed just now
+    assert nothing["condemned"] == nothing["freed"] == nothing["versions"] == []
     clock.advance(2 * DAY_S)
-    assert registry.gc(dry_run=True) != []
-    assert registry.gc() == []  # condemned now, freed after another time of grace
+    plan = registry.gc(dry_run=True)
+    assert registry.gc() == plan  # condemned now, freed after another time of grace
+    assert plan["versions"] == [old]
+    assert plan["condemned"]
+    assert plan["freed"] == []
     clock.advance(2 * DAY_S)
-    assert registry.gc() != []
+    plan = registry.gc(dry_run=True)
+    assert all(registry.store.blobs.has(digest) for digest in plan["freed"])
+    assert registry.gc() == plan
+    assert plan["freed_bytes"] > 0
+    assert not any(registry.store.blobs.has(digest) for digest in plan["freed"])
     assert not path.exists()
     with pytest.raises(VersionNotFoundError, match="gc"):
         registry.restore_version(old)

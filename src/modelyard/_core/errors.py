@@ -15,9 +15,11 @@ Each derives from `ModelyardError` and from the built-in a caller would expect, 
     │   ├── RolloutInProgressError
     │   ├── ExperimentExistsError
     │   ├── ExperimentStoppedError
+    │   ├── VersionInUseError                   something needs the version: it may not go
     │   └── StaleRevisionError                  someone else changed it first: read and try again
     ├── NotReadyError            RuntimeError   something must be called or set first
     ├── StorageError             OSError        the database or the blob store refuses
+    │   ├── StorageBusyError                    others hold the write lock: try again
     │   └── IntegrityError                      stored bytes are not the bytes that were saved
     ├── UntrustedClassError      RuntimeError   a file names a class that nobody has vouched for
     ├── ConversionError          RuntimeError   a model could not be turned into a verified graph
@@ -76,6 +78,10 @@ class ExperimentStoppedError(ConflictError):
     """The experiment has ended and takes no more results."""
 
 
+class VersionInUseError(ConflictError):
+    """Something needs the version, so it may not be removed; the message says what."""
+
+
 class StaleRevisionError(ConflictError):
     """Someone else changed the row first: read it again and retry."""
 
@@ -86,6 +92,10 @@ class NotReadyError(ModelyardError, RuntimeError):
 
 class StorageError(ModelyardError, OSError):
     """The database or the blob store refuses."""
+
+
+class StorageBusyError(StorageError):
+    """Others held the database's write lock for too long: the same call may succeed later."""
 
 
 class IntegrityError(StorageError):

@@ -43,6 +43,15 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; each new one's name has reached the disk on return."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    fsync_folder(path.parent)
+
+
 def fsync_file(path: Path) -> None:
     """Return once the file's content has reached the disk."""
     descriptor = os.open(path, os.O_RDONLY)

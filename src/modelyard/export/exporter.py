@@ -28,6 +28,7 @@ from modelyard.torchtools.layers import MB, evaluating, unwrapped
 from modelyard.torchtools.onnx_module import OnnxModule, make_session, run_session
 from modelyard.torchtools.originals import warn_if_original
 from modelyard.torchtools.parity import difference, flat_outputs, worst
+from modelyard.torchtools.signature import check_input, noted_signature
 from modelyard.torchtools.timing import summarized, time_calls
 
 # A protobuf message cannot be larger than 2 GiB; the file keeps a margin below that.
@@ -195,7 +196,11 @@ class ModelExporter:
     def _example(model: nn.Module, given: Any, shape: Sequence[int] | None) -> Inputs:
         if isinstance(model, OnnxModule) and given is None and shape is None:
             return torch.empty(0)  # its graph is the export; nothing is traced
-        return resolve_example(model, given, shape=shape)
+        inputs = resolve_example(model, given, shape=shape)
+        signature = noted_signature(model)
+        if signature is not None:
+            check_input(signature, inputs)
+        return inputs
 
 
 def _inputs_for(session: Any, shape: Sequence[int]) -> list[torch.Tensor]:

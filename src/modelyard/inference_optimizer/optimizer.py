@@ -59,6 +59,7 @@ from modelyard.torchtools.inputs import (
 )
 from modelyard.torchtools.onnx_module import OnnxModule
 from modelyard.torchtools.parity import map_tensors
+from modelyard.torchtools.signature import check_input, noted_signature
 from modelyard.torchtools.timing import summarized, time_calls
 
 _logger = logging.getLogger("modelyard")
@@ -155,7 +156,12 @@ class InferenceOptimizer:
             raise ConfigError(f"model must be an nn.Module, got {type(model).__name__}.")
         model.eval().to(self.device)
         eager = make_eager(model, torch.empty(0), self.device)
-        serving = Serving(model=model, eager=eager, cache=AnswerCache(self._cache_size))
+        serving = Serving(
+            model=model,
+            eager=eager,
+            cache=AnswerCache(self._cache_size),
+            signature=noted_signature(model),
+        )
         with self._serving_lock:
             self._serving = serving
 
@@ -451,7 +457,13 @@ class InferenceOptimizer:
         return dict.fromkeys(choice.by_batch, choice.made[self._backend])
 
     def _taken(self, x: Any, serving: Serving) -> tuple[Inputs, bool]:
-        """`x` as tensors, and whether it came as arrays."""
+        """`x` as tensors that fit the model's signature, and whether it came as arrays."""
+        inputs, is_array = self._as_tensors(x, serving)
+        if serving.signature is not None:
+            check_input(serving.signature, inputs)
+        return inputs, is_array
+
+    def _as_tensors(self, x: Any, serving: Serving) -> tuple[Inputs, bool]:
         if isinstance(x, torch.Tensor):
             return x, False
         inputs = as_inputs(x)

@@ -12,6 +12,7 @@ from modelyard.inference_optimizer.backends import Backend
 from modelyard.inference_optimizer.cache import AnswerCache
 from modelyard.torchtools.inputs import Inputs, batch_size, tensors_of
 from modelyard.torchtools.parity import differences
+from modelyard.torchtools.signature import Signature
 
 Form = tuple[Any, ...]
 
@@ -28,6 +29,7 @@ class Serving:
             on another length or, worse, answer wrongly: such inputs go to `eager`.
         cache: Answers; of size 0 when off.
         is_checked: Whether the model has shown that it gives one answer to one input.
+        signature: What the model was stored as taking, if it came from a registry.
         joinable: By form, whether inputs joined along the batch give the same answers. Filled
             as forms come; two threads that fill one entry at once write the same.
     """
@@ -38,6 +40,7 @@ class Serving:
     by_batch: Mapping[int, Backend] = field(default_factory=dict)
     form: Form | None = None
     is_checked: bool = False
+    signature: Signature | None = None
     joinable: dict[Form, bool] = field(default_factory=dict)
 
     def backend_for(self, n: int) -> Backend:

@@ -1,20 +1,27 @@
 """Rows and bytes: the database and the blobs that everything durable lies in."""
 
-from modelyard.storage.blobs import BlobRef, BlobStore, HashingWriter, LocalBlobs, RemoteBlobs
-from modelyard.storage.database import Database
-from modelyard.storage.leases import drop_lease, take_lease
+from modelyard.storage.blobs import BlobStore, LocalBlobs, RemoteBlobs
+from modelyard.storage.database import Database, is_sound
+from modelyard.storage.documents import Documents, LocalDocuments, RemoteDocuments
+from modelyard.storage.hashing import BlobRef, HashingWriter
+from modelyard.storage.leases import drop_lease, take_lease, write_lease
 from modelyard.storage.store import Store, open_store, write_snapshot
 
 __all__ = [
     "BlobRef",
     "BlobStore",
     "Database",
+    "Documents",
     "HashingWriter",
     "LocalBlobs",
+    "LocalDocuments",
     "RemoteBlobs",
+    "RemoteDocuments",
     "Store",
     "drop_lease",
+    "is_sound",
     "open_store",
     "take_lease",
+    "write_lease",
     "write_snapshot",
 ]

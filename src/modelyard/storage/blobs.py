@@ -1,74 +1,45 @@
 """Bytes by their digest: written once, never changed, verified when read.
 
 Two places behind one protocol: a local folder (`LocalBlobs`), and any object store that obstore
-knows (`RemoteBlobs`: `s3://`, `gs://`, `az://`, `file://`, `memory://`).
+knows (`RemoteBlobs`).
 """
 
 import contextlib
-import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import IO, Protocol
 
-from blake3 import blake3
+from modelyard._core.errors import IntegrityError, StorageError
+from modelyard._core.files import fsync_folder, make_folder
+from modelyard.storage.hashing import BlobRef, HashingWriter, verify
+from modelyard.storage.objects import ObjectStore
 
-from modelyard._core.errors import ConfigError, IntegrityError, StorageError
-from modelyard._core.extras import require
-from modelyard._core.files import fsync_folder
-
-_CHUNK_BYTES = 1 << 20
+Fill = Callable[[HashingWriter], None]
+_INCOMING = "incoming"
 
 
-@dataclass(frozen=True, kw_only=True)
-class BlobRef:
-    """What identifies stored bytes.
-
-    Attributes:
-        digest: blake3 of the bytes, hexadecimal; the blob's name.
-        sha256: sha256 of the same bytes, for people and other tools.
-        size_bytes: How many there are.
-    """
+@dataclass(frozen=True)
+class StoredBlob:
+    """A blob as a listing tells of it: its name and when it was written (UTC)."""
 
     digest: str
-    sha256: str
-    size_bytes: int
-
-
-class HashingWriter:
-    """A binary file for writing that hashes what passes through it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._blake3 = blake3()
-        self._sha256 = hashlib.sha256()
-        self._size_bytes = 0
-
-    def write(self, data: bytes | memoryview) -> int:
-        """Write and hash `data`; its length in bytes."""
-        self._blake3.update(data)
-        self._sha256.update(data)
-        self._size_bytes += len(data)
-        self._file.write(data)
-        return len(data)
-
-    def ref(self) -> BlobRef:
-        """What has been written so far."""
-        return BlobRef(
-            digest=self._blake3.hexdigest(),
-            sha256=self._sha256.hexdigest(),
-            size_bytes=self._size_bytes,
-        )
+    modified_at: datetime
 
 
 class BlobStore(Protocol):
     """Where bytes are kept. All calls are safe across threads and processes."""
 
-    def put(self, fill: Callable[[HashingWriter], None]) -> BlobRef:
-        """Store what `fill` writes. Equal bytes are stored once. Durable on return."""
+    def put(self, fill: Fill) -> BlobRef:
+        """Store what `fill` writes. Equal bytes are stored once. Durable after `sync`."""
+        ...
+
+    def sync(self, digests: Iterable[str]) -> None:
+        """Return once these blobs, and their names, have reached the disk."""
         ...
 
     def has(self, digest: str) -> bool:
@@ -91,6 +62,18 @@ class BlobStore(Protocol):
         """Forget the blob; no error if it is gone already."""
         ...
 
+    def stored(self) -> Iterator[StoredBlob]:
+        """Every blob there is, in no order."""
+        ...
+
+    def leftovers(self) -> Iterator[StoredBlob]:
+        """Files of saves that were cut off, by the names that `remove_leftover` takes."""
+        ...
+
+    def remove_leftover(self, name: str) -> None:
+        """Forget such a file; no error if it is gone already."""
+        ...
+
 
 class LocalBlobs:
     """Blobs in `folder/<first 2 hex>/<digest>`, read-only files."""
@@ -102,15 +85,12 @@ class LocalBlobs:
         """Where the blob lies."""
         return self._folder / digest[:2] / digest
 
-    def put(self, fill: Callable[[HashingWriter], None]) -> BlobRef:
-        """As `BlobStore.put`: stream to a temporary file, fsync, rename, fsync the folder."""
-        incoming = self._folder / "incoming"
+    def put(self, fill: Fill) -> BlobRef:
+        """As `BlobStore.put`: stream to a temporary file, fsync, rename."""
+        temporary = self._folder / _INCOMING / secrets.token_hex(8)
         try:
-            incoming.mkdir(parents=True, exist_ok=True)
-            temporary = incoming / secrets.token_hex(8)
             try:
-                ref = _write_hashed(temporary, fill)
-                self._adopt(temporary, self.path_of(ref.digest))
+                return self._put(temporary, fill)
             finally:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
@@ -120,7 +100,12 @@ class LocalBlobs:
                 f"Cannot store a blob under {str(self._folder)!r}: {error}. "
                 "Nothing already stored was touched."
             ) from error
-        return ref
+
+    def sync(self, digests: Iterable[str]) -> None:
+        """As `BlobStore.sync`: the bytes have been synced by whoever made the file."""
+        folders = {self.path_of(digest).parent for digest in digests}
+        for folder in (*folders, self._folder) if folders else ():
+            fsync_folder(folder)
 
     def has(self, digest: str) -> bool:
         """As `BlobStore.has`."""
@@ -145,54 +130,63 @@ class LocalBlobs:
         """Unlink, never truncate: a loaded tensor may still be mapped to the file."""
         self.path_of(digest).unlink(missing_ok=True)
 
-    @staticmethod
-    def _adopt(temporary: Path, path: Path) -> None:
-        if path.exists():
-            return
-        path.parent.mkdir(exist_ok=True)
-        temporary.chmod(0o444)
-        temporary.replace(path)
-        fsync_folder(path.parent)
+    def stored(self) -> Iterator[StoredBlob]:
+        """As `BlobStore.stored`."""
+        return self._entries("??/*")
+
+    def leftovers(self) -> Iterator[StoredBlob]:
+        """As `BlobStore.leftovers`."""
+        return self._entries(f"{_INCOMING}/*")
+
+    def remove_leftover(self, name: str) -> None:
+        """As `BlobStore.remove_leftover`."""
+        (self._folder / _INCOMING / name).unlink(missing_ok=True)
+
+    def _put(self, temporary: Path, fill: Fill) -> BlobRef:
+        with contextlib.closing(HashingWriter(lambda: _created(temporary))) as writer:
+            fill(writer)
+            path = self.path_of(writer.digest)
+            if not path.exists():
+                file = writer.to_file()
+                file.flush()
+                os.fsync(file.fileno())
+                path.parent.mkdir(exist_ok=True)
+                temporary.chmod(0o444)
+                temporary.replace(path)
+            return writer.ref()
+
+    def _entries(self, pattern: str) -> Iterator[StoredBlob]:
+        for path in self._folder.glob(pattern):
+            with contextlib.suppress(FileNotFoundError):
+                modified_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+                yield StoredBlob(path.name, modified_at)
 
 
 class RemoteBlobs:
-    """Blobs in an object store, with verified local copies in `cache`.
+    """Blobs in an object store, with verified local copies.
 
     Args:
-        url: `s3://bucket/prefix`, `gs://`, `az://`, `file://` (the folder is made) or `memory://`.
-            Keys and endpoints come from the environment, as `AWS_ENDPOINT_URL`.
+        objects: Where they are.
         cache: Folder of the copies.
-
-    Raises:
-        ConfigError: A URL that cannot be used.
-        MissingDependencyError: obstore is not installed.
     """
 
-    def __init__(self, url: str, cache: Path) -> None:
-        self._url = url.rstrip("/")
-        self._obstore = require("obstore", extra="cloud")
-        self._store = _object_store(self._url)
+    def __init__(self, objects: ObjectStore, cache: Path) -> None:
+        self._objects = objects
         self._cache = LocalBlobs(cache)
 
-    def put(self, fill: Callable[[HashingWriter], None]) -> BlobRef:
+    def put(self, fill: Fill) -> BlobRef:
         """As `BlobStore.put`; the bytes pass through the local cache."""
         ref = self._cache.put(fill)
-        try:
-            # Whatever is there under this name has the same bytes: writing again is harmless.
-            self._obstore.put(self._store, _key(ref.digest), self._cache.path_of(ref.digest))
-        except Exception as error:
-            raise StorageError(f"{self._url} did not take a blob: {error}") from error
+        # Whatever is there under this name has the same bytes: writing again is harmless.
+        self._objects.put(_key(ref.digest), self._cache.path_of(ref.digest))
         return ref
+
+    def sync(self, digests: Iterable[str]) -> None:
+        """Nothing: an object store answers when an object is durable."""
 
     def has(self, digest: str) -> bool:
         """As `BlobStore.has`, in the object store: the cache does not count."""
-        try:
-            self._obstore.head(self._store, _key(digest))
-        except FileNotFoundError:
-            return False
-        except Exception as error:
-            raise StorageError(f"{self._url} cannot be asked for a blob: {error}") from error
-        return True
+        return self._objects.has(_key(digest))
 
     def open_verified(self, digest: str) -> Path:
         """As `BlobStore.open_verified`; a damaged copy in the cache is fetched again."""
@@ -200,16 +194,11 @@ class RemoteBlobs:
             return self._cache.open_verified(digest)
         except IntegrityError:
             self._cache.remove(digest)
-        try:
-            data = bytes(self._obstore.get(self._store, _key(digest)).bytes())
-        except Exception as error:
-            raise IntegrityError(f"{self._url}/{_key(digest)} cannot be read: {error}") from error
-        found = blake3(data).hexdigest()
+        where = f"{self._objects.url}/{_key(digest)}"
+        found = self._cache.put(lambda file: self._fetch(digest, file)).digest
         if found != digest:
-            raise IntegrityError(
-                f"{self._url}/{_key(digest)} is damaged: expected blake3 {digest}, found {found}."
-            )
-        self._cache.put(lambda file: _write_all(file, data))
+            self._cache.remove(found)
+            raise IntegrityError(f"{where} is damaged: expected blake3 {digest}, found {found}.")
         return self._cache.path_of(digest)
 
     def link(self, digest: str, path: Path) -> None:
@@ -218,52 +207,34 @@ class RemoteBlobs:
     def remove(self, digest: str) -> None:
         """Delete the object and its local copy."""
         self._cache.remove(digest)
-        with contextlib.suppress(FileNotFoundError):
-            self._obstore.delete(self._store, [_key(digest)])
+        self._objects.delete([_key(digest)])
+
+    def stored(self) -> Iterator[StoredBlob]:
+        """As `BlobStore.stored`."""
+        for entry in self._objects.entries("blobs/"):
+            yield StoredBlob(entry.name.rpartition("/")[2], entry.modified_at)
+
+    def leftovers(self) -> Iterator[StoredBlob]:
+        """As `BlobStore.leftovers`, of the cache: an object store takes objects whole."""
+        return self._cache.leftovers()
+
+    def remove_leftover(self, name: str) -> None:
+        """As `BlobStore.remove_leftover`."""
+        self._cache.remove_leftover(name)
+
+    def _fetch(self, digest: str, file: HashingWriter) -> None:
+        try:
+            for chunk in self._objects.chunks(_key(digest)):
+                file.write(chunk)
+        except FileNotFoundError as error:
+            raise IntegrityError(
+                f"{self._objects.url}/{_key(digest)} cannot be read: it is not there."
+            ) from error
 
 
-def _object_store(url: str) -> Any:
-    from_url = require("obstore.store", extra="cloud").from_url
-    options = {"mkdir": True} if url.startswith("file:") else {}
-    try:
-        return from_url(url, **options)
-    except Exception as error:
-        raise ConfigError(
-            f"storage_url {url!r} cannot be used: {error}. "
-            "Use s3://bucket/prefix, gs://, az://, file:// or memory://."
-        ) from error
-
-
-def verify(path: Path, digest: str) -> None:
-    """Check that the file's bytes have this blake3 digest.
-
-    Raises:
-        IntegrityError: The file is missing, unreadable or has other bytes.
-    """
-    try:
-        # `update_mmap` hashes without copying the file through Python.
-        found = blake3().update_mmap(path).hexdigest()
-    except OSError as error:
-        raise IntegrityError(f"{str(path)!r} cannot be read: {error}") from error
-    if found != digest:
-        raise IntegrityError(
-            f"{str(path)!r} is damaged: expected blake3 {digest}, found {found}. "
-            "Restore the file from a backup or save the version again."
-        )
-
-
-def _write_hashed(path: Path, fill: Callable[[HashingWriter], None]) -> BlobRef:
-    with path.open("xb") as file:
-        writer = HashingWriter(file)
-        fill(writer)
-        file.flush()
-        os.fsync(file.fileno())
-    return writer.ref()
-
-
-def _write_all(file: HashingWriter, data: bytes) -> None:
-    for start in range(0, len(data), _CHUNK_BYTES):
-        file.write(memoryview(data)[start : start + _CHUNK_BYTES])
+def _created(path: Path) -> IO[bytes]:
+    make_folder(path.parent)
+    return path.open("xb")
 
 
 def _key(digest: str) -> str:

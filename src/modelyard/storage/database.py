@@ -4,22 +4,25 @@
 `Database.reading()` is for queries. Nothing else in modelyard opens a connection.
 """
 
+import contextlib
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, StaticPool, create_engine, event, insert, select, text
+from sqlalchemy import Connection, Engine, StaticPool, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError
 
-from modelyard._core.errors import ConfigError, StorageError
-from modelyard.storage.tables import SCHEMA_VERSION, metadata, schema
+from modelyard._core.errors import ConfigError, StorageBusyError, StorageError
+from modelyard.storage import schema
+from modelyard.storage.filesystems import network_file_system, processes_that_write
 
 BUSY_TIMEOUT_S = 30.0
 # Writers to one PostgreSQL database agree on this number and so go one after another.
-_WRITE_LOCK = 7_303_011
+_ADVISORY_LOCK = text("SELECT pg_advisory_xact_lock(7303011)")
 
 
 class Database:
@@ -36,8 +39,13 @@ class Database:
         except Exception as error:
             raise ConfigError(f"database_url {_hidden(url)!r} cannot be used: {error}") from error
         self._is_sqlite = self.engine.dialect.name == "sqlite"
+        self._file = _file_of(url)
+        if self._file is not None:
+            _refuse_network(self._file.parent)
         # An in-memory database has one connection; this lock keeps its transactions apart.
         self._memory_lock = threading.RLock() if isinstance(self.engine.pool, StaticPool) else None
+        # Whether older tables were brought to the present form just now.
+        self.was_migrated = False
         self._make_tables()
 
     @contextmanager
@@ -45,13 +53,11 @@ class Database:
         """One transaction: all of it is stored when the block ends, or nothing.
 
         Raises:
-            StorageError: The database is locked for longer than 30 s, full or gone.
+            StorageBusyError: Others held the write lock for longer than 30 s; try again.
+            StorageError: The database is full or gone.
         """
         with self._connection() as connection:
-            if self._is_sqlite:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            else:
-                connection.execute(text("SELECT pg_advisory_xact_lock(:k)"), {"k": _WRITE_LOCK})
+            self._take_write_lock(connection)
             yield connection
             connection.commit()
 
@@ -73,22 +79,71 @@ class Database:
             with self.engine.connect() as connection:
                 yield connection
         except DBAPIError as error:
-            raise StorageError(_explain(error)) from error
+            raise self._explained(error) from error
         finally:
             if self._memory_lock is not None:
                 self._memory_lock.release()
 
+    def _take_write_lock(self, connection: Connection) -> None:
+        if self._is_sqlite:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.execute(_ADVISORY_LOCK)
+
     def _make_tables(self) -> None:
-        with self.writing() as connection:
-            metadata.create_all(connection, checkfirst=True)
-            found = connection.execute(select(schema.c.version)).scalar()
-            if found is None:
-                connection.execute(insert(schema).values(version=SCHEMA_VERSION))
-            elif found > SCHEMA_VERSION:
-                raise StorageError(
-                    f"The database has schema {found}; this modelyard knows up to "
-                    f"{SCHEMA_VERSION}. Upgrade modelyard; nothing was changed."
-                )
+        with self.reading() as connection:
+            if schema.is_present(connection):
+                return
+        with self._connection() as connection:
+            if self._is_sqlite:
+                # A migration may make a table anew that others refer to. Only outside of a
+                # transaction can that be allowed.
+                connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
+                connection.commit()
+            self._take_write_lock(connection)
+            self.was_migrated = schema.make_tables(connection)
+            connection.commit()
+            if self._is_sqlite:
+                connection.exec_driver_sql("PRAGMA foreign_keys = ON")
+
+    def _explained(self, error: DBAPIError) -> StorageError:
+        cause = str(error.orig)
+        if "locked" in cause or "lock timeout" in cause:
+            return self._busy()
+        if "full" in cause:
+            return StorageError(
+                f"The disk is full ({cause}). Nothing was stored; free some space and try again."
+            )
+        if "readonly" in cause:
+            return StorageError(
+                f"The database may not be written ({cause}). Check the folder's permissions."
+            )
+        if "not a database" in cause or "malformed" in cause:
+            return StorageError(
+                f"{str(self._file)!r} is damaged: {cause}. `modelyard versions rebuild` moves it "
+                "aside and makes a new one from the manifests."
+            )
+        return StorageError(f"The database refuses: {cause}. Nothing was stored.")
+
+    def _busy(self) -> StorageBusyError:
+        holders = [] if self._file is None else processes_that_write(self._file)
+        others = ", ".join(_told(holder) for holder in holders) or "another process"
+        return StorageBusyError(
+            f"Process {os.getpid()} waited {BUSY_TIMEOUT_S:.0f} s to write to "
+            f"{_hidden(str(self._file or self.engine.url))!r}, which is held by {others}. "
+            "Nothing was stored; try again when it has finished."
+        )
+
+
+def is_sound(file: Path) -> bool:
+    """Whether a file is a SQLite database whose pages can all be read; changes nothing."""
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
+        ) as found:
+            return bool(found.execute("PRAGMA quick_check").fetchone() == ("ok",))
+    except sqlite3.DatabaseError:
+        return False
 
 
 def sqlite_url(folder: Path) -> str:
@@ -102,7 +157,9 @@ def sqlite_url(folder: Path) -> str:
 
 def _engine_for(url: str) -> Engine:
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True)
+        engine = create_engine(url, pool_pre_ping=True)
+        event.listen(engine, "connect", _set_up_postgresql)
+        return engine
     if url in {"sqlite://", "sqlite:///:memory:"}:
         engine = create_engine(
             "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
@@ -128,18 +185,33 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
     cursor.close()
 
 
-def _explain(error: DBAPIError) -> str:
-    cause = str(error.orig)
-    if "locked" in cause:
-        return (
-            f"The database stayed locked by another process for {BUSY_TIMEOUT_S:.0f} s. "
-            "Nothing was stored; try again when the other process has finished."
+def _set_up_postgresql(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute(f"SET lock_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+    cursor.close()
+    connection.commit()
+
+
+def _file_of(url: str) -> Path | None:
+    """The file a SQLite database lies in; None for one in memory, or elsewhere."""
+    parsed = make_url(url)
+    if not parsed.drivername.startswith("sqlite") or parsed.database in {None, "", ":memory:"}:
+        return None
+    return Path(str(parsed.database))
+
+
+def _refuse_network(folder: Path) -> None:
+    kind = network_file_system(folder)
+    if kind is not None:
+        raise StorageError(
+            f"{str(folder)!r} is on a network file system ({kind}), whose locks SQLite cannot "
+            "rely on: two machines would corrupt the registry. Keep base_dir on a local disk, or "
+            "pass database_url='postgresql+psycopg://...' for a registry that machines share."
         )
-    if "full" in cause:
-        return f"The disk is full ({cause}). Nothing was stored; free some space and try again."
-    if "readonly" in cause:
-        return f"The database may not be written ({cause}). Check the folder's permissions."
-    return f"The database refuses: {cause}. Nothing was stored."
+
+
+def _told(pid: int) -> str:
+    return "another thread of it" if pid == os.getpid() else f"process {pid}"
 
 
 def _hidden(url: str) -> str:

@@ -67,11 +67,31 @@ def take_lease(store: Store, name: str, holder: str, *, seconds: float, clock: C
     with store.database.writing() as connection:
         if _is_anothers(_found(connection, name), holder, now_s):
             return False
-        connection.execute(delete(tables.lease).where(tables.lease.c.name == name))
-        connection.execute(
-            insert(tables.lease).values(name=name, holder=holder, expires_at_s=now_s + seconds)
-        )
+        write_lease(connection, name, holder, expires_at_s=now_s + seconds)
     return True
+
+
+def write_lease(
+    connection: Connection,
+    name: str,
+    holder: str,
+    *,
+    expires_at_s: float,
+    version_id: str | None = None,
+) -> None:
+    """Give a lease to `holder`, whoever had it, inside a writing transaction.
+
+    Args:
+        connection: Inside a writing transaction.
+        name: What the lease is for.
+        holder: Who gets it.
+        expires_at_s: When it ends (Unix time).
+        version_id: A version that may not be removed meanwhile.
+    """
+    row = tables.lease
+    connection.execute(delete(row).where(row.c.name == name))
+    values = {"name": name, "holder": holder, "expires_at_s": expires_at_s}
+    connection.execute(insert(row), {**values, "version_id": version_id})
 
 
 def drop_lease(store: Store, name: str, holder: str) -> None:

@@ -16,6 +16,8 @@ from modelyard._core.clock import Clock, SystemClock
 from modelyard.storage import tables
 from modelyard.storage.blobs import BlobStore, LocalBlobs, RemoteBlobs
 from modelyard.storage.database import Database, sqlite_url
+from modelyard.storage.documents import Documents, LocalDocuments, RemoteDocuments
+from modelyard.storage.objects import ObjectStore
 
 
 @dataclass(frozen=True)
@@ -25,14 +27,20 @@ class Store:
     Attributes:
         database: Rows; transactions by `database.writing()`.
         blobs: Bytes by digest.
-        folder: Where what people look at is written, such as manifests.
-        url: Where the blobs are when they are remote, else None.
+        documents: Small named files: manifests, history.
+        folder: Where the database and the local files are.
+        url: Where blobs and documents are when they are remote, else None.
     """
 
     database: Database
     blobs: BlobStore
+    documents: Documents
     folder: Path
     url: str | None = None
+
+    def path_of(self, name: str) -> str:
+        """Path, or URL where the store is remote, of something in it."""
+        return f"{self.url}/{name}" if self.url else str(self.folder / name)
 
     def save_snapshot(
         self, kind: str, name: str, state: Mapping[str, Any], *, clock: Clock | None = None
@@ -90,5 +98,8 @@ def open_store(
     folder = Path(base_dir)
     database = Database(database_url or sqlite_url(folder))
     if storage_url is None:
-        return Store(database, LocalBlobs(folder / "blobs"), folder)
-    return Store(database, RemoteBlobs(storage_url, folder / "cache"), folder, storage_url)
+        return Store(database, LocalBlobs(folder / "blobs"), LocalDocuments(folder), folder)
+    objects = ObjectStore(storage_url)
+    cache = folder / "cache"
+    blobs, documents = RemoteBlobs(objects, cache), RemoteDocuments(objects, cache / "documents")
+    return Store(database, blobs, documents, folder, objects.url)

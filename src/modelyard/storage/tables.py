@@ -24,7 +24,8 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
-SCHEMA_VERSION = 1
+# Alembic's name of the last migration in `migrations/versions`, which leads to these tables.
+HEAD = "0002"
 
 
 def _seq() -> Column[Any]:
@@ -39,7 +40,13 @@ def _seq() -> Column[Any]:
 
 _NUMBERED: dict[str, Any] = {"sqlite_autoincrement": True}
 
-schema = Table("schema", metadata, Column("version", Integer, primary_key=True))
+# What versions were saved with; most share theirs with many others.
+environment = Table(
+    "environment",
+    metadata,
+    Column("digest", String(64), primary_key=True),  # blake3 of the facts as JSON
+    Column("facts", JSON, nullable=False),
+)
 
 version = Table(
     "version",
@@ -51,7 +58,6 @@ version = Table(
     Column("created_at", String(40), nullable=False),
     Column("config", JSON, nullable=False),
     Column("description", Text, nullable=False),
-    Column("path", Text, nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("format", String(40), nullable=False),
@@ -59,9 +65,9 @@ version = Table(
     Column("cannot_load_full_reason", Text),
     Column("class_name", Text, nullable=False),
     Column("signature", JSON),
-    Column("environment", JSON, nullable=False),
     Column("non_finite_metrics", JSON, nullable=False),
     Column("removed_at", String(40)),
+    Column("environment_digest", ForeignKey("environment.digest")),
     Index("version_by_model", "model_name", "seq"),
     **_NUMBERED,
 )
@@ -93,6 +99,9 @@ metric = Table(
     Column("version_id", ForeignKey("version.version_id"), primary_key=True),
     Column("name", String(120), primary_key=True),
     Column("value", Float, nullable=True),  # null: NaN or infinite at save
+    # The version's own, once more: the best version of a model is one step in an index.
+    Column("model_name", String(120), nullable=False),
+    Index("metric_by_model", "model_name", "name", "value"),
     Index("metric_by_value", "name", "value"),
 )
 
@@ -116,7 +125,8 @@ lineage = Table(
     "lineage",
     metadata,
     Column("version_id", ForeignKey("version.version_id"), primary_key=True),
-    Column("parent_id", ForeignKey("version.version_id"), primary_key=True),
+    # Not a foreign key: a version may outlive what it was made from, or come without it.
+    Column("parent_id", String(200), primary_key=True),
     Column("kind", String(20), nullable=False),
     Index("lineage_by_parent", "parent_id"),
 )
@@ -132,7 +142,10 @@ audit = Table(
     Column("action", String(40), nullable=False),
     Column("actor", String(200), nullable=False),
     Column("detail", JSON, nullable=False),
+    Column("alias", String(120)),  # of what moves or drops one
     Index("audit_by_model", "model_name", "seq"),
+    Index("audit_by_alias", "model_name", "alias", "seq"),
+    Index("audit_by_version", "version_id", "seq"),
     **_NUMBERED,
 )
 
@@ -142,6 +155,7 @@ lease = Table(
     Column("name", String(200), primary_key=True),
     Column("holder", String(200), nullable=False),
     Column("expires_at_s", Float, nullable=False),  # Unix time
+    Column("version_id", String(200)),  # of what may not be removed meanwhile
 )
 
 rollout = Table(
@@ -240,3 +254,30 @@ alert = Table(
     Column("count", Integer, nullable=False),
     Column("body", JSON, nullable=False),
 )
+
+# Tables whose rows are neither changed nor removed; the database itself refuses.
+APPEND_ONLY = ("audit", "rollout_event")
+
+
+def append_only_ddl(dialect: str) -> list[str]:
+    """Statements that make the database refuse changes to the append-only tables."""
+    refusal = "the history is append-only"
+    if dialect == "sqlite":
+        return [
+            f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
+            f"BEGIN SELECT RAISE(ABORT, '{refusal}'); END"
+            for table in APPEND_ONLY
+            for verb in ("UPDATE", "DELETE")
+        ]
+    if dialect == "postgresql":
+        function = (
+            "CREATE OR REPLACE FUNCTION modelyard_append_only() RETURNS trigger "
+            f"LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION '{refusal}'; END $$"
+        )
+        triggers = [
+            f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE ON {table} "
+            "FOR EACH ROW EXECUTE FUNCTION modelyard_append_only()"
+            for table in APPEND_ONLY
+        ]
+        return [function, *triggers]
+    return []

@@ -149,17 +149,30 @@ def _as_tensor(value: Any) -> torch.Tensor:
         ) from error
 
 
+def answer_to(model: nn.Module, inputs: Inputs) -> Any:
+    """The model's answer in eval mode, or None where it does not run on `inputs`.
+
+    Leaves mode and random state alone.
+    """
+    answer, _ = _tried(model, inputs)
+    return answer
+
+
 def _problem(model: nn.Module, inputs: Inputs) -> str | None:
     """Why the model does not run on `inputs`, or None. Leaves mode and random state alone."""
+    _, problem = _tried(model, inputs)
+    return problem
+
+
+def _tried(model: nn.Module, inputs: Inputs) -> tuple[Any, str | None]:
     state = torch.get_rng_state()
     try:
         with evaluating(model):
-            call(model, mapped(inputs, lambda tensor: tensor.to(device_of(model))))
+            return call(model, mapped(inputs, lambda tensor: tensor.to(device_of(model)))), None
     except Exception as error:  # noqa: BLE001 - a user's forward can raise anything
-        return f"{type(error).__name__}: {error}"
+        return None, f"{type(error).__name__}: {error}"
     finally:
         torch.set_rng_state(state)
-    return None
 
 
 def device_of(model: nn.Module) -> torch.device:

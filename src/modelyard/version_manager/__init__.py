@@ -11,11 +11,17 @@ Example:
 
 from modelyard.version_manager.manager import ModelVersionManager
 from modelyard.version_manager.module_format import load_module_file
+from modelyard.version_manager.rebuild import rebuild_registry
 from modelyard.version_manager.records import (
     AuditRecord,
     Comparison,
+    GcReport,
+    Lineage,
     MetricComparison,
+    Problem,
+    RebuildReport,
     Statistics,
+    VerifyReport,
     Version,
 )
 from modelyard.version_manager.trust import register_class
@@ -23,10 +29,16 @@ from modelyard.version_manager.trust import register_class
 __all__ = [
     "AuditRecord",
     "Comparison",
+    "GcReport",
+    "Lineage",
     "MetricComparison",
     "ModelVersionManager",
+    "Problem",
+    "RebuildReport",
     "Statistics",
+    "VerifyReport",
     "Version",
     "load_module_file",
+    "rebuild_registry",
     "register_class",
 ]

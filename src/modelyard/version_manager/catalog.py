@@ -1,10 +1,10 @@
 """Queries over the stored versions. Reads only; one function a question."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, Select, bindparam, func, select
 
 from modelyard._core.errors import ConfigError, VersionNotFoundError
 from modelyard.stats.direction import is_lower_better
@@ -14,8 +14,17 @@ from modelyard.version_manager.records import AuditRecord, Statistics, Version
 _COLUMNS = frozenset({"timestamp", "version_id", "model_name", "size_bytes", "datetime"})
 
 
-_ALIAS_MOVES = ("set_alias", "rollback", "promote")
 _KEPT_PRODUCTIONS = 4  # the present one and the three before it
+_MOST_NAMED = 500  # databases limit how many values a query may name
+_BY_ID = select(t.version).where(t.version.c.version_id == bindparam("version_id"))
+_MODELS_IN_PRODUCTION = select(t.alias.c.model_name).where(t.alias.c.alias == t.PRODUCTION)
+_MOVES_OF_PRODUCTION = (
+    select(t.audit.c.version_id)
+    .where(t.audit.c.model_name == bindparam("model_name"), t.audit.c.alias == t.PRODUCTION)
+    .where(t.audit.c.action != "drop_alias")
+    .order_by(t.audit.c.seq.desc())
+)
+_IS_THERE = select(t.version.c.seq).where(t.version.c.version_id == bindparam("version_id"))
 
 
 def find(connection: Connection, version_id: str, *, removed: bool = False) -> Version:
@@ -33,13 +42,29 @@ def find(connection: Connection, version_id: str, *, removed: bool = False) -> V
         raise ConfigError(
             f"A version id is text such as 'ppo_v20231120_120000', got {version_id!r}."
         )
-    query = select(t.version).where(t.version.c.version_id == version_id)
-    if not removed:
-        query = query.where(t.version.c.removed_at.is_(None))
-    found = as_versions(connection, query)
-    if not found:
+    row = connection.execute(_BY_ID, {"version_id": version_id}).mappings().first()
+    if row is None or (row["removed_at"] is not None and not removed):
         raise VersionNotFoundError(_not_found(connection, version_id))
-    return found[0]
+    return _with_belongings(connection, [row], [version_id])[0]
+
+
+def living(connection: Connection, ids: Iterable[str]) -> dict[str, Version]:
+    """Those of these versions that are there and not removed, by id."""
+    v = t.version.c
+    query = select(t.version).where(v.version_id.in_(list(ids)), v.removed_at.is_(None))
+    return {version["version_id"]: version for version in as_versions(connection, query)}
+
+
+def in_order(connection: Connection, ids: Iterable[str]) -> list[str]:
+    """These ids, oldest first."""
+    v = t.version.c
+    query = select(v.version_id).where(v.version_id.in_(list(ids))).order_by(v.seq)
+    return list(connection.execute(query).scalars())
+
+
+def exists(connection: Connection, version_id: str) -> bool:
+    """Whether there is, or was, a version of this id."""
+    return connection.execute(_IS_THERE, {"version_id": version_id}).first() is not None
 
 
 def listed(
@@ -49,8 +74,10 @@ def listed(
     tags: Iterable[str] = (),
     sort_by: str = "timestamp",
     ascending: bool = False,
+    limit: int | None = None,
+    offset: int = 0,
 ) -> list[Version]:
-    """Versions that are not removed, filtered and sorted in SQL.
+    """Versions that are not removed, filtered, sorted and cut in SQL.
 
     Those without the metric that sorts come last, whichever the direction.
     """
@@ -61,7 +88,9 @@ def listed(
     for tag in tags:
         tagged = select(t.tag.c.version_id).where(t.tag.c.tag == tag)
         query = query.where(v.version_id.in_(tagged))
-    return as_versions(connection, _sorted(query, sort_by, ascending=ascending))
+    query = _sorted(query, sort_by, ascending=ascending)
+    # Drivers do not agree on an offset without a limit.
+    return as_versions(connection, query.limit(limit).offset(offset or None))
 
 
 def best(connection: Connection, model_name: str, metric: str, *, maximize: bool) -> Version:
@@ -75,8 +104,8 @@ def best(connection: Connection, model_name: str, metric: str, *, maximize: bool
     query = (
         select(t.version)
         .join(t.metric, m.version_id == v.version_id)
-        .where(v.model_name == model_name, v.removed_at.is_(None))
-        .where(m.name == metric, m.value.is_not(None))
+        .where(v.removed_at.is_(None))
+        .where(m.model_name == model_name, m.name == metric, m.value.is_not(None))
         .order_by(order, v.seq.desc())
         .limit(1)
     )
@@ -86,33 +115,68 @@ def best(connection: Connection, model_name: str, metric: str, *, maximize: bool
     return found[0]
 
 
-def in_use(connection: Connection) -> set[str]:
-    """Ids that a rollout, a rollback or a living version's lineage needs."""
-    r, line, v = t.rollout.c, t.lineage.c, t.version.c
-    rollouts = connection.execute(
-        select(r.old_version_id, r.new_version_id).where(r.status.in_(t.UNFINISHED_ROLLOUTS))
-    )
-    used = {version_id for row in rollouts for version_id in row if version_id is not None}
-    children = select(v.version_id).where(v.removed_at.is_(None))
-    parents = select(line.parent_id).where(line.version_id.in_(children))
-    return used | set(connection.execute(parents).scalars()) | _last_productions(connection)
+def needs(connection: Connection, *, now_s: float) -> dict[str, list[str]]:
+    """Why versions may not be removed, by id: rollouts, ways back, lineage, leases.
 
-
-def _last_productions(connection: Connection) -> set[str]:
-    """The last three versions of each model that were production: where a rollback may go."""
-    a = t.audit.c
-    moves = connection.execute(
-        select(a.model_name, a.version_id, a.detail)
-        .where(a.action.in_(_ALIAS_MOVES))
-        .order_by(a.seq.desc())
-    )
+    Args:
+        connection: Open on the store.
+        now_s: The time (Unix), for leases.
+    """
     found: dict[str, list[str]] = {}
-    for move in moves:
-        known = found.setdefault(move.model_name, [])
-        is_new = move.version_id not in known and move.detail.get("alias") == t.PRODUCTION
-        if is_new and len(known) < _KEPT_PRODUCTIONS:
-            known.append(move.version_id)
-    return {version_id for known in found.values() for version_id in known}
+    for version_id, reason in (
+        *_rollouts(connection),
+        *_last_productions(connection),
+        *_parents(connection),
+        *_leases(connection, now_s),
+    ):
+        found.setdefault(version_id, []).append(reason)
+    return found
+
+
+_Needs = Iterable[tuple[str, str]]
+
+
+def _rollouts(connection: Connection) -> _Needs:
+    r = t.rollout.c
+    running = select(r.rollout_id, r.old_version_id, r.new_version_id).where(
+        r.status.in_(t.UNFINISHED_ROLLOUTS)
+    )
+    for row in connection.execute(running):
+        for version_id in (row.old_version_id, row.new_version_id):
+            if version_id is not None:
+                yield version_id, f"rollout {row.rollout_id} moves traffic to or from it"
+
+
+def _parents(connection: Connection) -> _Needs:
+    line, v = t.lineage.c, t.version.c
+    living = (
+        select(line.parent_id, line.version_id)
+        .join(t.version, v.version_id == line.version_id)
+        .where(v.removed_at.is_(None))
+    )
+    for row in connection.execute(living):
+        yield row.parent_id, f"{row.version_id} was made from it"
+
+
+def _leases(connection: Connection, now_s: float) -> _Needs:
+    row = t.lease.c
+    held = select(row.version_id, row.holder).where(
+        row.version_id.is_not(None), row.expires_at_s > now_s
+    )
+    for lease in connection.execute(held):
+        yield lease.version_id, f"{lease.holder} holds it"
+
+
+def _last_productions(connection: Connection) -> _Needs:
+    """The last versions of each model that were production: where a rollback may go."""
+    for name in connection.execute(_MODELS_IN_PRODUCTION).scalars().all():
+        known: list[str] = []
+        for version_id in connection.execute(_MOVES_OF_PRODUCTION, {"model_name": name}).scalars():
+            if version_id is not None and version_id not in known:
+                known.append(version_id)
+                yield version_id, "a rollback may go to it: it was production"
+            if len(known) == _KEPT_PRODUCTIONS:
+                break
 
 
 def ancestors(connection: Connection, version_id: str) -> set[str]:
@@ -128,11 +192,17 @@ def ancestors(connection: Connection, version_id: str) -> set[str]:
 
 
 def history(
-    connection: Connection, *, model_name: str | None, version_id: str | None
+    connection: Connection,
+    *,
+    model_name: str | None = None,
+    version_id: str | None = None,
+    alias: str | None = None,
 ) -> list[AuditRecord]:
     """Audit records, oldest first."""
     a = t.audit.c
     query = select(t.audit).order_by(a.seq)
+    if alias is not None:
+        query = query.where(a.alias == alias)
     if model_name is not None:
         query = query.where(a.model_name == model_name)
     if version_id is not None:
@@ -146,7 +216,10 @@ def history(
 def statistics(connection: Connection, model_name: str | None) -> Statistics:
     """Counts, sizes and metrics of the versions that are not removed."""
     versions = listed(connection, model_name=model_name)
-    ids = [version["version_id"] for version in versions]
+    v = t.version.c
+    ids = select(v.version_id).where(v.removed_at.is_(None))
+    if model_name is not None:
+        ids = ids.where(v.model_name == model_name)
     digests = select(t.artifact.c.digest).where(t.artifact.c.version_id.in_(ids)).distinct()
     stored = select(func.coalesce(func.sum(t.blob.c.size_bytes), 0)).where(
         t.blob.c.digest.in_(digests)
@@ -164,47 +237,58 @@ def statistics(connection: Connection, model_name: str | None) -> Statistics:
 def as_versions(connection: Connection, query: Select[Any]) -> list[Version]:
     """The versions a query over the version table selects, with all that belongs to them."""
     rows = connection.execute(query).mappings().all()
-    ids = [row["version_id"] for row in rows]
-    metrics = _grouped(connection, t.metric, "version_id", ids)
-    tags = _grouped(connection, t.tag, "version_id", ids)
-    parents = _grouped(connection, t.lineage, "version_id", ids)
-    aliases = _grouped(connection, t.alias, "version_id", ids)
+    if len(rows) <= _MOST_NAMED:
+        return _with_belongings(connection, rows, [row["version_id"] for row in rows])
+    return _with_belongings(connection, rows, query.with_only_columns(t.version.c.version_id))
+
+
+def _with_belongings(connection: Connection, rows: Sequence[Any], ids: Any) -> list[Version]:
+    """Versions from their rows, and from what other tables tell of `ids` (values or a query)."""
+    metrics = _grouped(connection, t.metric, ids)
+    tags = _grouped(connection, t.tag, ids)
+    parents = _grouped(connection, t.lineage, ids)
+    aliases = _grouped(connection, t.alias, ids)
+    environments = _environments(connection, {row["environment_digest"] for row in rows})
     return [
         {
             "version_id": (key := row["version_id"]),
             "model_name": row["model_name"],
             "timestamp": row["timestamp"],
             "datetime": row["created_at"],
-            "metrics": {item["name"]: item["value"] for item in metrics.get(key, [])},
+            "metrics": {item["name"]: item["value"] for item in metrics.get(key, ())},
             "non_finite_metrics": row["non_finite_metrics"],
             "config": row["config"],
             "description": row["description"],
-            "tags": sorted(item["tag"] for item in tags.get(key, [])),
-            "path": row["path"],
+            "tags": sorted(item["tag"] for item in tags.get(key, ())),
+            "path": f"{row['model_name']}/{key}",
             "sha256": row["sha256"],
             "size_bytes": row["size_bytes"],
             "format": row["format"],
-            "parents": [item["parent_id"] for item in parents.get(key, [])],
-            "aliases": sorted(item["alias"] for item in aliases.get(key, [])),
+            "parents": [item["parent_id"] for item in parents.get(key, ())],
+            "aliases": sorted(item["alias"] for item in aliases.get(key, ())),
             "can_load_full": row["can_load_full"],
             "cannot_load_full_reason": row["cannot_load_full_reason"],
             "class_name": row["class_name"],
             "signature": row["signature"],
-            "environment": row["environment"],
+            "environment": dict(environments.get(row["environment_digest"], {})),
         }
         for row in rows
     ]
 
 
-def _grouped(
-    connection: Connection, table: Any, key: str, ids: Sequence[str]
-) -> dict[str, list[Mapping[str, Any]]]:
-    grouped: dict[str, list[Mapping[str, Any]]] = {}
-    for start in range(0, len(ids), 500):  # databases limit how many values a query may name
-        query = select(table).where(table.c[key].in_(ids[start : start + 500]))
-        for row in connection.execute(query).mappings():
-            grouped.setdefault(row[key], []).append(dict(row))
+def _grouped(connection: Connection, table: Any, ids: Any) -> dict[str, list[Any]]:
+    grouped: dict[str, list[Any]] = {}
+    query = select(table).where(table.c.version_id.in_(ids))
+    for row in connection.execute(query).mappings():
+        grouped.setdefault(row["version_id"], []).append(row)
     return grouped
+
+
+def _environments(connection: Connection, digests: set[str | None]) -> dict[str | None, Any]:
+    query = select(t.environment.c.digest, t.environment.c.facts)
+    if len(digests) <= _MOST_NAMED:
+        query = query.where(t.environment.c.digest.in_(digests))
+    return {row.digest: row.facts for row in connection.execute(query)}
 
 
 def _sorted(query: Select[Any], sort_by: str, *, ascending: bool) -> Select[Any]:

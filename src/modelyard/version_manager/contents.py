@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from modelyard._core.errors import IntegrityError, NotFoundError
+from modelyard._core.errors import ConfigError, IntegrityError, NotFoundError
 from modelyard._core.ids import checked_name
 from modelyard.storage import Store
 from modelyard.storage import tables as t
@@ -30,6 +30,41 @@ def encode(store: Store, kind: str, name: str, value: Any) -> StoredPart:
     checked_name(name, what=kind)
     encoding, fill = payloads.encoded(value, where=f"{kind} {name!r}")
     return put(store, kind, name, encoding, fill)
+
+
+def extras_of(
+    artifacts: Mapping[str, Any] | None, *, example_input: Any, training_state: Any
+) -> dict[str, Any]:
+    """What travels with a version by name, from the arguments of a save.
+
+    Raises:
+        ConfigError: An artifact has a name that an argument of its own stands for, or the training
+            state is no dict of things with a `state_dict`.
+    """
+    extras = dict(artifacts or {})
+    for name, value in (
+        (saving.EXAMPLE_INPUT, example_input),
+        (saving.TRAINING_STATE, _states_of(training_state)),
+    ):
+        if name in extras:
+            raise ConfigError(f"artifacts may not be called {name!r}; pass {name}= instead.")
+        if value is not None:
+            extras[name] = value
+    return extras
+
+
+def _states_of(training_state: Any) -> dict[str, Any] | None:
+    if training_state is None:
+        return None
+    if not isinstance(training_state, Mapping):
+        raise ConfigError(
+            'training_state must be a dict such as {"optimizer": optimizer}, got a '
+            f"{type(training_state).__name__}."
+        )
+    return {
+        str(name): part.state_dict() if hasattr(part, "state_dict") else part
+        for name, part in training_state.items()
+    }
 
 
 def put_all(store: Store, files: ModuleFiles, artifacts: Mapping[str, Any]) -> list[StoredPart]:

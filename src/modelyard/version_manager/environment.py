@@ -1,21 +1,40 @@
 """What a version was made with: Python, packages, machine, commit."""
 
+import contextlib
 import functools
 import getpass
+import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("modelyard", "torch", "numpy", "onnx", "onnxruntime", "safetensors")
+import torch
+from blake3 import blake3
+
+# A difference in these can change what a loaded model answers.
+_WATCHED = ("modelyard", "torch", "numpy", "onnxruntime", "safetensors")
 _GIT_TIMEOUT_S = 5
 
 
 def current_environment() -> dict[str, Any]:
-    """Versions and machine of this process; looked up once per working folder."""
-    return dict(_environment_in(str(Path.cwd())))
+    """Versions and machine of this process, looked up once per working folder; do not change."""
+    return _environment_in(str(Path.cwd()))
+
+
+def digest_of(facts: Mapping[str, Any]) -> str:
+    """What an environment is called in the database."""
+    if facts is current_environment():
+        return _digest_in(str(Path.cwd()))
+    return blake3(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+@functools.lru_cache(maxsize=8)
+def _digest_in(folder: str) -> str:
+    return blake3(json.dumps(_environment_in(folder), sort_keys=True).encode()).hexdigest()
 
 
 def current_user() -> str:
@@ -30,20 +49,67 @@ def current_user() -> str:
 def _environment_in(folder: str) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
-        "packages": {name: _version_of(name) for name in _PACKAGES},
+        "packages": _packages(),
         "platform": platform.platform(),
         "machine": platform.machine(),
+        "processor": _processor(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "n_cpus": os.cpu_count(),
         "git_commit": _git(folder, "rev-parse", "HEAD"),
         "git_dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no")),
     }
 
 
-def _version_of(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+def differences(
+    saved: Mapping[str, Any], now: Mapping[str, Any], *, class_name: str | None = None
+) -> list[str]:
+    """What differs between two environments and can change a model's answers, in words.
+
+    Args:
+        saved: The environment a version was saved in.
+        now: This one.
+        class_name: Full name of the model's class; the package it comes from is compared too.
+    """
+    watched = [*_WATCHED, *_packages_of(class_name)]
+    packages_saved, packages_now = saved.get("packages", {}), now["packages"]
+    pairs = [
+        ("Python", _minor(saved.get("python")), _minor(now["python"])),
+        *((name, packages_saved.get(name), packages_now.get(name)) for name in watched),
+        ("machine", saved.get("machine"), now["machine"]),
+        ("processor", saved.get("processor"), now["processor"]),
+        ("GPU", saved.get("gpu"), now["gpu"]),
+    ]
+    return [
+        f"{what} {then} then, {here or 'none'} now"
+        for what, then, here in pairs
+        # What was not written down, or not there, cannot be compared.
+        if then is not None and then != here
+    ]
+
+
+def _packages() -> dict[str, str]:
+    """Name and version of everything installed."""
+    found = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
+    return dict(sorted((name, version) for name, version in found.items() if name))
+
+
+def _packages_of(class_name: str | None) -> list[str]:
+    if class_name is None or class_name.startswith(("torch.", "modelyard.", "__main__.")):
+        return []
+    return metadata.packages_distributions().get(class_name.partition(".")[0], [])
+
+
+def _minor(version: str | None) -> str | None:
+    return version if version is None else ".".join(version.split(".")[:2])
+
+
+def _processor() -> str | None:
+    """The processor's name, where the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or None
 
 
 def _git(folder: str, *arguments: str) -> str | None:

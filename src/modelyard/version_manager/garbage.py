@@ -1,20 +1,26 @@
 """Removing in two steps: a tombstone first, the bytes only after a time of grace."""
 
-import shutil
+import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from pathlib import Path
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, func, select, update
 
-from modelyard._core.errors import VersionNotFoundError
+from modelyard._core.errors import IntegrityError, VersionNotFoundError
 from modelyard.storage import Store
 from modelyard.storage import tables as t
-from modelyard.version_manager import catalog
-from modelyard.version_manager.saving import record
+from modelyard.version_manager import catalog, manifests
+from modelyard.version_manager.history import Event, record
+from modelyard.version_manager.records import GcReport
+
+# A document whose write was cut off; a file in a version's folder: its model, its id.
+_TEMPORARY = re.compile(r"[^/]+/[^/]+/\.[^/]+\.json\.[0-9a-f]{8}\.tmp")
+_IN_VERSION = re.compile(r"([^/]+)/(\1_v\d{8}_\d{6}(?:_\d+)?)/.+")
 
 
-def bury(connection: Connection, ids: Iterable[str], *, at: datetime, actor: str) -> None:
+def bury(
+    connection: Connection, store: Store, ids: Iterable[str], *, at: datetime, actor: str
+) -> None:
     """Mark versions as removed; their bytes stay."""
     for version_id in ids:
         version = catalog.find(connection, version_id)
@@ -23,14 +29,14 @@ def bury(connection: Connection, ids: Iterable[str], *, at: datetime, actor: str
             .where(t.version.c.version_id == version_id)
             .values(removed_at=at.isoformat())
         )
-        record(
-            connection,
+        event = Event(
             action="remove",
             model_name=version["model_name"],
             version_id=version_id,
             at=at,
             actor=actor,
         )
+        record(connection, store, event)
 
 
 def check_restorable(connection: Connection, version_id: str) -> None:
@@ -44,53 +50,142 @@ def check_restorable(connection: Connection, version_id: str) -> None:
         raise VersionNotFoundError(f"The bytes of {version_id!r} are gone: gc() has freed them.")
 
 
-def collect(
-    store: Store, base_dir: Path, *, now: datetime, dry_run: bool, grace_h: float
-) -> list[str]:
-    """Free blobs that no version needs any more; their digests.
+def collect(store: Store, *, now: datetime, dry_run: bool, grace_h: float) -> GcReport:
+    """Free what no version needs any more.
 
     Versions removed longer ago than the grace time lose their files. A blob that nothing refers
     to is condemned first, and unlinked by a later run once it has been condemned for the grace
-    time: a save that uses the same bytes meanwhile takes it back.
+    time: a save that uses the same bytes meanwhile takes it back. Files of saves that were cut
+    off go once they are older than the grace time, but never those a manifest names.
     """
-    limit = (now - timedelta(hours=grace_h)).isoformat()
-    if dry_run:
-        with store.database.reading() as connection:
-            return _unneeded(connection, limit)
+    limit = now - timedelta(hours=grace_h)
     with store.database.writing() as connection:
-        for version in _expired(connection, limit):
-            connection.execute(
-                delete(t.artifact).where(t.artifact.c.version_id == version.version_id)
-            )
-            shutil.rmtree(base_dir / version.model_name / version.version_id, ignore_errors=True)
-        orphans = select(t.blob.c.digest).where(
-            t.blob.c.digest.not_in(select(t.artifact.c.digest))
-        )
-        connection.execute(
-            update(t.blob)
-            .where(t.blob.c.digest.in_(orphans), t.blob.c.condemned_at.is_(None))
-            .values(condemned_at=now.isoformat())
-        )
-        row = t.blob.c
-        condemned = select(row.digest).where(row.condemned_at <= limit)
-        freed = list(connection.execute(condemned).scalars())
+        versions = catalog.removed_before(connection, limit.isoformat())
+        condemned, freed = _condemn(connection, versions, now=now, limit=limit)
+        leftovers = _Leftovers(connection, store, limit)
+        report: GcReport = {
+            "versions": [version.version_id for version in versions],
+            "freed": sorted(freed),
+            "freed_bytes": sum(freed.values()),
+            "condemned": condemned,
+            "leftovers": sorted({*leftovers.blobs, *leftovers.files, *leftovers.incoming}),
+            "unknown_versions": sorted(leftovers.unknown),
+        }
+        if dry_run:
+            connection.rollback()
+            return report
         # Still inside the transaction: no save can take a blob back between this and the unlink.
+        for version in versions:
+            store.documents.remove_folder(
+                manifests.folder_name(version.model_name, version.version_id)
+            )
         for digest in freed:
-            connection.execute(delete(t.blob).where(row.digest == digest))
             store.blobs.remove(digest)
-    return freed
+        leftovers.remove()
+    return report
 
 
-def _expired(connection: Connection, limit: str) -> list[catalog.RemovedVersion]:
-    return catalog.removed_before(connection, limit)
+def _condemn(
+    connection: Connection,
+    versions: Iterable[catalog.RemovedVersion],
+    *,
+    now: datetime,
+    limit: datetime,
+) -> tuple[list[str], dict[str, int]]:
+    """Take the rows of what goes: blobs newly condemned, and size by digest of those freed."""
+    for version in versions:
+        connection.execute(delete(t.artifact).where(t.artifact.c.version_id == version.version_id))
+    b = t.blob.c
+    is_orphan = b.digest.not_in(select(t.artifact.c.digest))
+    newly = select(b.digest).where(is_orphan, b.condemned_at.is_(None)).order_by(b.digest)
+    condemned = list(connection.execute(newly).scalars())
+    connection.execute(
+        update(t.blob)
+        .where(is_orphan, b.condemned_at.is_(None))
+        .values(condemned_at=now.isoformat())
+    )
+    expired = select(b.digest, b.size_bytes).where(is_orphan, b.condemned_at <= limit.isoformat())
+    freed = {row.digest: row.size_bytes for row in connection.execute(expired)}
+    for digest in freed:
+        connection.execute(delete(t.blob).where(b.digest == digest))
+    return condemned, freed
 
 
-def _unneeded(connection: Connection, limit: str) -> list[str]:
-    """Blobs that only versions removed before `limit` refer to."""
-    expired = {version.version_id for version in _expired(connection, limit)}
-    row = t.artifact.c
-    needed: set[str] = set()
-    candidates: set[str] = set()
-    for artifact in connection.execute(select(row.version_id, row.digest)):
-        (candidates if artifact.version_id in expired else needed).add(artifact.digest)
-    return sorted(candidates - needed)
+class _Leftovers:
+    """What saves that were cut off have left, older than `limit`.
+
+    Attributes:
+        blobs: Digests that neither the database nor any manifest names.
+        files: Documents: temporary ones, those in folders of versions that never came to be, and
+            events that were not committed.
+        incoming: Temporary files of blobs.
+        unknown: Versions that have a manifest but no row: a lost database knew them.
+    """
+
+    def __init__(self, connection: Connection, store: Store, limit: datetime) -> None:
+        self._store = store
+        entries = list(store.documents.entries())
+        known = set(connection.execute(select(t.version.c.version_id)).scalars())
+        self.unknown: set[str] = set()
+        named = set(connection.execute(select(t.blob.c.digest)).scalars())
+        with_manifest = set()
+        for entry in entries:
+            found = _IN_VERSION.fullmatch(entry.name)
+            if found and found[2] not in known and entry.name.endswith(f"/{manifests.MANIFEST}"):
+                with_manifest.add(found[2])
+                self.unknown.add(found[2])
+                named |= _named_by(store, found[1], found[2])
+        events = set(connection.execute(select(t.audit.c.seq)).scalars())
+        last = connection.execute(select(func.max(t.audit.c.seq))).scalar() or 0
+        old = [entry.name for entry in entries if entry.modified_at <= limit]
+        self.files = [
+            name
+            for name in old
+            if _is_temporary(name)
+            or _is_of_no_version(name, known | with_manifest)
+            or _is_of_no_event(name, events, last)
+        ]
+        self.blobs = [
+            blob.digest
+            for blob in store.blobs.stored()
+            if blob.modified_at <= limit and blob.digest not in named
+        ]
+        self.incoming = [b.digest for b in store.blobs.leftovers() if b.modified_at <= limit]
+
+    def remove(self) -> None:
+        """Remove them all."""
+        for name in self.files:
+            self._store.documents.remove(name)
+        for digest in self.blobs:
+            self._store.blobs.remove(digest)
+        for name in self.incoming:
+            self._store.blobs.remove_leftover(name)
+
+
+def _named_by(store: Store, model_name: str, version_id: str) -> set[str]:
+    """Digests in a manifest; one that cannot be read names none."""
+    try:
+        manifest = manifests.read(
+            store, model_name, version_id, stored_format=manifests.FIRST_FORMAT
+        )
+    except IntegrityError:
+        return set()
+    return {file["blake3"] for file in (manifest or {}).get("files", {}).values()}
+
+
+def _is_temporary(name: str) -> bool:
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def _is_of_no_version(name: str, known: set[str]) -> bool:
+    found = _IN_VERSION.fullmatch(name)
+    return found is not None and found[2] not in known
+
+
+def _is_of_no_event(name: str, events: set[int], last: int) -> bool:
+    folder, _, file = name.rpartition("/")
+    number = file.removesuffix(".json")
+    if not folder.endswith("/history") or folder.count("/") != 1 or not number.isdigit():
+        return False
+    # Beyond the last there may be what a lost database knew.
+    return int(number) <= last and int(number) not in events

@@ -1,41 +1,40 @@
 """`ModelVersionManager`: the registry's public face; its sister modules decide."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, update
+from sqlalchemy import delete, insert
 from torch import nn
 
-from modelyard._core.clock import Clock, SystemClock
-from modelyard._core.errors import ConfigError
+from modelyard._core.clock import Clock
 from modelyard._core.ids import checked_name
-from modelyard.stats.direction import is_lower_better
 from modelyard.storage import Store, open_store
 from modelyard.storage import tables as t
 from modelyard.torchtools.layers import unwrapped
 from modelyard.torchtools.originals import warn_if_original
+from modelyard.torchtools.signature import note_signature, signature_of
 from modelyard.version_manager import (
     catalog,
     contents,
-    garbage,
     loading,
+    manifests,
     promotion,
+    rebuild,
     saving,
+    verification,
 )
-from modelyard.version_manager.comparison import compared, relation
-from modelyard.version_manager.environment import current_environment, current_user
+from modelyard.version_manager.environment import current_environment, differences
+from modelyard.version_manager.keeper import RegistryKeeper
 from modelyard.version_manager.module_format import to_files
-from modelyard.version_manager.records import AuditRecord, Comparison, Statistics, Version
-from modelyard.version_manager.retention import Ranking, removable
-from modelyard.version_manager.signature import signature_of
+from modelyard.version_manager.records import Version
 from modelyard.version_manager.trust import full_name
 
 _logger = logging.getLogger("modelyard")
 
 
-class ModelVersionManager:
+class ModelVersionManager(RegistryKeeper):
     """Saves versions of models, finds them again and moves the aliases that mean "in use".
 
     Thread-safe, and safe for several processes on one store: all state is in the store.
@@ -49,11 +48,12 @@ class ModelVersionManager:
         store: A store that is open already, instead of the three places above.
         clock: Where the time comes from.
         seed: Taken as every class with state takes it; nothing here is left to chance.
-        actor: Who is written to the audit; by default the user of the process.
+        actor: Who is written to the history; by default the user of the process.
 
     Raises:
         ConfigError: A URL that cannot be used, or `keep_best_n` below 1.
-        StorageError: The place cannot be opened or written.
+        StorageError: The place cannot be opened or written, a newer modelyard made it, or its
+            database was lost (`rebuild_registry` restores it).
     """
 
     def __init__(
@@ -69,16 +69,14 @@ class ModelVersionManager:
         seed: int | None = None,  # noqa: ARG002 - see the docstring
         actor: str | None = None,
     ) -> None:
-        if keep_best_n < 1:
-            raise ConfigError(f"keep_best_n must be 1 or more, got {keep_best_n}.")
-        self.store = store or open_store(
-            base_dir, database_url=database_url, storage_url=storage_url
-        )
-        self.base_dir = self.store.folder
+        opened = store or open_store(base_dir, database_url=database_url, storage_url=storage_url)
+        super().__init__(opened, keep_best_n=keep_best_n, clock=clock, actor=actor)
         self._auto_cleanup = auto_cleanup
-        self._keep_best_n = keep_best_n
-        self._clock = clock or SystemClock()
-        self._actor = actor or current_user()
+        self._environment_warned: set[str] = set()
+        rebuild.check_not_lost(self.store)
+        if self.store.database.was_migrated:
+            with self.store.database.reading() as connection:
+                verification.write_documents(connection, self.store)
 
     # ── saving and loading ──────────────────────────────────────────────────────────────────
 
@@ -95,6 +93,7 @@ class ModelVersionManager:
         example_input: Any = None,
         artifacts: Mapping[str, Any] | None = None,
         signature: Mapping[str, Any] | None = None,
+        training_state: Mapping[str, Any] | None = None,
     ) -> str:
         """Store a version of a model. On return it is on the disk.
 
@@ -111,7 +110,11 @@ class ModelVersionManager:
             example_input: Tensor, or tuple or dict of tensors; travels with the version and gives
                 its signature.
             artifacts: Bytes, arrays, tensors or JSON by name, which the model needs.
-            signature: Names, shapes and dtypes of the inputs, instead of the example's.
+            signature: Names, shapes and dtypes of inputs and outputs, instead of those that the
+                example input and the model's answer to it have.
+            training_state: What training needs to go on, by name: optimizers, schedulers,
+                anything with a `state_dict`, or such a dict itself. `read_training_state` gives
+                it back.
 
         Returns:
             The version id, `ppo_v20231120_120000`.
@@ -122,7 +125,7 @@ class ModelVersionManager:
             VersionNotFoundError: An unknown parent.
             StorageError: The disk or the database refuses. Nothing already stored is harmed.
         """
-        checked_name(model_name, what="model_name")
+        saving.checked_model_name(model_name)
         module = unwrapped(model)
         warn_if_original(model, action="saved")
         files = to_files(module)
@@ -137,15 +140,15 @@ class ModelVersionManager:
             parents=saving.checked_parents(parents),
             class_name=full_name(type(module)),
             cannot_load_full_reason=files.reason,
-            signature=signature_of(signature, example_input),
+            signature=signature_of(module, signature, example_input),
             environment=current_environment(),
         )
-        extras = dict(artifacts or {})
-        if example_input is not None:
-            extras[saving.EXAMPLE_INPUT] = example_input
+        extras = contents.extras_of(
+            artifacts, example_input=example_input, training_state=training_state
+        )
         parts = contents.put_all(self.store, files, extras)
         version_id = saving.store_version(
-            self.store, self.base_dir, facts, parts, now=self._clock.now(), actor=self._actor
+            self.store, facts, parts, now=self._clock.now(), actor=self._actor
         )
         if self._auto_cleanup:
             self.cleanup_old_versions(model_name)
@@ -175,106 +178,34 @@ class ModelVersionManager:
 
         Raises:
             VersionNotFoundError: No such version.
-            IntegrityError: A file is missing or has other bytes than were saved.
+            IntegrityError: A file is missing or has other bytes than were saved; the manifest too.
             UntrustedClassError: The module is made of classes nobody has vouched for.
             InputError: It cannot be rebuilt whole, or its weights do not fit `model_class`.
         """
         version = self.get_version(version_id)
         paths = contents.model_paths(self.store, version_id)
+        manifests.check(self.store, version)
+        self._warn_of_environment(version)
         if trust:
             with self.store.database.writing() as connection:
                 self._record(connection, "trust", version, {"reason": "load_model(trust=True)"})
         if load_full or model_class is None:
             classes = [*trusted_classes, *([model_class] if model_class else [])]
-            return loading.load_whole(version, paths, trusted_classes=classes, trust=trust)
-        return loading.load_into(model_class, version, paths)
+            model = loading.load_whole(version, paths, trusted_classes=classes, trust=trust)
+        else:
+            model = loading.load_into(model_class, version, paths)
+        note_signature(model, version["signature"])
+        return model
 
-    # ── finding ─────────────────────────────────────────────────────────────────────────────
-
-    def get_version(self, version_id: str) -> Version:
-        """What is known about a version.
-
-        Raises:
-            VersionNotFoundError: No such version.
-        """
-        with self.store.database.reading() as connection:
-            return catalog.find(connection, version_id)
-
-    def list_versions(
-        self,
-        model_name: str | None = None,
-        tags: Iterable[str] | None = None,
-        sort_by: str = "timestamp",
-        ascending: bool = False,  # noqa: FBT001, FBT002 - the design document's signature
-    ) -> list[Version]:
-        """Versions that are not removed, newest first unless told otherwise.
-
-        Args:
-            model_name: Only of this model.
-            tags: Only those that have all of these.
-            sort_by: `timestamp`, `version_id`, `model_name`, `size_bytes`, or a metric as
-                `sharpe` or `metrics.sharpe`; versions without the metric come last.
-            ascending: Smallest or oldest first.
+    def read_training_state(self, version_id: str) -> dict[str, Any]:
+        """What was given as `training_state` at save, each as its `state_dict`, verified.
 
         Raises:
-            ConfigError: `sort_by` is neither a column nor a metric that any version has.
+            NotFoundError: Nothing was.
+            IntegrityError: The stored bytes are damaged.
         """
-        with self.store.database.reading() as connection:
-            catalog.check_sort_key(connection, sort_by)
-            return catalog.listed(
-                connection,
-                model_name=model_name,
-                tags=saving.checked_tags(tags),
-                sort_by=sort_by,
-                ascending=ascending,
-            )
-
-    def get_best_version(
-        self,
-        model_name: str,
-        metric: str,
-        maximize: bool = True,  # noqa: FBT001, FBT002 - the design document's signature
-    ) -> Version:
-        """The version with the best finite value of a metric; of equals, the newest.
-
-        Raises:
-            VersionNotFoundError: No version of the model has it.
-        """
-        with self.store.database.reading() as connection:
-            return catalog.best(connection, model_name, metric, maximize=maximize)
-
-    def compare_versions(
-        self, version_id1: str, version_id2: str, metrics: Sequence[str] | None = None
-    ) -> Comparison:
-        """Two versions side by side: metrics, config, size, lineage.
-
-        Raises:
-            VersionNotFoundError: One of them is unknown.
-        """
-        if isinstance(metrics, str):
-            metrics = [metrics]
-        with self.store.database.reading() as connection:
-            first = catalog.find(connection, version_id1)
-            second = catalog.find(connection, version_id2)
-            lineage = relation(
-                version_id1,
-                version_id2,
-                catalog.ancestors(connection, version_id1),
-                catalog.ancestors(connection, version_id2),
-            )
-        return compared(first, second, metrics=metrics, lineage=lineage)
-
-    def get_statistics(self, model_name: str | None = None) -> Statistics:
-        """The registry, or one model of it, in numbers."""
-        with self.store.database.reading() as connection:
-            return catalog.statistics(connection, model_name)
-
-    def get_history(
-        self, model_name: str | None = None, *, version_id: str | None = None
-    ) -> list[AuditRecord]:
-        """Who did what, oldest first; append-only."""
-        with self.store.database.reading() as connection:
-            return catalog.history(connection, model_name=model_name, version_id=version_id)
+        state: dict[str, Any] = self.read_artifact(version_id, saving.TRAINING_STATE)
+        return state
 
     # ── aliases and tags ────────────────────────────────────────────────────────────────────
 
@@ -333,16 +264,6 @@ class ModelVersionManager:
             expected_version_id=expected_version_id,
         )
 
-    def get_by_alias(self, model_name: str, alias: str = "production") -> Version:
-        """The version an alias points to.
-
-        Raises:
-            VersionNotFoundError: There is no such alias.
-        """
-        with self.store.database.reading() as connection:
-            version_id = promotion.required_target(connection, model_name, alias)
-            return catalog.find(connection, version_id)
-
     def drop_alias(self, model_name: str, alias: str) -> None:
         """Remove an alias; the version stays.
 
@@ -351,22 +272,13 @@ class ModelVersionManager:
         """
         with self.store.database.writing() as connection:
             promotion.drop_alias(
-                connection, model_name, alias, actor=self._actor, at=self._clock.now()
+                connection,
+                self.store,
+                model_name,
+                alias,
+                actor=self._actor,
+                at=self._clock.now(),
             )
-
-    def verify_version(self, version_id: str) -> Version:
-        """Check that every file of a version's module holds the bytes that were saved.
-
-        Returns:
-            The version.
-
-        Raises:
-            VersionNotFoundError: No such version.
-            IntegrityError: A file is missing or damaged.
-        """
-        version = self.get_version(version_id)
-        contents.model_paths(self.store, version_id)
-        return version
 
     def tag_version(self, version_id: str, tag: str) -> Version:
         """Add a tag; a tag never moves an alias.
@@ -415,119 +327,15 @@ class ModelVersionManager:
         """
         version = self.get_version(version_id)
         part = contents.encode(self.store, "attachment", name, data)
-        row = t.artifact.c
         with self.store.database.writing() as connection:
-            connection.execute(
-                delete(t.artifact).where(
-                    row.version_id == version_id, row.kind == "attachment", row.name == name
-                )
+            saving.attach(
+                connection,
+                self.store,
+                version,
+                part,
+                now=self._clock.now(),
+                actor=self._actor,
             )
-            saving.add_part(connection, self.store.blobs, version_id, part)
-            detail = {"name": name, "sha256": part.ref.sha256}
-            self._record(connection, "attach", version, detail)
-
-    def read_attachment(self, version_id: str, name: str) -> Any:
-        """What was attached under this name, verified.
-
-        Raises:
-            NotFoundError: Nothing is; the message names what there is.
-            IntegrityError: The stored bytes are damaged.
-        """
-        self.get_version(version_id)
-        return contents.read(self.store, "attachment", version_id, name)
-
-    def read_artifact(self, version_id: str, name: str) -> Any:
-        """An artifact given at save; `example_input` is one of them.
-
-        Raises:
-            NotFoundError: There is none of this name; the message names what there is.
-            IntegrityError: The stored bytes are damaged.
-        """
-        self.get_version(version_id)
-        return contents.read(self.store, "artifact", version_id, name)
-
-    # ── removing ────────────────────────────────────────────────────────────────────────────
-
-    def cleanup_old_versions(
-        self,
-        model_name: str | None = None,
-        keep_best_n: int | None = None,
-        metric: str | None = None,
-        *,
-        maximize: bool = True,
-        dry_run: bool = False,
-    ) -> list[str]:
-        """Remove versions beyond the best (or newest) n of each model.
-
-        A removed version can be brought back by `restore_version` until `gc` has run. Kept in any
-        case: production and the three before it, every aliased version, those in a rollout,
-        tagged `production` or `milestone`, needed by another's lineage, younger than 24 h, or
-        lacking the metric.
-
-        Args:
-            model_name: Only this model.
-            keep_best_n: How many stay; None for the manager's own number.
-            metric: What makes a version good; None keeps the newest.
-            maximize: Whether a larger value of `metric` is better. Where the metric's name says
-                otherwise, a warning does too.
-            dry_run: Only say what would go.
-
-        Returns:
-            Ids removed.
-
-        Raises:
-            ConfigError: `keep_best_n` below 1.
-        """
-        keep = self._keep_best_n if keep_best_n is None else keep_best_n
-        if keep < 1:
-            raise ConfigError(f"keep_best_n must be 1 or more, got {keep}.")
-        if metric is not None and is_lower_better(metric) == maximize:
-            _logger.warning(
-                "cleanup_old_versions(metric=%r, maximize=%s) keeps the %s; by its name the "
-                "other way is better. Pass maximize=%s if that was meant.",
-                metric,
-                maximize,
-                "largest" if maximize else "smallest",
-                not maximize,
-            )
-        ranking = Ranking(keep=keep, metric=metric, maximize=maximize)
-        now = self._clock.now()
-        with self.store.database.writing() as connection:
-            used = catalog.in_use(connection)
-            versions = catalog.listed(connection, model_name=model_name)
-            ids = [
-                version_id
-                for name in dict.fromkeys(version["model_name"] for version in versions)
-                for version_id in removable(
-                    [v for v in versions if v["model_name"] == name], ranking, now=now, in_use=used
-                )
-            ]
-            if not dry_run:
-                garbage.bury(connection, ids, at=now, actor=self._actor)
-        return ids
-
-    def restore_version(self, version_id: str) -> Version:
-        """Bring back a removed version.
-
-        Raises:
-            VersionNotFoundError: It never was, or `gc` has taken its bytes.
-        """
-        with self.store.database.writing() as connection:
-            version = catalog.find(connection, version_id, removed=True)
-            garbage.check_restorable(connection, version_id)
-            connection.execute(
-                update(t.version)
-                .where(t.version.c.version_id == version_id)
-                .values(removed_at=None)
-            )
-            self._record(connection, "restore", version, {})
-        return self.get_version(version_id)
-
-    def gc(self, *, dry_run: bool = False, grace_hours: float = 24.0) -> list[str]:
-        """Free the bytes of versions removed more than `grace_hours` ago; the digests freed."""
-        return garbage.collect(
-            self.store, self.base_dir, now=self._clock.now(), dry_run=dry_run, grace_h=grace_hours
-        )
 
     # ── inside ──────────────────────────────────────────────────────────────────────────────
 
@@ -544,6 +352,7 @@ class ModelVersionManager:
         with self.store.database.writing() as connection:
             previous = promotion.move_alias(
                 connection,
+                self.store,
                 alias,
                 version_id,
                 model_name=model_name,
@@ -552,19 +361,21 @@ class ModelVersionManager:
                 at=self._clock.now(),
                 expected_version_id=expected_version_id,
             )
-            version = catalog.find(connection, version_id)
+            version = self._placed(catalog.find(connection, version_id))
         return {**version, "previous_version_id": previous}
 
-    def _record(
-        self, connection: Connection, action: str, version: Version, detail: Mapping[str, Any]
-    ) -> None:
-        """Append to the audit, in the transaction that does what it tells of."""
-        saving.record(
-            connection,
-            action=action,
-            model_name=version["model_name"],
-            version_id=version["version_id"],
-            at=self._clock.now(),
-            actor=self._actor,
-            detail=detail,
+    def _warn_of_environment(self, version: Version) -> None:
+        """Say once a version what differs from where it was saved."""
+        version_id = version["version_id"]
+        if version_id in self._environment_warned:
+            return
+        self._environment_warned.add(version_id)
+        found = differences(
+            version["environment"], current_environment(), class_name=version["class_name"]
         )
+        if found:
+            _logger.warning(
+                "%s was saved in another environment: %s. Its answers may differ.",
+                version_id,
+                "; ".join(found),
+            )

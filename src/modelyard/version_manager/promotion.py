@@ -5,15 +5,17 @@ from datetime import datetime
 from sqlalchemy import Connection, delete, insert, select, update
 
 from modelyard._core.errors import ConfigError, StaleRevisionError, VersionNotFoundError
+from modelyard.storage import Store
 from modelyard.storage import tables as t
 from modelyard.version_manager import catalog
-from modelyard.version_manager.saving import record
+from modelyard.version_manager.history import Event, record
 
 PRODUCTION = t.PRODUCTION
 
 
 def move_alias(
     connection: Connection,
+    store: Store,
     alias: str,
     version_id: str,
     *,
@@ -27,6 +29,7 @@ def move_alias(
 
     Args:
         connection: Inside a writing transaction.
+        store: Whose.
         alias: Its name.
         version_id: A version of `model_name` that is not removed.
         model_name: The model whose alias moves.
@@ -51,21 +54,22 @@ def move_alias(
             f"{alias!r} of {model_name!r} points to {previous!r}, not to {expected_version_id!r}: "
             "someone moved it meanwhile. Look at get_history() and decide again."
         )
-    _write(connection, model_name, alias, version_id, is_new=previous is None)
-    record(
-        connection,
+    write(connection, model_name, alias, version_id, is_new=previous is None)
+    event = Event(
         action=action,
         model_name=model_name,
         version_id=version_id,
         at=at,
         actor=actor,
         detail={"alias": alias, "previous_version_id": previous},
+        alias=alias,
     )
+    record(connection, store, event)
     return previous
 
 
 def drop_alias(
-    connection: Connection, model_name: str, alias: str, *, actor: str, at: datetime
+    connection: Connection, store: Store, model_name: str, alias: str, *, actor: str, at: datetime
 ) -> None:
     """Remove an alias; the version stays.
 
@@ -78,15 +82,16 @@ def drop_alias(
     connection.execute(
         delete(t.alias).where(t.alias.c.model_name == model_name, t.alias.c.alias == alias)
     )
-    record(
-        connection,
+    event = Event(
         action="drop_alias",
         model_name=model_name,
         version_id=previous,
         at=at,
         actor=actor,
         detail={"alias": alias},
+        alias=alias,
     )
+    record(connection, store, event)
 
 
 def target(connection: Connection, model_name: str, alias: str) -> str | None:
@@ -109,9 +114,10 @@ def required_target(connection: Connection, model_name: str, alias: str) -> str:
     return found
 
 
-def _write(
+def write(
     connection: Connection, model_name: str, alias: str, version_id: str, *, is_new: bool
 ) -> None:
+    """Write the row of an alias alone, without a word in the history."""
     a = t.alias.c
     if is_new:
         connection.execute(

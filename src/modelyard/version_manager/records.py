@@ -132,3 +132,105 @@ class AuditRecord(TypedDict):
     action: str
     actor: str
     detail: dict[str, Any]
+    alias: str | None
+
+
+class GcReport(TypedDict):
+    """What `gc` did, or would do.
+
+    Attributes:
+        versions: Removed versions whose files went: they cannot be restored any more.
+        freed: Digests of blobs whose bytes went.
+        freed_bytes: How many bytes those were.
+        condemned: Digests of blobs that nothing needs; a run after the grace time frees them.
+        leftovers: Files of saves that were cut off.
+        unknown_versions: Versions that have a manifest but are not in the database. They are
+            left alone; `rebuild` takes them in.
+    """
+
+    versions: list[str]
+    freed: list[str]
+    freed_bytes: int
+    condemned: list[str]
+    leftovers: list[str]
+    unknown_versions: list[str]
+
+
+class Problem(TypedDict):
+    """Something wrong with a stored version.
+
+    Attributes:
+        version_id: Whose, or None for what belongs to the registry.
+        problem: What, with path, expected and found.
+        is_repaired: Whether it was put right.
+    """
+
+    version_id: str | None
+    problem: str
+    is_repaired: bool
+
+
+class VerifyReport(TypedDict):
+    """What `verify` found.
+
+    Attributes:
+        n_versions: Versions looked at.
+        n_bytes: Bytes of theirs that were read and hashed.
+        problems: What was wrong.
+    """
+
+    n_versions: int
+    n_bytes: int
+    problems: list[Problem]
+
+
+class RebuildReport(TypedDict):
+    """What `rebuild` restored.
+
+    Attributes:
+        versions: Ids taken into the database.
+        n_events: Events of the history that were taken in and done again.
+        problems: What could not be restored, and why.
+    """
+
+    versions: list[str]
+    n_events: int
+    problems: list[Problem]
+
+
+class LineageNode(TypedDict):
+    """A version in a lineage graph.
+
+    Attributes:
+        version_id: Its id.
+        model_name: Its model; None for one that is not in this registry.
+        metrics: Value by name.
+        is_removed: Whether it was removed, or is not here.
+    """
+
+    version_id: str
+    model_name: str | None
+    metrics: dict[str, float | None]
+    is_removed: bool
+
+
+class LineageEdge(TypedDict):
+    """`child` was made from `parent`, by `kind`."""
+
+    parent: str
+    child: str
+    kind: str
+
+
+class Lineage(TypedDict):
+    """Where a version comes from and what was made from it.
+
+    Attributes:
+        version_id: The version asked for.
+        nodes: It, all its ancestors and all its descendants, oldest first.
+        edges: How each came from which.
+    """
+
+    version_id: str
+    nodes: list[LineageNode]
+    edges: list[LineageEdge]

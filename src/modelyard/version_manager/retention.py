@@ -1,6 +1,6 @@
 """Which versions may go: a pure decision on what is known about each."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -30,7 +30,7 @@ def removable(
     ranking: Ranking,
     *,
     now: datetime,
-    in_use: Iterable[str],
+    needed: Container[str],
 ) -> list[str]:
     """Ids that may be removed, worst first.
 
@@ -38,20 +38,31 @@ def removable(
         versions: Every version of one model, newest first.
         ranking: What stays.
         now: The time.
-        in_use: Ids that a rollout or another version's lineage needs.
+        needed: Ids that something needs: a rollout, a rollback, lineage, a lease.
 
     Returns:
-        Ids outside the best `ranking.keep`, without those that are aliased, in use, tagged
+        Ids outside the best `ranking.keep`, without those that are aliased, needed, tagged
         `production` or `milestone`, younger than 24 h, or lacking the metric that ranks.
     """
     ranked = _ranked(versions, ranking)
-    needed = set(in_use)
     beyond = ranked[ranking.keep :]
     return [
         version["version_id"]
         for version in reversed(beyond)
         if version["version_id"] not in needed and not is_protected(version, now=now)
     ]
+
+
+def reasons_to_keep(version: Version, needs: Sequence[str]) -> list[str]:
+    """Why a version may not be removed by name, in words; its rank and age do not count.
+
+    Args:
+        version: Which.
+        needs: What the registry knows to need it.
+    """
+    aliases = [f"the alias {alias!r} points to it" for alias in version["aliases"]]
+    tags = [f"it is tagged {tag!r}" for tag in version["tags"] if tag in PROTECTED_TAGS]
+    return [*aliases, *tags, *needs]
 
 
 def is_protected(version: Version, *, now: datetime) -> bool:

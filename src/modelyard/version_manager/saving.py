@@ -1,43 +1,58 @@
 """Storing a version: bytes first, then one transaction that makes them a version."""
 
+import contextlib
 import math
-import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from modelyard._core.errors import ConfigError, StorageError, VersionNotFoundError
-from modelyard._core.files import write_json
 from modelyard._core.ids import checked_name, timestamp_of, version_id_of
 from modelyard._core.plain import to_plain
 from modelyard.storage import BlobRef, BlobStore, HashingWriter, Store
 from modelyard.storage import tables as t
-from modelyard.version_manager import catalog
+from modelyard.version_manager import catalog, history, manifests
+from modelyard.version_manager.environment import digest_of
+from modelyard.version_manager.records import Version
 
-FORMAT = "modelyard-1"
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "module.pt"
 EXAMPLE_INPUT = "example_input"
+TRAINING_STATE = "training_state"
+# Made once: SQLAlchemy finds what it compiled for a statement by the statement's own parts.
+_INSERT_VERSION = insert(t.version)
+_INSERT_BLOB = insert(t.blob)
+_INSERT_ARTIFACT = insert(t.artifact)
+_INSERT_METRIC = insert(t.metric)
+_INSERT_TAG = insert(t.tag)
+_INSERT_LINEAGE = insert(t.lineage)
+# Folders and files of the registry itself.
+_RESERVED = frozenset({"blobs", "cache"})
 # As wide as the database's column.
 _LONGEST_METRIC_NAME = 120
 LINEAGE_KINDS = ("retrained", "compressed", "quantized", "distilled", "exported")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What is said about a version, checked and plain."""
+class Details:
+    """What stands in tables beside the version's own: metrics, tags, parents (id and kind)."""
 
     model_name: str
     metrics: dict[str, float | None]
+    tags: list[str]
+    parents: list[tuple[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts(Details):
+    """What is said about a version, checked and plain."""
+
     non_finite: list[str]
     config: dict[str, Any]
     description: str
-    tags: list[str]
-    parents: list[tuple[str, str]]
     class_name: str
     cannot_load_full_reason: str | None
     signature: dict[str, Any] | None
@@ -61,6 +76,21 @@ class StoredPart:
     encoding: str
     ref: BlobRef
     fill: Callable[[HashingWriter], None]
+
+
+def checked_model_name(model_name: object) -> str:
+    """`model_name` itself if a folder of the registry can have it.
+
+    Raises:
+        ConfigError: Odd characters, or the name of something that is there already.
+    """
+    name = checked_name(model_name, what="model_name")
+    if name.lower() in _RESERVED or name.lower().startswith("registry."):
+        raise ConfigError(
+            f"model_name {name!r} is what the registry itself calls a folder or file of its own; "
+            "choose another."
+        )
+    return name
 
 
 def checked_metrics(
@@ -126,13 +156,7 @@ def checked_parents(parents: str | Iterable[str | tuple[str, str]]) -> list[tupl
 
 
 def store_version(
-    store: Store,
-    base_dir: Path,
-    facts: Facts,
-    parts: list[StoredPart],
-    *,
-    now: datetime,
-    actor: str,
+    store: Store, facts: Facts, parts: list[StoredPart], *, now: datetime, actor: str
 ) -> str:
     """Make stored blobs a version, in one transaction; its id.
 
@@ -140,87 +164,166 @@ def store_version(
     acknowledged always has one, and one that was not leaves none.
     """
     with store.database.writing() as connection:
-        version_id = _free_id(connection, facts.model_name, timestamp_of(now))
+        version_id = free_id(connection, store, facts.model_name, timestamp_of(now))
         _check_parents(connection, facts.parents)
-        folder = base_dir / facts.model_name / version_id
-        path = f"{store.url}/{facts.model_name}/{version_id}" if store.url else str(folder)
-        row = _version_row(facts, parts, version_id=version_id, path=path, now=now)
         try:
-            connection.execute(insert(t.version).values(**row))
-            for part in parts:
-                add_part(connection, store.blobs, version_id, part)
-            _insert_details(connection, version_id, facts)
-            record(
+            insert_version(
                 connection,
-                action="save",
-                model_name=facts.model_name,
+                store,
+                facts,
+                parts,
                 version_id=version_id,
-                at=now,
+                made_at=now,
+                now=now,
                 actor=actor,
-                detail={"sha256": row["sha256"]},
             )
-            if store.url is None:
-                _write_folder(store, folder, row, facts, parts)
         except BaseException as error:
-            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                store.documents.remove_folder(manifests.folder_name(facts.model_name, version_id))
             if isinstance(error, OSError) and not isinstance(error, StorageError):
                 raise StorageError(
-                    f"Cannot write {str(folder)!r}: {error}. Nothing was stored."
+                    f"Cannot write {store.path_of(facts.model_name)!r}: {error}. "
+                    "Nothing was stored."
                 ) from error
             raise
     return version_id
 
 
-def add_part(connection: Connection, blobs: BlobStore, version_id: str, part: StoredPart) -> None:
-    """Tie a blob to a version; one that was about to be collected is kept."""
-    digest = part.ref.digest
-    known = connection.execute(select(t.blob.c.digest).where(t.blob.c.digest == digest)).scalar()
-    if known is None:
-        if not blobs.has(digest):
+def insert_version(
+    connection: Connection,
+    store: Store,
+    facts: Facts,
+    parts: list[StoredPart],
+    *,
+    version_id: str,
+    made_at: datetime,
+    now: datetime,
+    actor: str,
+    action: str = history.SAVE,
+) -> None:
+    """Write the rows and the folder of a version, inside a transaction.
+
+    Args:
+        connection: Open on the store.
+        store: Where to.
+        facts: What is said about it.
+        parts: Its blobs.
+        version_id: A free id.
+        made_at: When it was saved first.
+        now: The time.
+        actor: Who saves or imports it.
+        action: "save" or "import".
+    """
+    row = _version_row(facts, parts, version_id=version_id, made_at=made_at)
+    row["environment_digest"] = environment_digest(connection, facts.environment)
+    key = connection.execute(_INSERT_VERSION, row).inserted_primary_key
+    add_parts(connection, store.blobs, version_id, parts)
+    insert_details(connection, version_id, facts)
+    event = history.Event(
+        action=action,
+        model_name=facts.model_name,
+        version_id=version_id,
+        at=now,
+        actor=actor,
+        detail={"sha256": row["sha256"]},
+    )
+    audit_seq = history.record(connection, store, event)
+    manifest = manifests.manifest_of(
+        row,
+        environment=facts.environment,
+        metrics=facts.metrics,
+        tags=facts.tags,
+        parents=facts.parents,
+        files=[described(part) for part in parts],
+        event={"action": action, "actor": actor, "at": now.isoformat()},
+        seqs=(int(key[0]) if key is not None else 0, audit_seq),
+    )
+    link_files(store, manifest)
+    manifests.write(store, manifest)
+
+
+def link_files(store: Store, manifest: Mapping[str, Any]) -> None:
+    """Show a version's files to people, in its folder beside the manifest (local stores)."""
+    if store.url is None:
+        name = manifests.folder_name(manifest["model_name"], manifest["version_id"])
+        for file, part in manifest["files"].items():
+            store.blobs.link(part["blake3"], store.folder / name / file)
+
+
+def add_parts(
+    connection: Connection, blobs: BlobStore, version_id: str, parts: list[StoredPart]
+) -> None:
+    """Tie blobs to a version; those that were about to be collected are kept."""
+    refs = {part.ref.digest: part for part in parts}
+    b = t.blob.c
+    found = select(b.digest, b.condemned_at).where(b.digest.in_(list(refs)))
+    known = {row.digest: row.condemned_at for row in connection.execute(found)}
+    new = [part for digest, part in refs.items() if digest not in known]
+    for part in new:
+        if not blobs.has(part.ref.digest):
             # `put` found old bytes of this digest and wrote none; then gc took them. It takes
             # none now, because it would need this transaction's lock.
             blobs.put(part.fill)
-        connection.execute(
-            insert(t.blob).values(
-                digest=digest, sha256=part.ref.sha256, size_bytes=part.ref.size_bytes
-            )
-        )
-    else:
-        connection.execute(
-            update(t.blob).where(t.blob.c.digest == digest).values(condemned_at=None)
-        )
-    connection.execute(
-        insert(t.artifact).values(
-            version_id=version_id,
-            kind=part.kind,
-            name=part.name,
-            encoding=part.encoding,
-            digest=digest,
-        )
-    )
+    # The others are known to a committed row, and so durable.
+    blobs.sync([part.ref.digest for part in new])
+    if new:
+        connection.execute(_INSERT_BLOB, [asdict(part.ref) for part in new])
+    condemned = [digest for digest, at in known.items() if at is not None]
+    if condemned:
+        connection.execute(update(t.blob).where(b.digest.in_(condemned)).values(condemned_at=None))
+    rows = [
+        {
+            "version_id": version_id,
+            "kind": part.kind,
+            "name": part.name,
+            "encoding": part.encoding,
+            "digest": part.ref.digest,
+        }
+        for part in parts
+    ]
+    connection.execute(_INSERT_ARTIFACT, rows)
 
 
-def record(
+def attach(
     connection: Connection,
+    store: Store,
+    version: Version,
+    part: StoredPart,
     *,
-    action: str,
-    model_name: str,
-    version_id: str | None,
-    at: datetime,
+    now: datetime,
     actor: str,
-    detail: Mapping[str, Any] | None = None,
 ) -> None:
-    """Append to the audit."""
+    """Add an attachment to a version, inside a transaction; replaces one of that name."""
+    row = t.artifact.c
     connection.execute(
-        insert(t.audit).values(
-            at=at.isoformat(),
-            model_name=model_name,
-            version_id=version_id,
-            action=action,
-            actor=actor,
-            detail=dict(detail or {}),
+        delete(t.artifact).where(
+            row.version_id == version["version_id"],
+            row.kind == "attachment",
+            row.name == part.name,
         )
     )
+    add_parts(connection, store.blobs, version["version_id"], [part])
+    event = history.Event(
+        action="attach",
+        model_name=version["model_name"],
+        version_id=version["version_id"],
+        at=now,
+        actor=actor,
+        detail=described(part),
+    )
+    history.record(connection, store, event)
+
+
+def described(part: StoredPart) -> dict[str, Any]:
+    """A part as manifests and the history tell of it."""
+    return {
+        "kind": part.kind,
+        "name": part.name,
+        "encoding": part.encoding,
+        "blake3": part.ref.digest,
+        "sha256": part.ref.sha256,
+        "size_bytes": part.ref.size_bytes,
+    }
 
 
 def _refuse_non_finite(value: Any, where: str) -> None:
@@ -234,12 +337,14 @@ def _refuse_non_finite(value: Any, where: str) -> None:
             _refuse_non_finite(item, f"{where}[{i}]")
 
 
-def _free_id(connection: Connection, model_name: str, timestamp: str) -> str:
+def free_id(connection: Connection, store: Store, model_name: str, timestamp: str) -> str:
+    """The first id of this second that neither the database nor a manifest has."""
     attempt = 1
     while True:
         version_id = version_id_of(model_name, timestamp, attempt)
-        taken = select(t.version.c.seq).where(t.version.c.version_id == version_id)
-        if connection.execute(taken).scalar() is None:
+        name = manifests.manifest_name(model_name, version_id)
+        # A manifest alone is a version that a lost database knew; `rebuild` brings it back.
+        if not catalog.exists(connection, version_id) and not store.documents.has(name):
             return version_id
         attempt += 1
 
@@ -252,67 +357,47 @@ def _check_parents(connection: Connection, parents: list[tuple[str, str]]) -> No
             raise VersionNotFoundError(f"parents: {error}") from error
 
 
+def environment_digest(connection: Connection, facts: Mapping[str, Any]) -> str:
+    """Where the environment stands in the database; written if it is new."""
+    digest = digest_of(facts)
+    known = select(t.environment.c.digest).where(t.environment.c.digest == digest)
+    if connection.execute(known).first() is None:
+        connection.execute(insert(t.environment), {"digest": digest, "facts": dict(facts)})
+    return digest
+
+
 def _version_row(
-    facts: Facts, parts: list[StoredPart], *, version_id: str, path: str, now: datetime
+    facts: Facts, parts: list[StoredPart], *, version_id: str, made_at: datetime
 ) -> dict[str, Any]:
     weights = next(part.ref for part in parts if part.name == WEIGHTS)
     return {
         "version_id": version_id,
         "model_name": facts.model_name,
-        "timestamp": timestamp_of(now),
-        "created_at": now.isoformat(),
+        "timestamp": timestamp_of(made_at),
+        "created_at": made_at.isoformat(),
         "config": facts.config,
         "description": facts.description,
-        "path": path,
         "sha256": weights.sha256,
         "size_bytes": weights.size_bytes,
-        "format": FORMAT,
+        "format": manifests.FORMAT,
         "can_load_full": facts.cannot_load_full_reason is None,
         "cannot_load_full_reason": facts.cannot_load_full_reason,
         "class_name": facts.class_name,
         "signature": facts.signature,
-        "environment": facts.environment,
         "non_finite_metrics": facts.non_finite,
     }
 
 
-def _insert_details(connection: Connection, version_id: str, facts: Facts) -> None:
+def insert_details(connection: Connection, version_id: str, details: Details) -> None:
+    """Write metrics, tags and parents of a version."""
+    name = details.model_name
+    metrics = [{"name": n, "value": v, "model_name": name} for n, v in details.metrics.items()]
+    parents = [{"parent_id": p, "kind": kind} for p, kind in dict(details.parents).items()]
     rows: list[tuple[Any, list[dict[str, Any]]]] = [
-        (t.metric, [{"name": n, "value": v} for n, v in facts.metrics.items()]),
-        (t.tag, [{"tag": tag} for tag in facts.tags]),
-        (t.lineage, [{"parent_id": p, "kind": kind} for p, kind in dict(facts.parents).items()]),
+        (_INSERT_METRIC, metrics),
+        (_INSERT_TAG, [{"tag": tag} for tag in details.tags]),
+        (_INSERT_LINEAGE, parents),
     ]
-    for table, values in rows:
+    for statement, values in rows:
         if values:
-            connection.execute(insert(table), [{"version_id": version_id, **v} for v in values])
-
-
-def _write_folder(
-    store: Store, folder: Path, row: dict[str, Any], facts: Facts, parts: list[StoredPart]
-) -> None:
-    """The folder that people see: links to the files, and a manifest that says everything."""
-    for part in parts:
-        store.blobs.link(part.ref.digest, folder / _file_name(part))
-    files = {
-        _file_name(part): {
-            "kind": part.kind,
-            "name": part.name,
-            "encoding": part.encoding,
-            "blake3": part.ref.digest,
-            "sha256": part.ref.sha256,
-            "size_bytes": part.ref.size_bytes,
-        }
-        for part in parts
-    }
-    manifest = {
-        **row,
-        "metrics": facts.metrics,
-        "tags": facts.tags,
-        "parents": [{"version_id": parent, "kind": kind} for parent, kind in facts.parents],
-        "files": files,
-    }
-    write_json(folder / "manifest.json", manifest)
-
-
-def _file_name(part: StoredPart) -> str:
-    return part.name if part.kind == "model" else f"{part.kind}s/{part.name}"
+            connection.execute(statement, [{"version_id": version_id, **v} for v in values])

@@ -1,0 +1,147 @@
+"""A file being written and hashed in one pass."""
+
+import functools
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from blake3 import blake3
+
+from modelyard._core.errors import IntegrityError
+
+CHUNK_BYTES = 4 << 20
+# Below this the bytes wait in memory, where their name can be known before a file is made.
+SMALL_BYTES = 64 << 10
+_WORTH_A_THREAD_BYTES = 256 << 10
+# How many chunks may wait for sha256: they can be copies of what lies on a GPU.
+_MOST_WAITING = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlobRef:
+    """What identifies stored bytes.
+
+    Attributes:
+        digest: blake3 of the bytes, hexadecimal; the blob's name.
+        sha256: sha256 of the same bytes, for people and other tools.
+        size_bytes: How many there are.
+    """
+
+    digest: str
+    sha256: str
+    size_bytes: int
+
+
+class HashingWriter:
+    """Takes bytes once: hashes them by both digests and writes them to a file.
+
+    sha256 takes longer than blake3 and the write together, so for large data it runs beside them
+    in a thread that all writers share. Not thread-safe; `close` it, or use it in a `with` block.
+
+    Args:
+        open_file: Opens the file; called when there are more than 64 kB, or by `close_to_file`.
+    """
+
+    def __init__(self, open_file: Callable[[], IO[bytes]]) -> None:
+        self._open_file = open_file
+        self._file: IO[bytes] | None = None
+        self._small: list[bytes] = []
+        self._blake3 = blake3()
+        self._sha256 = hashlib.sha256()
+        self._size_bytes = 0
+        self._waiting: deque[Future[None]] = deque()
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write and hash `data`, which must not change until `ref` was called; its length."""
+        view = memoryview(data).cast("B") if len(data) else memoryview(b"")
+        for start in range(0, len(view), CHUNK_BYTES):
+            self._write(view[start : start + CHUNK_BYTES])
+        return len(view)
+
+    @property
+    def digest(self) -> str:
+        """blake3 of what has been written so far; known before sha256 is."""
+        return self._blake3.hexdigest()
+
+    def ref(self) -> BlobRef:
+        """What identifies all that has been written so far."""
+        while self._waiting:
+            self._waiting.popleft().result()
+        return BlobRef(
+            digest=self._blake3.hexdigest(),
+            sha256=self._sha256.hexdigest(),
+            size_bytes=self._size_bytes,
+        )
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether no file has been opened yet."""
+        return self._file is None
+
+    def to_file(self) -> IO[bytes]:
+        """The file with everything written so far in it."""
+        if self._file is None:
+            self._file = self._open_file()
+            for part in self._small:
+                self._file.write(part)
+            self._small.clear()
+        return self._file
+
+    def close(self) -> None:
+        """Close the file, if there is one; nothing of it is used any more after that."""
+        while self._waiting:
+            self._waiting.popleft().cancel()
+        if self._file is not None:
+            self._file.close()
+
+    def _write(self, chunk: memoryview) -> None:
+        is_small = self._file is None and self._size_bytes + len(chunk) <= SMALL_BYTES
+        self._size_bytes += len(chunk)
+        if is_small:
+            self._small.append(bytes(chunk))
+            self._sha256.update(chunk)
+        else:
+            self._update_sha256(chunk)
+            self.to_file().write(chunk)
+        self._blake3.update(chunk)
+
+    def _update_sha256(self, chunk: memoryview) -> None:
+        if not self._waiting and len(chunk) < _WORTH_A_THREAD_BYTES:
+            self._sha256.update(chunk)
+            return
+        if len(self._waiting) == _MOST_WAITING:
+            self._waiting.popleft().result()
+        # One thread takes the chunks in the order they come.
+        self._waiting.append(_hashing_thread().submit(self._sha256.update, chunk))
+
+
+@functools.lru_cache(maxsize=1)
+def _hashing_thread() -> ThreadPoolExecutor:
+    """The thread; kept, because starting one costs as much as hashing half a megabyte."""
+    if hasattr(os, "register_at_fork"):
+        # A forked child has no threads, but would believe in this one.
+        os.register_at_fork(after_in_child=_hashing_thread.cache_clear)
+    return ThreadPoolExecutor(1, thread_name_prefix="modelyard-sha256")
+
+
+def verify(path: Path, digest: str) -> None:
+    """Check that the file's bytes have this blake3 digest.
+
+    Raises:
+        IntegrityError: The file is missing, unreadable or has other bytes.
+    """
+    try:
+        # `update_mmap` hashes without copying the file through Python.
+        found = blake3().update_mmap(path).hexdigest()
+    except OSError as error:
+        raise IntegrityError(f"{str(path)!r} cannot be read: {error}") from error
+    if found != digest:
+        raise IntegrityError(
+            f"{str(path)!r} is damaged: expected blake3 {digest}, found {found}. "
+            "Restore the file from a backup or save the version again."
+        )

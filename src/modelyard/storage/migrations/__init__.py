@@ -1,0 +1,1 @@
+"""Alembic migrations: each takes the tables from one release's form to the next's."""

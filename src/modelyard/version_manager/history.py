@@ -1,0 +1,70 @@
+"""The append-only history: who did what to which version, and when.
+
+A row in the database, and beside it a small document per event, numbered alike, so that the state
+of tags, aliases and attachments can be made again from files. What a save or an import did stands
+in the version's manifest, so they have no document.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, insert
+
+from modelyard.storage import Store
+from modelyard.storage import tables as t
+from modelyard.storage.sealed import sealed
+
+SAVE = "save"
+IMPORT = "import"
+_TOLD_BY_MANIFEST = frozenset({SAVE, IMPORT})
+_INSERT = insert(t.audit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that was done.
+
+    Attributes:
+        action: "save", "tag", "set_alias", "promote", "remove", ...
+        model_name: Of which model.
+        version_id: To which version, if to one.
+        at: When, UTC.
+        actor: Who asked.
+        detail: What more there is to say; plain values.
+        alias: Which alias it moved or dropped.
+    """
+
+    action: str
+    model_name: str
+    version_id: str | None
+    at: datetime
+    actor: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    alias: str | None = None
+
+
+def record(connection: Connection, store: Store, event: Event) -> int:
+    """Append an event, in the transaction that does what it tells of; its number.
+
+    The document is written before the commit. Where that fails it tells of something that was
+    not done; its number is given out again and it is overwritten, or `gc` takes it.
+    """
+    row = {**asdict(event), "at": event.at.isoformat(), "detail": dict(event.detail)}
+    result = connection.execute(_INSERT, row)
+    key = result.inserted_primary_key
+    seq = int(key[0]) if key is not None else 0
+    if has_document(event.action):
+        store.documents.write(document_name(event.model_name, seq), sealed({"seq": seq, **row}))
+    return seq
+
+
+def has_document(action: str) -> bool:
+    """Whether an event of this kind has a document of its own."""
+    return action not in _TOLD_BY_MANIFEST
+
+
+def document_name(model_name: str, seq: int) -> str:
+    """Name of an event's document."""
+    return f"{model_name}/history/{seq:012d}.json"

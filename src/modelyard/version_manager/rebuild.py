@@ -1,0 +1,332 @@
+"""A lost database made again from manifests and the history's documents."""
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, insert, select, text, update
+
+from modelyard._core.clock import Clock, SystemClock
+from modelyard._core.errors import ConfigError, IntegrityError, ModelyardError, StorageError
+from modelyard.storage import BlobRef, Store, is_sound, open_store
+from modelyard.storage import tables as t
+from modelyard.storage.sealed import unsealed
+from modelyard.version_manager import history, manifests, promotion, saving
+from modelyard.version_manager.environment import current_user
+from modelyard.version_manager.records import Problem, RebuildReport
+
+_MANIFEST = re.compile(r"([^/]+)/(\1_v\d{8}_\d{6}(?:_\d+)?)/manifest\.json")
+_EVENT = re.compile(r"([^/]+)/history/(\d+)\.json")
+
+
+def check_not_lost(store: Store) -> None:
+    """Refuse to go on with an empty database where manifests tell of versions.
+
+    Raises:
+        StorageError: The database is empty and the files are not; says how to restore it.
+    """
+    with store.database.reading() as connection:
+        if not _is_empty(connection) or not _first_manifest(store):
+            return
+    # Perhaps the first save of another process has written its files and not yet its rows.
+    with store.database.writing() as connection:
+        if _is_empty(connection) and (name := _first_manifest(store)):
+            raise StorageError(
+                f"The database knows no version, but {store.path_of(name)!r} is there: it was "
+                "lost, or another one is meant. `modelyard versions rebuild` restores it from "
+                "the manifests; nothing was changed."
+            )
+
+
+def rebuild(store: Store, *, now: datetime, actor: str) -> RebuildReport:
+    """Take every version that has a manifest but no row into the database.
+
+    Into an empty database the history goes too: tags, attachments, aliases and removals are as
+    they were. Into one that knows versions already, the others are adopted with their tags and
+    attachments; aliases stay where the database has them.
+    """
+    found = _Found(store)
+    with store.database.writing() as connection:
+        is_empty = _is_empty(connection)
+        known = set(connection.execute(select(t.version.c.version_id)).scalars())
+        missing = [m for m in found.manifests if m["version_id"] not in known]
+        keep_numbers = is_empty and all(m.get("seq") and m.get("audit_seq") for m in missing)
+        for manifest in missing:
+            _insert(connection, store, manifest, keep_numbers=keep_numbers)
+        restored = [manifest["version_id"] for manifest in missing]
+        if is_empty:
+            n_events = _replay(connection, found, keep_numbers=keep_numbers)
+        else:
+            n_events = _adopt(connection, store, found, missing, now=now, actor=actor)
+        _set_counters(connection)
+    return {"versions": restored, "n_events": n_events, "problems": found.problems}
+
+
+def rebuild_registry(
+    base_dir: str | Path = "models",
+    *,
+    database_url: str | None = None,
+    storage_url: str | None = None,
+    clock: Clock | None = None,
+    actor: str | None = None,
+) -> RebuildReport:
+    """Restore a registry whose database was lost or damaged, from its manifests.
+
+    A damaged `registry.db` is moved aside, never deleted. The arguments are the manager's.
+
+    Raises:
+        StorageError: The place cannot be opened or written.
+    """
+    now = (clock or SystemClock()).now()
+    if database_url is None:
+        _move_damaged(Path(base_dir) / "registry.db", f"{now:%Y%m%d_%H%M%S}")
+    store = open_store(base_dir, database_url=database_url, storage_url=storage_url)
+    try:
+        return rebuild(store, now=now, actor=actor or current_user())
+    finally:
+        store.close()
+
+
+def _move_damaged(file: Path, at: str) -> None:
+    """Rename a SQLite database that cannot be read, with the files that belong to it."""
+    if not file.exists() or is_sound(file):
+        return
+    for suffix in ("", "-wal", "-shm"):
+        part = file.with_name(file.name + suffix)
+        if part.exists():
+            part.rename(file.with_name(f"{file.name}.damaged-{at}{suffix}"))
+
+
+class _Found:
+    """Manifests and events that can be read, in order; and problems with the others."""
+
+    def __init__(self, store: Store) -> None:
+        self.manifests: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []
+        self.problems: list[Problem] = []
+        names = sorted(entry.name for entry in store.documents.entries())
+        for name in names:
+            if found := _MANIFEST.fullmatch(name):
+                self._take(store, name, self._take_manifest, found[2])
+            elif _EVENT.fullmatch(name):
+                self._take(store, name, self._take_event, None)
+        # Those of the first schema have no number; their id tells the second.
+        self.manifests.sort(key=lambda m: (m.get("seq") or 0, m["created_at"], m["version_id"]))
+        self.events.sort(key=lambda event: event["seq"])
+
+    def _take(
+        self,
+        store: Store,
+        name: str,
+        take: Callable[[Store, str, dict[str, Any]], None],
+        version_id: str | None,
+    ) -> None:
+        try:
+            data = store.documents.read(name) or b""
+            content = unsealed(data, where=store.path_of(name), needs_seal=b'"checksum"' in data)
+            take(store, name, content)
+        except (IntegrityError, ConfigError, KeyError, TypeError) as error:
+            self.problems.append(
+                {"version_id": version_id, "problem": _explained(error), "is_repaired": False}
+            )
+
+    def _take_manifest(self, store: Store, name: str, manifest: dict[str, Any]) -> None:
+        if manifests.manifest_name(manifest["model_name"], manifest["version_id"]) != name:
+            raise IntegrityError(f"{store.path_of(name)!r} is the manifest of another version.")
+        is_sealed = manifest["format"] != manifests.FIRST_FORMAT
+        manifests.read(
+            store,
+            manifest["model_name"],
+            manifest["version_id"],
+            stored_format=manifests.FORMAT if is_sealed else manifests.FIRST_FORMAT,
+        )
+        manifests.check_told(manifest)
+        for file in manifest["files"].values():
+            manifests.check_part(file)
+            if not store.blobs.has(file["blake3"]):
+                raise IntegrityError(
+                    f"{store.path_of(name)!r} names the blob {file['blake3']}, which is gone."
+                )
+        self.manifests.append(manifest)
+
+    def _take_event(self, store: Store, name: str, event: dict[str, Any]) -> None:
+        if history.document_name(event["model_name"], event["seq"]) != name:
+            raise IntegrityError(f"{store.path_of(name)!r} is the document of another event.")
+        self.events.append(event)
+
+
+def _insert(
+    connection: Connection, store: Store, manifest: Mapping[str, Any], *, keep_numbers: bool
+) -> None:
+    columns = {column.name for column in t.version.columns} - {"seq"}
+    row = {key: manifest[key] for key in manifest if key in columns}
+    row["environment_digest"] = saving.environment_digest(connection, manifest["environment"])
+    if keep_numbers:
+        row["seq"] = manifest["seq"]
+    connection.execute(insert(t.version), row)
+    parts = [_part(file) for file in manifest["files"].values()]
+    saving.add_parts(connection, store.blobs, manifest["version_id"], parts)
+    saving.insert_details(
+        connection,
+        manifest["version_id"],
+        saving.Details(
+            model_name=manifest["model_name"],
+            metrics=manifest["metrics"],
+            tags=manifest["tags"],
+            parents=[(parent["version_id"], parent["kind"]) for parent in manifest["parents"]],
+        ),
+    )
+    audit = {
+        "at": manifest.get("at") or manifest["created_at"],
+        "model_name": manifest["model_name"],
+        "version_id": manifest["version_id"],
+        "action": manifest.get("action", history.SAVE),
+        "actor": manifest.get("actor", ""),
+        "detail": {"sha256": manifest["sha256"]},
+    }
+    if keep_numbers:
+        audit["seq"] = manifest["audit_seq"]
+    connection.execute(insert(t.audit), audit)
+
+
+def _part(file: Mapping[str, Any]) -> saving.StoredPart:
+    ref = BlobRef(digest=file["blake3"], sha256=file["sha256"], size_bytes=file["size_bytes"])
+
+    def gone(_: Any) -> None:
+        raise IntegrityError(f"The blob {ref.digest} is gone.")
+
+    return saving.StoredPart(
+        kind=file["kind"], name=file["name"], encoding=file["encoding"], ref=ref, fill=gone
+    )
+
+
+def _replay(connection: Connection, found: _Found, *, keep_numbers: bool) -> int:
+    """Do every event again, and write it to the history."""
+    versions = set(connection.execute(select(t.version.c.version_id)).scalars())
+    n_done = 0
+    for event in found.events:
+        row = {key: event[key] for key in event if key != "seq"}
+        if keep_numbers:
+            row["seq"] = event["seq"]
+        if event["version_id"] in versions:
+            _do(connection, event)
+        connection.execute(insert(t.audit), row)
+        n_done += 1
+    return n_done
+
+
+def _adopt(
+    connection: Connection,
+    store: Store,
+    found: _Found,
+    missing: list[dict[str, Any]],
+    *,
+    now: datetime,
+    actor: str,
+) -> int:
+    adopted = {manifest["version_id"]: manifest["model_name"] for manifest in missing}
+    n_done = 0
+    for event in found.events:
+        if event["version_id"] in adopted and event["alias"] is None:
+            _do(connection, event)
+            n_done += 1
+    for version_id, model_name in adopted.items():
+        adoption = history.Event(
+            action="adopt", model_name=model_name, version_id=version_id, at=now, actor=actor
+        )
+        history.record(connection, store, adoption)
+    return n_done
+
+
+def _do(connection: Connection, event: Mapping[str, Any]) -> None:
+    """What an event did to the tables."""
+    version_id, detail = event["version_id"], event["detail"]
+    row = t.version.c
+    if event["alias"] is not None:
+        _move(connection, event)
+    elif event["action"] == "tag":
+        if not _has_tag(connection, version_id, detail["tag"]):
+            connection.execute(insert(t.tag), {"version_id": version_id, "tag": detail["tag"]})
+    elif event["action"] == "untag":
+        tags = t.tag.c
+        connection.execute(
+            delete(t.tag).where(tags.version_id == version_id, tags.tag == detail["tag"])
+        )
+    elif event["action"] in {"remove", "restore"}:
+        at = event["at"] if event["action"] == "remove" else None
+        connection.execute(
+            update(t.version).where(row.version_id == version_id).values(removed_at=at)
+        )
+    elif event["action"] == "attach":
+        _attach(connection, version_id, detail)
+
+
+def _move(connection: Connection, event: Mapping[str, Any]) -> None:
+    alias, model_name = event["alias"], event["model_name"]
+    if event["action"] == "drop_alias":
+        row = t.alias.c
+        connection.execute(delete(t.alias).where(row.model_name == model_name, row.alias == alias))
+        return
+    is_new = promotion.target(connection, model_name, alias) is None
+    promotion.write(connection, model_name, alias, event["version_id"], is_new=is_new)
+
+
+def _has_tag(connection: Connection, version_id: str, tag: str) -> bool:
+    row = t.tag.c
+    query = select(row.tag).where(row.version_id == version_id, row.tag == tag)
+    return connection.execute(query).first() is not None
+
+
+def _attach(connection: Connection, version_id: str, detail: Mapping[str, Any]) -> None:
+    row = t.artifact.c
+    connection.execute(
+        delete(t.artifact).where(
+            row.version_id == version_id, row.kind == "attachment", row.name == detail["name"]
+        )
+    )
+    part = _part(detail)
+    known = select(t.blob.c.digest).where(t.blob.c.digest == part.ref.digest)
+    if connection.execute(known).first() is None:
+        blob = {"digest": part.ref.digest, "sha256": part.ref.sha256}
+        connection.execute(insert(t.blob), {**blob, "size_bytes": part.ref.size_bytes})
+    connection.execute(
+        insert(t.artifact),
+        {
+            "version_id": version_id,
+            "kind": part.kind,
+            "name": part.name,
+            "encoding": part.encoding,
+            "digest": part.ref.digest,
+        },
+    )
+
+
+def _set_counters(connection: Connection) -> None:
+    """Let PostgreSQL number on from the highest; SQLite does so by itself."""
+    if connection.dialect.name != "postgresql":
+        return
+    for table in ("version", "audit"):
+        connection.execute(
+            text(
+                f"SELECT setval(pg_get_serial_sequence('{table}', 'seq'), "  # noqa: S608 - names of ours
+                f"GREATEST((SELECT COALESCE(MAX(seq), 1) FROM {table}), 1))"
+            )
+        )
+
+
+def _is_empty(connection: Connection) -> bool:
+    return connection.execute(select(func.count()).select_from(_ANY_VERSION)).scalar_one() == 0
+
+
+_ANY_VERSION = select(t.version.c.seq).limit(1).subquery()
+
+
+def _first_manifest(store: Store) -> str | None:
+    entries = store.documents.entries()
+    return next((entry.name for entry in entries if _MANIFEST.fullmatch(entry.name)), None)
+
+
+def _explained(error: Exception) -> str:
+    return str(error) if isinstance(error, ModelyardError) else f"It lacks {error}."

@@ -1,0 +1,113 @@
+"""Looking at every byte of what is stored, and putting right what the database can tell."""
+
+from collections.abc import Iterable
+
+from sqlalchemy import Connection, select
+
+from modelyard._core.errors import IntegrityError, StorageError
+from modelyard.storage import Store
+from modelyard.storage import tables as t
+from modelyard.storage.sealed import sealed, unsealed
+from modelyard.version_manager import history, manifests, saving
+from modelyard.version_manager.records import AuditRecord, Problem, VerifyReport, Version
+
+
+def verify(
+    connection: Connection,
+    store: Store,
+    versions: Iterable[Version],
+    events: Iterable[AuditRecord],
+    *,
+    repair: bool,
+) -> VerifyReport:
+    """Read and hash every file of these versions and of the history.
+
+    Args:
+        connection: Open on the store.
+        store: Where the files are.
+        versions: Which to look at.
+        events: Events whose documents to look at.
+        repair: Write manifests, links and documents anew where they are gone or damaged. Damaged
+            weights can be put right from a backup only.
+    """
+    problems: list[Problem] = []
+    n_versions = n_bytes = 0
+    for version in versions:
+        n_versions += 1
+        n_bytes += _check_parts(connection, store, version["version_id"], problems)
+        problems += _check_manifest(connection, store, version, repair=repair)
+    for event in events:
+        problems += _check_event(store, event, repair=repair)
+    return {"n_versions": n_versions, "n_bytes": n_bytes, "problems": problems}
+
+
+def write_documents(connection: Connection, store: Store) -> None:
+    """Write every manifest and event anew, as after a migration from a form without them."""
+    for version_id in connection.execute(_WITH_BYTES).scalars().all():
+        manifests.write(store, manifests.from_database(connection, version_id))
+    for row in connection.execute(select(t.audit).order_by(t.audit.c.seq)).mappings():
+        if history.has_document(row["action"]):
+            name = history.document_name(row["model_name"], row["seq"])
+            store.documents.write(name, sealed(dict(row)))
+
+
+_WITH_BYTES = select(t.version.c.version_id).where(
+    t.version.c.version_id.in_(select(t.artifact.c.version_id))
+)
+
+
+def _check_parts(
+    connection: Connection, store: Store, version_id: str, problems: list[Problem]
+) -> int:
+    n_bytes = 0
+    for part in manifests.parts_of(connection, version_id, kinds=manifests.PARTS):
+        try:
+            store.blobs.open_verified(part["blake3"])
+        except StorageError as error:
+            name = manifests.file_name(part["kind"], part["name"])
+            problems.append(_problem(version_id, f"{name}: {error}"))
+        n_bytes += part["size_bytes"]
+    return n_bytes
+
+
+def _check_manifest(
+    connection: Connection, store: Store, version: Version, *, repair: bool
+) -> list[Problem]:
+    model_name, version_id = version["model_name"], version["version_id"]
+    expected = manifests.from_database(connection, version_id)
+    name = store.path_of(manifests.manifest_name(model_name, version_id))
+    try:
+        found = manifests.read(store, model_name, version_id, stored_format=version["format"])
+        if found is None:
+            problem = f"{name!r} is gone."
+        elif odd := sorted(k for k in expected if found.get(k) != expected[k] and k in found):
+            problem = f"{name!r} differs from the database in: {', '.join(odd)}."
+        else:
+            return []
+    except IntegrityError as error:
+        problem = str(error)
+    if repair:
+        manifests.write(store, expected)
+        saving.link_files(store, expected)
+    return [_problem(version_id, problem, is_repaired=repair)]
+
+
+def _check_event(store: Store, event: AuditRecord, *, repair: bool) -> list[Problem]:
+    if not history.has_document(event["action"]):
+        return []
+    name = history.document_name(event["model_name"], event["seq"])
+    data = store.documents.read(name)
+    try:
+        if data is not None and unsealed(data, where=store.path_of(name)) == event:
+            return []
+        state = "is gone" if data is None else "differs from the database"
+        problem = f"{store.path_of(name)!r} {state}."
+    except IntegrityError as error:
+        problem = str(error)
+    if repair:
+        store.documents.write(name, sealed(event))
+    return [_problem(event["version_id"], problem, is_repaired=repair)]
+
+
+def _problem(version_id: str | None, problem: str, *, is_repaired: bool = False) -> Problem:
+    return {"version_id": version_id, "problem": problem, "is_repaired": is_repaired}
