@@ -58,6 +58,13 @@ _DTYPES = {
     torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
     torch.float8_e8m0fnu: "F8_E8M0",
 }
+# Of what precedes the tensors in a file. The format's own limit of 100 MB takes its reader 1 GB.
+LONGEST_HEADER_BYTES = 32_000_000
+# What the format's reader and torch raise for a header or sizes that make no sense.
+_UNREADABLE = (
+    *(safetensors.SafetensorError, RuntimeError, ValueError, TypeError, struct.error),
+    *(OverflowError, MemoryError),
+)
 _LONGEST_REPR = 200
 # Attribute of a stored module: which of its tensors lie in the same memory as another.
 _SHARED_MEMORY = "_modelyard_shared_memory"
@@ -109,13 +116,41 @@ def to_files(model: nn.Module) -> ModuleFiles:
             meta device).
     """
     model = unwrapped(model)
-    tensors = {name: _storable(name, tensor) for name, tensor in own_tensors(model)}
+    tensors = {
+        name: storable(tensor, where=f"Tensor {name!r}") for name, tensor in own_tensors(model)
+    }
     try:
         description = _describe(model)
     except Exception as error:  # noqa: BLE001 - pickling runs the classes' own code: anything can come
         reason = f"{type(model).__qualname__} cannot be pickled: {_culprit(model) or error}"
         return ModuleFiles(tensors, None, reason)
     return ModuleFiles(tensors, description, None)
+
+
+def storable(tensor: torch.Tensor, *, where: str) -> torch.Tensor:
+    """`tensor`, if `write_tensors` can write it.
+
+    Raises:
+        InputError: It is of a kind that cannot be stored; the message says `where` and the way out.
+    """
+    if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
+        raise InputError(f"{where} is lazy: run the model once before saving it.")
+    if tensor.is_meta:
+        raise InputError(
+            f"{where} is on the meta device and has no values. Give it some before "
+            "saving: model.to_empty(device='cpu'), then load or initialise the weights."
+        )
+    if hasattr(tensor, "__tensor_flatten__"):  # how torch knows tensors made of tensors
+        raise InputError(
+            f"{where} is a {type(tensor).__qualname__}, which keeps its values in other "
+            "tensors and cannot be stored. Replace it by a plain tensor before saving."
+        )
+    if tensor.dtype not in _DTYPES or tensor.layout is not torch.strided:
+        raise InputError(
+            f"{where} has dtype {tensor.dtype} and layout {tensor.layout}, which cannot "
+            f"be stored. Known dtypes: {', '.join(str(d) for d in _DTYPES)}, dense."
+        )
+    return tensor
 
 
 def write_tensors(
@@ -130,19 +165,38 @@ def write_tensors(
         for tensor in tensors.values():
             # Conjugate and negated views keep their sign apart from their bytes.
             plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-            file.write(plain.reshape(-1).view(torch.uint8).numpy().data)
+            # as_strided: the stride of what has one element or none may be anything.
+            flat = plain.as_strided((plain.numel(),), (1,))
+            file.write(flat.view(torch.uint8).numpy().data)
 
     return fill
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file (memory-mapped, private)."""
+    """Tensors and metadata of a safetensors file (memory-mapped, private).
+
+    Raises:
+        IntegrityError: It is damaged, or declares more than it holds.
+    """
     try:
+        _check_header_length(path)
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
         return safetensors.torch.load_file(path), metadata
-    except safetensors.SafetensorError as error:
-        raise IntegrityError(f"{str(path)!r} is no safetensors file: {error}") from error
+    except FileNotFoundError:
+        raise
+    except _UNREADABLE as error:
+        raise IntegrityError(
+            f"{str(path)!r} is no safetensors file that can be read: {error}. "
+            "Restore it from a backup."
+        ) from error
+
+
+def _check_header_length(path: Path) -> None:
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+    if length > LONGEST_HEADER_BYTES:
+        raise ValueError(f"its header of {length} bytes is over {LONGEST_HEADER_BYTES}")
 
 
 def rebuild(
@@ -333,27 +387,6 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _LONGEST_REPR else f"{text[:_LONGEST_REPR]}..."
 
 
-def _storable(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
-        raise InputError(f"Parameter {name!r} is lazy: run the model once before saving it.")
-    if tensor.is_meta:
-        raise InputError(
-            f"Tensor {name!r} is on the meta device and has no values. Give it some before "
-            "saving: model.to_empty(device='cpu'), then load or initialise the weights."
-        )
-    if hasattr(tensor, "__tensor_flatten__"):  # how torch knows tensors made of tensors
-        raise InputError(
-            f"Tensor {name!r} is a {type(tensor).__qualname__}, which keeps its values in other "
-            "tensors and cannot be stored. Replace it by a plain tensor before saving."
-        )
-    if tensor.dtype not in _DTYPES or tensor.layout is not torch.strided:
-        raise InputError(
-            f"Tensor {name!r} has dtype {tensor.dtype} and layout {tensor.layout}, which cannot "
-            f"be stored. Known dtypes: {', '.join(str(d) for d in _DTYPES)}, dense."
-        )
-    return tensor
-
-
 def _header(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
     entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
@@ -366,6 +399,11 @@ def _header(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) ->
         }
         offset = end
     text = json.dumps(entries, separators=(",", ":")).encode("utf-8")
+    if len(text) > LONGEST_HEADER_BYTES:
+        raise InputError(
+            f"{len(tensors)} tensors need {len(text)} bytes for their names and shapes; "
+            f"{LONGEST_HEADER_BYTES} is the limit. Put small tensors into larger ones."
+        )
     return text + b" " * (-len(text) % 8)  # the format asks for aligned data
 
 
