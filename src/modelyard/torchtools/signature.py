@@ -57,13 +57,16 @@ def signature_of(
         noted = noted_signature(model)
         return None if noted is None else dict(noted)
     inputs = as_inputs(example_input)
+    answer = answer_to(model, inputs)
     signature = {
         "inputs": [
-            {**_described(name, tensor), "shape": _sizes(model, inputs, index)}
+            {
+                **_described(name, tensor),
+                "shape": _sizes(model, inputs, index, probe=answer is not None),
+            }
             for index, (name, tensor) in enumerate(_named(inputs, "input") or ())
         ]
     }
-    answer = answer_to(model, inputs)
     outputs = None if answer is None else _named(answer, "output")
     if outputs is not None:
         signature["outputs"] = [
@@ -132,8 +135,15 @@ def _described(name: str, tensor: torch.Tensor) -> dict[str, Any]:
     return {"name": name, "shape": list(tensor.shape), "dtype": _dtype(tensor)}
 
 
-def _sizes(model: nn.Module, inputs: Inputs, index: int) -> list[int | None]:
-    """Sizes of the tensor at `index`: None for the batch, and where another size runs too."""
+def _sizes(model: nn.Module, inputs: Inputs, index: int, *, probe: bool) -> list[int | None]:
+    """Sizes of the tensor at `index`: None for the batch, and where another size runs too.
+
+    Args:
+        model: The module.
+        inputs: The example.
+        index: Which tensor of it.
+        probe: Whether to try other sizes; of no use where the example itself does not run.
+    """
     tensor = _at(inputs, index)
     one = with_batch(inputs, 1) if tensor.ndim else inputs
     sizes: list[int | None] = [None] if tensor.ndim else []
@@ -142,7 +152,7 @@ def _sizes(model: nn.Module, inputs: Inputs, index: int) -> list[int | None]:
         runs = any(
             answer_to(model, _resized(one, index, axis, size)) is not None
             for size in others
-            if size > 0
+            if probe and size > 0
         )
         sizes.append(None if runs else int(tensor.shape[axis]))
     return sizes

@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -83,6 +84,7 @@ def check_told(manifest: Mapping[str, Any]) -> None:
 
     Raises:
         ConfigError: One could leave its folder, or is not of the form it must have.
+        ValueError: Its time is none.
         KeyError: Something is not told.
     """
     model_name = checked_name(manifest["model_name"], what="model_name")
@@ -90,6 +92,11 @@ def check_told(manifest: Mapping[str, Any]) -> None:
     form = _VERSION_ID.format(re.escape(model_name), re.escape(str(manifest["timestamp"])))
     if re.fullmatch(form, version_id) is None:
         raise ConfigError(f"{version_id!r} is no id of a version of {model_name!r}.")
+    for parent in manifest["parents"]:
+        checked_name(parent["version_id"], what="version_id")
+    if not isinstance(manifest["config"], dict):
+        raise ConfigError(f"config of {version_id!r} is no dict.")
+    datetime.fromisoformat(manifest["created_at"])
 
 
 def check_part(part: Mapping[str, Any]) -> None:

@@ -6,10 +6,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, text, update
+from sqlalchemy import Connection, delete, insert, select, text, update
 
 from modelyard._core.clock import Clock, SystemClock
-from modelyard._core.errors import ConfigError, IntegrityError, ModelyardError, StorageError
+from modelyard._core.errors import IntegrityError, ModelyardError, StorageError
 from modelyard.storage import BlobRef, Store, is_sound, open_store
 from modelyard.storage import tables as t
 from modelyard.storage.sealed import unsealed
@@ -49,7 +49,7 @@ def rebuild(store: Store, *, now: datetime, actor: str) -> RebuildReport:
     """
     found = _Found(store)
     with store.database.writing() as connection:
-        is_empty = _is_empty(connection)
+        is_empty = _is_empty(connection) and _has_no_history(connection)
         known = set(connection.execute(select(t.version.c.version_id)).scalars())
         missing = [m for m in found.manifests if m["version_id"] not in known]
         keep_numbers = is_empty and all(m.get("seq") and m.get("audit_seq") for m in missing)
@@ -127,7 +127,7 @@ class _Found:
             data = store.documents.read(name) or b""
             content = unsealed(data, where=store.path_of(name), needs_seal=b'"checksum"' in data)
             take(store, name, content)
-        except (IntegrityError, ConfigError, KeyError, TypeError) as error:
+        except (IntegrityError, KeyError, TypeError, ValueError) as error:
             self.problems.append(
                 {"version_id": version_id, "problem": _explained(error), "is_repaired": False}
             )
@@ -259,7 +259,7 @@ def _do(connection: Connection, event: Mapping[str, Any]) -> None:
         connection.execute(
             update(t.version).where(row.version_id == version_id).values(removed_at=at)
         )
-    elif event["action"] == "attach":
+    elif event["action"] == "attach" and "blake3" in detail:  # the first schema told less
         _attach(connection, version_id, detail)
 
 
@@ -317,10 +317,11 @@ def _set_counters(connection: Connection) -> None:
 
 
 def _is_empty(connection: Connection) -> bool:
-    return connection.execute(select(func.count()).select_from(_ANY_VERSION)).scalar_one() == 0
+    return connection.execute(select(t.version.c.seq).limit(1)).first() is None
 
 
-_ANY_VERSION = select(t.version.c.seq).limit(1).subquery()
+def _has_no_history(connection: Connection) -> bool:
+    return connection.execute(select(t.audit.c.seq).limit(1)).first() is None
 
 
 def _first_manifest(store: Store) -> str | None:

@@ -118,8 +118,31 @@ def _tell_audit_its_alias() -> None:
             op.execute(
                 sa.update(audit).where(audit.c.seq == seq).values(alias=str(detail["alias"]))
             )
+    _tell_audit_what_was_attached(audit)
     op.create_index("audit_by_alias", "audit", ["model_name", "alias", "seq"])
     op.create_index("audit_by_version", "audit", ["version_id", "seq"])
+
+
+def _tell_audit_what_was_attached(audit: sa.TableClause) -> None:
+    """Complete events of attachments, as far as the blobs are still known."""
+    query = sa.text(
+        "SELECT u.seq, u.detail, a.name, a.encoding, b.digest, b.sha256, b.size_bytes "
+        "FROM audit u "
+        "JOIN artifact a ON a.version_id = u.version_id AND a.kind = 'attachment' "
+        "JOIN blob b ON b.digest = a.digest WHERE u.action = 'attach'"
+    ).columns(detail=sa.JSON)
+    for row in op.get_bind().execute(query).all():
+        if (row.name, row.sha256) != (row.detail["name"], row.detail["sha256"]):
+            continue  # another attachment of the version, or one that has replaced it
+        detail = {
+            "kind": "attachment",
+            "name": row.name,
+            "encoding": row.encoding,
+            "blake3": row.digest,
+            "sha256": row.sha256,
+            "size_bytes": row.size_bytes,
+        }
+        op.execute(sa.update(audit).where(audit.c.seq == row.seq).values(detail=detail))
 
 
 def _refuse_changes() -> None:

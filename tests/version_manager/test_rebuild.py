@@ -1,0 +1,159 @@
+"""A lost database is made again from files, and is never taken for an empty one."""
+
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from modelyard._core.errors import StorageError
+from modelyard.storage import tables as t
+from modelyard.version_manager import ModelVersionManager, rebuild_registry
+
+DAY_S = 24 * 3600
+
+
+def told(manager):
+    """Everything a registry tells."""
+    return {
+        "versions": manager.list_versions(),
+        "history": manager.get_history(),
+        "aliases": {
+            (v["model_name"], alias): v["version_id"]
+            for v in manager.list_versions()
+            for alias in v["aliases"]
+        },
+    }
+
+
+@pytest.fixture
+def busy_registry(registry, save, clock, mlp):
+    """A registry in which everything that has an event has happened."""
+    gone = save()
+    first = save(metrics={"sharpe": 1.0, "bad": float("nan")}, tags=["a", "b"], config={"x": [1]})
+    second = save(metrics={"sharpe": 2.0}, parents=[(first, "quantized")], artifacts={"s": b"1"})
+    registry.save_model(mlp, "other", description="text")
+    registry.tag_version(first, "c")
+    registry.untag_version(first, "a")
+    registry.attach(first, "baseline", {"n": 1})
+    registry.attach(first, "baseline", {"n": 2})
+    registry.set_alias("ppo", "production", first)
+    registry.set_alias("ppo", "production", second)
+    registry.set_alias("ppo", "candidate", first)
+    registry.drop_alias("ppo", "candidate")
+    registry.rollback_to_version(first)
+    registry.remove_version(gone)
+    registry.load_model(first, trust=True)
+    return registry
+
+
+def lose_database(manager):
+    manager.store.close()
+    for file in manager.base_dir.glob("registry.db*"):
+        file.unlink()
+
+
+def test_rebuilt_registry_tells_what_the_lost_one_told(busy_registry, clock):
+    before = told(busy_registry)
+    attached = busy_registry.get_by_alias("ppo")["version_id"]
+    lose_database(busy_registry)
+    report = rebuild_registry(busy_registry.base_dir)
+    assert report["problems"] == []
+    assert len(report["versions"]) == 4
+    again = ModelVersionManager(busy_registry.base_dir, clock=clock, actor="ada")
+    assert told(again) == before
+    assert again.read_attachment(attached, "baseline") == {"n": 2}
+    assert again.load_model(attached) is not None
+    (removed,) = set(report["versions"]) - {v["version_id"] for v in again.list_versions()}
+    assert again.restore_version(removed)["version_id"] == removed
+    assert again.verify()["problems"] == []
+    assert again.save_model(again.load_model(attached), "ppo") not in report["versions"]
+    again.store.close()
+
+
+def test_empty_database_beside_manifests_is_refused_and_says_what_to_do(registry, save):
+    save()
+    lose_database(registry)
+    for _ in range(2):  # the refusal leaves an empty database, which is no way round it
+        with pytest.raises(StorageError, match=r"was lost.*versions rebuild.*nothing was changed"):
+            ModelVersionManager(registry.base_dir)
+
+
+def test_damaged_database_is_moved_aside_and_rebuilt(registry, save):
+    version_id = save()
+    registry.store.close()
+    file = registry.base_dir / "registry.db"
+    file.write_bytes(b"this is no database" * 1000)
+    with pytest.raises(StorageError, match=r"damaged.*versions rebuild"):
+        ModelVersionManager(registry.base_dir)
+    assert rebuild_registry(registry.base_dir)["versions"] == [version_id]
+    aside = [path for path in registry.base_dir.iterdir() if ".damaged-" in path.name]
+    assert aside[0].read_bytes().startswith(b"this is no database")
+    manager = ModelVersionManager(registry.base_dir)
+    assert manager.load_model(version_id) is not None
+    manager.store.close()
+
+
+def test_sound_database_is_left_alone_and_unknown_versions_are_adopted(
+    tmp_path, registry, save, clock
+):
+    known = save()
+    registry.set_alias("ppo", "production", known)
+    copy = tmp_path / "registry.db.backup"
+    registry.store.close()
+    copy.write_bytes((registry.base_dir / "registry.db").read_bytes())
+    later = save(tags=["late"])
+    registry.attach(later, "baseline", {"n": 1})
+    registry.set_alias("ppo", "production", later)
+    registry.store.close()
+    for file in registry.base_dir.glob("registry.db-*"):
+        file.unlink()
+    copy.replace(registry.base_dir / "registry.db")  # an old backup is put back
+    manager = ModelVersionManager(registry.base_dir, clock=clock)
+    assert [v["version_id"] for v in manager.list_versions()] == [known]
+    assert manager.gc(grace_hours=0)["unknown_versions"] == [later]
+    report = manager.rebuild()
+    assert report["versions"] == [later]
+    assert manager.get_version(later)["tags"] == ["late"]
+    assert manager.read_attachment(later, "baseline") == {"n": 1}
+    assert manager.load_model(later) is not None
+    assert manager.get_by_alias("ppo")["version_id"] == known
+    assert manager.get_history(version_id=later)[-1]["action"] == "adopt"
+    assert manager.rebuild()["versions"] == []
+    manager.store.close()
+
+
+def test_what_cannot_be_restored_is_told_and_the_rest_is_restored(registry, save):
+    damaged, without_bytes, whole = save(), save(), save()
+    manifest = Path(registry.get_version(damaged)["path"]) / "manifest.json"
+    data = bytearray(manifest.read_bytes())
+    data[10] ^= 1
+    manifest.write_bytes(data)
+    weights = registry.store.blobs.path_of(
+        next(
+            part
+            for part in (registry.base_dir / "blobs").rglob("*")
+            if part.is_file()
+            and part.samefile(
+                Path(registry.get_version(without_bytes)["path"]) / "weights.safetensors"
+            )
+        ).name
+    )
+    weights.unlink()
+    lose_database(registry)
+    report = rebuild_registry(registry.base_dir)
+    assert report["versions"] == [whole]
+    problems = {problem["version_id"]: problem["problem"] for problem in report["problems"]}
+    assert "expected blake3" in problems[damaged]
+    assert "which is gone" in problems[without_bytes]
+
+
+def test_new_version_never_takes_the_id_of_one_that_only_files_know(registry, save):
+    lost = save()
+    manifest = Path(registry.get_version(lost)["path"]) / "manifest.json"
+    content = manifest.read_bytes()
+    with registry.store.database.writing() as connection:
+        for table in (t.artifact, t.version):
+            connection.execute(table.delete())
+    new = registry.save_model(nn.Linear(1, 1), "ppo")  # within the same second
+    assert new == f"{lost}_2"
+    assert manifest.read_bytes() == content
