@@ -10,18 +10,21 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import torch
+from sqlalchemy import event
 from torch import nn
 
+from modelyard import ManualClock
 from modelyard._core.errors import IntegrityError, StaleRevisionError, StorageError
-from modelyard.version_manager import ModelVersionManager
+from modelyard.version_manager import ModelVersionManager, manifests
 
 SAVER = """
 import sys, torch
-from modelyard.version_manager import ModelVersionManager
+from modelyard.version_manager import ModelVersionManager, manifests
 
 folder, seed, n = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 torch.manual_seed(seed)
@@ -85,12 +88,37 @@ def kill_while_saving(folder, rng):
     return [first.strip(), *rest]
 
 
+def check_nothing_is_left(folder):
+    """What killed saves have left is taken in or taken away; then every file has its owner."""
+    manager = ModelVersionManager(folder)
+    manager.rebuild()
+    clock = ManualClock(datetime.now(UTC) + timedelta(days=1))
+    later = ModelVersionManager(store=manager.store, clock=clock)
+    later.gc(grace_hours=0)
+    assert later.verify()["problems"] == []
+    report = later.gc(grace_hours=0)
+    assert report["leftovers"] == report["unknown_versions"] == []
+    needed = {
+        part["blake3"]
+        for version in later.list_versions()
+        for part in manifests.read(later.store, "ppo", version["version_id"])["files"].values()
+    }
+    assert {blob.digest for blob in later.store.blobs.stored()} == needed
+    assert list(later.store.blobs.leftovers()) == []
+    manager.store.close()
+
+
 def survives_kills(folder, n_kills, seed):
     rng = random.Random(seed)  # noqa: S311 - moments, not secrets
-    acknowledged = []
+    # Kept running, so that kills come in the middle of others' saves too.
+    neighbour = start_saver(folder, 0, 10**6)
+    acknowledged = [neighbour.stdout.readline().strip()]
     for _ in range(n_kills):
         acknowledged += kill_while_saving(folder, rng)
-        assert set(acknowledged) <= set(check_everything(folder))
+    os.kill(neighbour.pid, signal.SIGKILL)
+    acknowledged += neighbour.communicate()[0].split()
+    assert set(acknowledged) <= set(check_everything(folder))
+    check_nothing_is_left(folder)
 
 
 @pytest.mark.slow
@@ -100,7 +128,44 @@ def test_killed_process_leaves_an_openable_registry_without_a_damaged_version(tm
 
 @pytest.mark.soak
 def test_many_killed_processes_leave_an_openable_registry(tmp_path):
-    survives_kills(tmp_path / "models", 60, seed=2)
+    survives_kills(tmp_path / "models", 100, seed=2)
+
+
+def test_clock_that_goes_back_changes_neither_order_nor_ids(tmp_path, mlp):
+    later = ManualClock(datetime(2024, 1, 2, tzinfo=UTC))
+    earlier = ManualClock(datetime(2024, 1, 1, tzinfo=UTC))
+    manager = ModelVersionManager(tmp_path / "models", clock=later)
+    back = ModelVersionManager(store=manager.store, clock=earlier)
+    first = manager.save_model(mlp, "ppo", {"sharpe": 1.0})
+    second = back.save_model(mlp, "ppo", {"sharpe": 1.0})
+    again = manager.save_model(mlp, "ppo")
+    assert again == f"{first}_2"
+    assert [v["version_id"] for v in back.list_versions()] == [again, second, first]
+    assert back.get_best_version("ppo", "sharpe")["version_id"] == second
+    manager.store.close()
+
+
+def test_disk_that_fills_in_the_database_leaves_the_version_out(registry, mlp, save, tmp_path):
+    kept = save()
+    pages = registry.store.database.engine.connect()
+    used = pages.exec_driver_sql("PRAGMA page_count").scalar()
+    pages.close()
+
+    def allow(n):
+        def set_limit(connection, _record, _proxy):
+            connection.execute(f"PRAGMA max_page_count = {n}")
+
+        return set_limit
+
+    limit = allow(used)
+    event.listen(registry.store.database.engine, "checkout", limit)
+    with pytest.raises(StorageError, match="full"):
+        registry.save_model(mlp, "ppo", config={"text": "x" * 200_000})
+    event.remove(registry.store.database.engine, "checkout", limit)
+    event.listen(registry.store.database.engine, "checkout", allow(10**6))
+    assert [v["version_id"] for v in registry.list_versions()] == [kept]
+    assert [path.name for path in (tmp_path / "models" / "ppo").iterdir()] == [kept]
+    assert registry.save_model(mlp, "ppo") != kept
 
 
 def test_flipped_byte_in_the_weights_is_found_and_production_stays(registry, mlp, new_mlp):

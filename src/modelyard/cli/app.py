@@ -7,7 +7,7 @@ from typer.core import TyperGroup
 
 from modelyard import __version__
 from modelyard._core.errors import ModelyardError
-from modelyard.cli import graphs, lifecycle, rollout, versions
+from modelyard.cli import graphs, lifecycle, rollout, upkeep, versions
 from modelyard.cli.showing import errors
 
 FAILED = 1
@@ -39,6 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="From trained model to production and back: versions, rollouts, export, lifecycle.",
 )
+versions.app.add_typer(upkeep.app)
 app.add_typer(versions.app, name="versions")
 app.add_typer(rollout.app, name="rollout")
 app.command("export")(graphs.export)

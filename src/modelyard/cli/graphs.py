@@ -42,7 +42,9 @@ def export(
     shape = None if input_shape is None else _shape_of(input_shape)
     file = Path(source)
     if file.is_file():
-        model, name, example = _module_in(file), file.stem, None
+        from modelyard.cli.modules import module_in  # noqa: PLC0415 - brings torch
+
+        model, name, example = module_in(file), file.stem, None
     else:
         registry = open_registry(base_dir, database_url, storage_url)
         model, name = registry.load_model(source), source
@@ -90,20 +92,3 @@ def _example_of(registry: "ModelVersionManager", version_id: str) -> Any:
         return registry.read_artifact(version_id, "example_input")
     except NotFoundError:
         return None
-
-
-def _module_in(file: Path) -> Any:
-    """The module of an ONNX file, or of what `torch.save(module)` wrote, read without its code.
-
-    Raises:
-        InputError: It is neither.
-        UntrustedClassError: It is made of other classes than torch.nn's.
-    """
-    if file.suffix != ".onnx":
-        from modelyard.version_manager import load_module_file  # noqa: PLC0415 - brings torch
-
-        return load_module_file(file).eval()
-    from modelyard.export.inspection import read_graph  # noqa: PLC0415 - brings onnx
-    from modelyard.torchtools.onnx_module import OnnxModule  # noqa: PLC0415 - brings torch
-
-    return OnnxModule(read_graph(file).SerializeToString())

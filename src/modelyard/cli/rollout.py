@@ -11,14 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modelyard._core.errors import ConflictError, NotFoundError
-from modelyard.cli.registry import (
-    MODELS,
-    AsJson,
-    BaseDir,
-    DatabaseUrl,
-    StorageUrl,
-    open_registry,
-)
+from modelyard.cli.registry import AsJson, on_registry
 from modelyard.cli.showing import shares, show_json, show_line, show_pairs, show_table
 
 if TYPE_CHECKING:
@@ -34,7 +27,9 @@ ASKED = "asked for on the command line"
 
 
 @app.command()
+@on_registry
 def start(
+    registry: "ModelVersionManager",
     model_name: ModelName,
     version_id: Annotated[str, typer.Argument(help="The version to move the traffic to.")],
     direct: Annotated[
@@ -46,28 +41,22 @@ def start(
     config: Annotated[
         Path | None, typer.Option(help="YAML file whose section update_strategy holds the steps.")
     ] = None,
-    base_dir: BaseDir = MODELS,
-    database_url: DatabaseUrl = None,
-    storage_url: StorageUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Begin to move the traffic of a model to a version."""
-    registry = open_registry(base_dir, database_url, storage_url)
     strategy = _strategy(registry, _monitor(registry, model_name), config)
     state = strategy.update_model(version_id, smooth_transition=not direct, supersede=supersede)
     _tell(state, as_json=as_json)
 
 
 @app.command()
+@on_registry
 def status(
+    registry: "ModelVersionManager",
     model_name: ModelName,
-    base_dir: BaseDir = MODELS,
-    database_url: DatabaseUrl = None,
-    storage_url: StorageUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the rollout that runs, or the last one. Changes nothing."""
-    registry = open_registry(base_dir, database_url, storage_url)
     from modelyard.update_strategy import last_rollout  # noqa: PLC0415 - brings SciPy
 
     state = last_rollout(registry.store, model_name)
@@ -77,61 +66,53 @@ def status(
 
 
 @app.command()
+@on_registry
 def pause(
+    registry: "ModelVersionManager",
     model_name: ModelName,
     reason: Reason = ASKED,
-    base_dir: BaseDir = MODELS,
-    database_url: DatabaseUrl = None,
-    storage_url: StorageUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Hold a running rollout at its present shares."""
-    registry = open_registry(base_dir, database_url, storage_url)
     strategy = _strategy(registry, _monitor(registry, model_name))
     _tell(_needed(strategy.pause(reason=reason), "running", model_name), as_json=as_json)
 
 
 @app.command()
+@on_registry
 def resume(
+    registry: "ModelVersionManager",
     model_name: ModelName,
     reason: Reason = ASKED,
-    base_dir: BaseDir = MODELS,
-    database_url: DatabaseUrl = None,
-    storage_url: StorageUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Let a paused rollout go on."""
-    registry = open_registry(base_dir, database_url, storage_url)
     strategy = _strategy(registry, _monitor(registry, model_name))
     _tell(_needed(strategy.resume(reason=reason), "paused", model_name), as_json=as_json)
 
 
 @app.command()
+@on_registry
 def abort(
+    registry: "ModelVersionManager",
     model_name: ModelName,
     reason: Reason = ASKED,
-    base_dir: BaseDir = MODELS,
-    database_url: DatabaseUrl = None,
-    storage_url: StorageUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """End a rollout; the stable version gets all the traffic."""
-    registry = open_registry(base_dir, database_url, storage_url)
     strategy = _strategy(registry, _monitor(registry, model_name))
     _tell(_needed(strategy.abort(reason=reason), "unfinished", model_name), as_json=as_json)
 
 
 @app.command()
+@on_registry
 def rollback(
+    registry: "ModelVersionManager",
     model_name: ModelName,
     reason: Reason = ASKED,
-    base_dir: BaseDir = MODELS,
-    database_url: DatabaseUrl = None,
-    storage_url: StorageUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Go back: from the rollout that runs, or to the production version before this one."""
-    registry = open_registry(base_dir, database_url, storage_url)
     monitor = _monitor(registry, model_name)
     strategy = _strategy(registry, monitor)
     result = strategy.rollback(reason=reason)
@@ -145,16 +126,14 @@ def rollback(
 
 
 @app.command()
+@on_registry
 def history(
+    registry: "ModelVersionManager",
     model_name: ModelName,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
-    base_dir: BaseDir = MODELS,
-    database_url: DatabaseUrl = None,
-    storage_url: StorageUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the rollouts of a model, newest first, with every step of each."""
-    registry = open_registry(base_dir, database_url, storage_url)
     from modelyard.update_strategy import rollout_history  # noqa: PLC0415 - brings SciPy
 
     records = rollout_history(registry.store, model_name, limit)

@@ -1,23 +1,17 @@
-"""`modelyard versions ...`: look at the registry and move its aliases."""
+"""`modelyard versions ...`: look at the registry and move its aliases; `upkeep` has the rest."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelyard.cli.registry import (
-    MODELS,
-    AsJson,
-    BaseDir,
-    DatabaseUrl,
-    StorageUrl,
-    open_registry,
-)
-from modelyard.cli.showing import megabytes, show_json, show_line, show_pairs, show_table
+from modelyard.cli.registry import AsJson, on_registry
+from modelyard.cli.showing import as_text, megabytes, show_json, show_line, show_pairs, show_table
 
 if TYPE_CHECKING:
-    from modelyard.version_manager.records import Comparison, Version
+    from modelyard.version_manager import ModelVersionManager
+    from modelyard.version_manager.records import Comparison, LineageNode, Version
 
-app = typer.Typer(no_args_is_help=True, help="Look at versions and move aliases.")
+app = typer.Typer(no_args_is_help=True, help="Save, find, compare, move and keep versions.")
 
 VersionId = Annotated[str, typer.Argument(help="Id such as ppo_v20231120_120000.")]
 ModelName = Annotated[str, typer.Argument(help="Name of the model.")]
@@ -27,7 +21,9 @@ Minimize = Annotated[bool, typer.Option("--minimize", help="The smaller value is
 
 
 @app.command("list")
+@on_registry
 def list_versions(
+    registry: "ModelVersionManager",
     model_name: SomeModel = None,
     tag: Annotated[list[str] | None, typer.Option(help="Only with this tag; repeatable.")] = None,
     sort_by: Annotated[str, typer.Option(help="timestamp, size_bytes or a metric.")] = "timestamp",
@@ -35,14 +31,11 @@ def list_versions(
         bool, typer.Option("--ascending", help="Smallest or oldest first.")
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
-    base_dir: BaseDir = MODELS,
-    database_url: DatabaseUrl = None,
-    storage_url: StorageUrl = None,
+    offset: Annotated[int, typer.Option(min=0, help="How many to pass over first.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """List versions, newest first."""
-    registry = open_registry(base_dir, database_url, storage_url)
-    found = registry.list_versions(model_name, tag, sort_by, ascending)[:limit]
+    found = registry.list_versions(model_name, tag, sort_by, ascending, limit=limit, offset=offset)
     if as_json:
         show_json(found)
     else:
@@ -50,15 +43,14 @@ def list_versions(
 
 
 @app.command()
+@on_registry
 def show(
+    registry: "ModelVersionManager",
     version_id: VersionId,
-    base_dir: BaseDir = MODELS,
-    database_url: DatabaseUrl = None,
-    storage_url: StorageUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Show everything about one version."""
-    found = open_registry(base_dir, database_url, storage_url).get_version(version_id)
+    found = registry.get_version(version_id)
     if as_json:
         show_json(found)
     else:
@@ -66,17 +58,15 @@ def show(
 
 
 @app.command()
+@on_registry
 def compare(
+    registry: "ModelVersionManager",
     version_id1: VersionId,
     version_id2: VersionId,
     metric: Annotated[list[str] | None, typer.Option(help="Only this; repeatable.")] = None,
-    base_dir: BaseDir = MODELS,
-    database_url: DatabaseUrl = None,
-    storage_url: StorageUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare two versions: metrics, config, size, lineage."""
-    registry = open_registry(base_dir, database_url, storage_url)
     found = registry.compare_versions(version_id1, version_id2, metric)
     if as_json:
         show_json(found)
@@ -85,17 +75,15 @@ def compare(
 
 
 @app.command()
+@on_registry
 def best(
+    registry: "ModelVersionManager",
     model_name: ModelName,
     metric: Annotated[str, typer.Argument(help="Name of the metric that decides.")],
     minimize: Minimize = False,
-    base_dir: BaseDir = MODELS,
-    database_url: DatabaseUrl = None,
-    storage_url: StorageUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the version with the best value of a metric."""
-    registry = open_registry(base_dir, database_url, storage_url)
     found = registry.get_best_version(model_name, metric, not minimize)
     if as_json:
         show_json(found)
@@ -104,15 +92,14 @@ def best(
 
 
 @app.command()
+@on_registry
 def rollback(
+    registry: "ModelVersionManager",
     version_id: VersionId,
-    base_dir: BaseDir = MODELS,
-    database_url: DatabaseUrl = None,
-    storage_url: StorageUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a version production again, after its files have been verified."""
-    found = open_registry(base_dir, database_url, storage_url).rollback_to_version(version_id)
+    found = registry.rollback_to_version(version_id)
     if as_json:
         show_json(found)
     else:
@@ -121,45 +108,39 @@ def rollback(
 
 
 @app.command()
+@on_registry
 def tag(
+    registry: "ModelVersionManager",
     version_id: VersionId,
     tag: Tag,
-    base_dir: BaseDir = MODELS,
-    database_url: DatabaseUrl = None,
-    storage_url: StorageUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Add a tag to a version."""
-    registry = open_registry(base_dir, database_url, storage_url)
     _tell_tags(registry.tag_version(version_id, tag), as_json=as_json)
 
 
 @app.command()
+@on_registry
 def untag(
+    registry: "ModelVersionManager",
     version_id: VersionId,
     tag: Tag,
-    base_dir: BaseDir = MODELS,
-    database_url: DatabaseUrl = None,
-    storage_url: StorageUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Take a tag off a version."""
-    registry = open_registry(base_dir, database_url, storage_url)
     _tell_tags(registry.untag_version(version_id, tag), as_json=as_json)
 
 
 @app.command()
+@on_registry
 def alias(
+    registry: "ModelVersionManager",
     model_name: ModelName,
     alias: Annotated[str, typer.Argument(help="production, candidate or a name of your own.")],
     version_id: VersionId,
-    base_dir: BaseDir = MODELS,
-    database_url: DatabaseUrl = None,
-    storage_url: StorageUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Point an alias to a version."""
-    registry = open_registry(base_dir, database_url, storage_url)
     found = registry.set_alias(model_name, alias, version_id)
     if as_json:
         show_json(found)
@@ -169,17 +150,16 @@ def alias(
 
 
 @app.command()
+@on_registry
 def history(
+    registry: "ModelVersionManager",
     model_name: SomeModel = None,
     version_id: Annotated[str | None, typer.Option(help="Only of this version.")] = None,
-    base_dir: BaseDir = MODELS,
-    database_url: DatabaseUrl = None,
-    storage_url: StorageUrl = None,
+    alias: Annotated[str | None, typer.Option(help="Only moves of this alias.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show who did what, oldest first."""
-    registry = open_registry(base_dir, database_url, storage_url)
-    records = registry.get_history(model_name, version_id=version_id)
+    records = registry.get_history(model_name, version_id=version_id, alias=alias)
     if as_json:
         show_json(records)
         return
@@ -189,42 +169,38 @@ def history(
 
 
 @app.command()
-def cleanup(
-    model_name: SomeModel = None,
-    keep: Annotated[int, typer.Option(min=1, help="How many of each model stay.")] = 10,
-    metric: Annotated[
-        str | None, typer.Option(help="Keep the best by it, not the newest.")
-    ] = None,
-    minimize: Minimize = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
-    base_dir: BaseDir = MODELS,
-    database_url: DatabaseUrl = None,
-    storage_url: StorageUrl = None,
+@on_registry
+def lineage(
+    registry: "ModelVersionManager",
+    version_id: VersionId,
     as_json: AsJson = False,
 ) -> None:
-    """Remove old versions; those in use, aliased or younger than a day stay."""
-    registry = open_registry(base_dir, database_url, storage_url)
-    ids = registry.cleanup_old_versions(
-        model_name, keep, metric, maximize=not minimize, dry_run=dry_run
-    )
+    """Show what a version was made from and what was made from it, as a tree."""
+    found = registry.get_lineage(version_id)
     if as_json:
-        show_json({"removed": [] if dry_run else ids, "would_remove": ids if dry_run else []})
+        show_json(found)
         return
-    show_line(f"{len(ids)} {'would be removed' if dry_run else 'removed'}")
-    for version_id in ids:
-        show_line(version_id)
+    from modelyard.version_manager import lineage_tree  # noqa: PLC0415 - brings torch
+
+    def told(node: "LineageNode") -> str:
+        mark = "> " if node["version_id"] == version_id else ""
+        state = " [removed]" if node["is_removed"] else ""
+        metrics = f"  {as_text(node['metrics'])}" if node["metrics"] else ""
+        return f"{mark}{node['version_id']}{state}{metrics}"
+
+    for line in lineage_tree(found, told):
+        show_line(line)
 
 
 @app.command()
+@on_registry
 def statistics(
+    registry: "ModelVersionManager",
     model_name: SomeModel = None,
-    base_dir: BaseDir = MODELS,
-    database_url: DatabaseUrl = None,
-    storage_url: StorageUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Show counts, sizes and the range of each metric."""
-    found = open_registry(base_dir, database_url, storage_url).get_statistics(model_name)
+    found = registry.get_statistics(model_name)
     if as_json:
         show_json(found)
         return

@@ -9,6 +9,7 @@ Example:
     True
 """
 
+from modelyard.version_manager.lineage import as_tree as lineage_tree
 from modelyard.version_manager.manager import ModelVersionManager
 from modelyard.version_manager.module_format import load_module_file
 from modelyard.version_manager.rebuild import rebuild_registry
@@ -38,6 +39,7 @@ __all__ = [
     "Statistics",
     "VerifyReport",
     "Version",
+    "lineage_tree",
     "load_module_file",
     "rebuild_registry",
     "register_class",
