@@ -112,6 +112,23 @@ def test_large_data_goes_through_a_file_and_ends_the_same(blobs, tmp_path):
     assert [path.name for path in files_under(tmp_path)] == [ref.digest]
 
 
+def test_sync_waits_for_what_was_begun_and_tells_how_it_went(blobs, monkeypatch):
+    refs = [blobs.put(writing(bytes([n]) * 100_000)) for n in range(3)]
+    blobs.start_sync(refs[0].digest)
+    blobs.sync([ref.digest for ref in refs])
+    blobs.sync([])
+
+    def no_room(_path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("modelyard.storage.blobs.fsync_file", no_room)
+    blobs.start_sync(refs[0].digest)
+    monkeypatch.undo()
+    with pytest.raises(StorageError, match="Input/output error"):
+        blobs.sync([refs[0].digest])
+    blobs.sync([refs[0].digest])
+
+
 def test_listing_names_blobs_and_what_cut_off_saves_left(blobs, tmp_path):
     ref = blobs.put(writing(b"whole"))
     (tmp_path / "blobs" / "incoming").mkdir(exist_ok=True)

@@ -131,6 +131,18 @@ def test_many_killed_processes_leave_an_openable_registry(tmp_path):
     survives_kills(tmp_path / "models", 100, seed=2)
 
 
+def test_saving_again_heals_a_damaged_blob(registry, mlp):
+    version_id = registry.save_model(mlp, "ppo")
+    path = Path(registry.get_version(version_id)["path"]) / "weights.safetensors"
+    path.chmod(0o644)
+    path.write_bytes(b"damaged")
+    with pytest.raises(IntegrityError, match="save the version again"):
+        registry.load_model(version_id)
+    again = registry.save_model(mlp, "ppo")
+    for key in (version_id, again):
+        assert torch.equal(registry.load_model(key)[0].weight, mlp[0].weight)
+
+
 def test_clock_that_goes_back_changes_neither_order_nor_ids(tmp_path, mlp):
     later = ManualClock(datetime(2024, 1, 2, tzinfo=UTC))
     earlier = ManualClock(datetime(2024, 1, 1, tzinfo=UTC))
@@ -184,9 +196,15 @@ def test_flipped_byte_in_the_weights_is_found_and_production_stays(registry, mlp
     assert registry.get_by_alias("ppo")["version_id"] == good
 
 
+def files_in(folder):
+    return sorted(
+        path for path in folder.rglob("*") if path.is_file() and "registry.db" not in path.name
+    )
+
+
 def test_full_disk_is_a_storage_error_and_nothing_is_lost(registry, mlp, monkeypatch, tmp_path):
     kept = registry.save_model(mlp, "ppo")
-    before = sorted((tmp_path / "models").rglob("*"))
+    before = files_in(tmp_path / "models")
 
     def no_room(_descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -195,7 +213,7 @@ def test_full_disk_is_a_storage_error_and_nothing_is_lost(registry, mlp, monkeyp
     with pytest.raises(StorageError, match="No space left"):
         registry.save_model(nn.Linear(2, 2), "ppo")
     monkeypatch.undo()
-    assert sorted((tmp_path / "models").rglob("*")) == before
+    assert files_in(tmp_path / "models") == before
     assert torch.equal(registry.load_model(kept)[0].weight, mlp[0].weight)
 
 

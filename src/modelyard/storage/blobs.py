@@ -8,15 +8,17 @@ import contextlib
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Protocol
 
 from modelyard._core.errors import IntegrityError, StorageError
-from modelyard._core.files import fsync_folder, make_folder
-from modelyard.storage.hashing import BlobRef, HashingWriter, verify
+from modelyard._core.files import fsync_file, fsync_folder, make_folder
+from modelyard.storage.hashing import BlobRef, HashingWriter, background_thread, verify
 from modelyard.storage.objects import ObjectStore
 
 Fill = Callable[[HashingWriter], None]
@@ -35,7 +37,14 @@ class BlobStore(Protocol):
     """Where bytes are kept. All calls are safe across threads and processes."""
 
     def put(self, fill: Fill) -> BlobRef:
-        """Store what `fill` writes. Equal bytes are stored once. Durable after `sync`."""
+        """Store what `fill` writes. Equal bytes are stored once. Durable after `sync`.
+
+        A blob of the same name that turns out to be damaged is replaced.
+        """
+        ...
+
+    def start_sync(self, digest: str) -> None:
+        """Begin to bring a blob to the disk, and return at once; `sync` tells how it went."""
         ...
 
     def sync(self, digests: Iterable[str]) -> None:
@@ -76,17 +85,22 @@ class BlobStore(Protocol):
 
 
 class LocalBlobs:
-    """Blobs in `folder/<first 2 hex>/<digest>`, read-only files."""
+    """Blobs in `folder/<first 2 hex>/<digest>`, read-only files.
+
+    Thread-safe: files appear whole under their names; `_lock` guards `_syncing`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._lock = threading.Lock()
+        self._syncing: dict[str, Future[None]] = {}
 
     def path_of(self, digest: str) -> Path:
         """Where the blob lies."""
         return self._folder / digest[:2] / digest
 
     def put(self, fill: Fill) -> BlobRef:
-        """As `BlobStore.put`: stream to a temporary file, fsync, rename."""
+        """As `BlobStore.put`: stream to a temporary file, rename."""
         temporary = self._folder / _INCOMING / secrets.token_hex(8)
         try:
             try:
@@ -96,16 +110,36 @@ class LocalBlobs:
         except OSError as error:
             if isinstance(error, StorageError):
                 raise
-            raise StorageError(
-                f"Cannot store a blob under {str(self._folder)!r}: {error}. "
-                "Nothing already stored was touched."
-            ) from error
+            raise self._refused(error) from error
+
+    def start_sync(self, digest: str) -> None:
+        """As `BlobStore.start_sync`, in a thread that all blob stores share."""
+        with self._lock:
+            self._syncing[digest] = background_thread("sync").submit(
+                fsync_file, self.path_of(digest)
+            )
 
     def sync(self, digests: Iterable[str]) -> None:
-        """As `BlobStore.sync`: the bytes have been synced by whoever made the file."""
-        folders = {self.path_of(digest).parent for digest in digests}
-        for folder in (*folders, self._folder) if folders else ():
-            fsync_folder(folder)
+        """As `BlobStore.sync`; also of blobs another process has written and perhaps not synced.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        folders = set()
+        try:
+            for digest in digests:
+                with self._lock:
+                    begun = self._syncing.pop(digest, None)
+                # The system tells of a failed write once: whoever began must be asked.
+                if begun is None:
+                    fsync_file(self.path_of(digest))
+                else:
+                    begun.result()
+                folders.add(self.path_of(digest).parent)
+            for folder in (*folders, self._folder) if folders else ():
+                fsync_folder(folder)
+        except OSError as error:
+            raise self._refused(error) from error
 
     def has(self, digest: str) -> bool:
         """As `BlobStore.has`."""
@@ -119,7 +153,7 @@ class LocalBlobs:
 
     def link(self, digest: str, path: Path) -> None:
         """Hard link, or a copy where the file system has none."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         path.unlink(missing_ok=True)
         try:
             os.link(self.path_of(digest), path)
@@ -146,14 +180,29 @@ class LocalBlobs:
         with contextlib.closing(HashingWriter(lambda: _created(temporary))) as writer:
             fill(writer)
             path = self.path_of(writer.digest)
-            if not path.exists():
-                file = writer.to_file()
-                file.flush()
-                os.fsync(file.fileno())
+            if not self._is_sound(writer.digest):
+                writer.to_file().flush()
                 path.parent.mkdir(exist_ok=True)
                 temporary.chmod(0o444)
                 temporary.replace(path)
             return writer.ref()
+
+    def _is_sound(self, digest: str) -> bool:
+        """Whether the blob is there with the bytes of its name."""
+        path = self.path_of(digest)
+        if not path.exists():
+            return False
+        try:
+            verify(path, digest)
+        except IntegrityError:
+            return False
+        return True
+
+    def _refused(self, error: OSError) -> StorageError:
+        return StorageError(
+            f"Cannot store a blob under {str(self._folder)!r}: {error}. "
+            "Nothing already stored was touched."
+        )
 
     def _entries(self, pattern: str) -> Iterator[StoredBlob]:
         for path in self._folder.glob(pattern):
@@ -180,6 +229,9 @@ class RemoteBlobs:
         # Whatever is there under this name has the same bytes: writing again is harmless.
         self._objects.put(_key(ref.digest), self._cache.path_of(ref.digest))
         return ref
+
+    def start_sync(self, digest: str) -> None:
+        """Nothing: an object store answers when an object is durable."""
 
     def sync(self, digests: Iterable[str]) -> None:
         """Nothing: an object store answers when an object is durable."""

@@ -4,19 +4,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import select
+from torch import nn
 
 from modelyard._core.errors import ConfigError, IntegrityError, NotFoundError
 from modelyard._core.ids import checked_name
 from modelyard.storage import Store
 from modelyard.storage import tables as t
-from modelyard.version_manager import payloads, saving
+from modelyard.version_manager import module_format, payloads, saving
 from modelyard.version_manager.loading import ModelPaths
-from modelyard.version_manager.module_format import ModuleFiles, write_tensors
+from modelyard.version_manager.module_format import write_tensors
 from modelyard.version_manager.saving import StoredPart
 
 
 def put(store: Store, kind: str, name: str, encoding: str, fill: payloads.Fill) -> StoredPart:
-    """Store what `fill` writes; durable on return, but part of no version yet."""
+    """Store what `fill` writes; part of no version yet, and durable when it is."""
     ref = store.blobs.put(fill)
     return StoredPart(kind=kind, name=name, encoding=encoding, ref=ref, fill=fill)
 
@@ -67,17 +68,31 @@ def _states_of(training_state: Any) -> dict[str, Any] | None:
     }
 
 
-def put_all(store: Store, files: ModuleFiles, artifacts: Mapping[str, Any]) -> list[StoredPart]:
-    """Store everything a new version is made of: its module, and what travels with it.
+def put_module(store: Store, model: nn.Module) -> tuple[list[StoredPart], str | None]:
+    """Store what a module is made of; its parts, and why it cannot be rebuilt whole, if so.
+
+    Raises:
+        InputError: It holds tensors that cannot be stored.
+        StorageError: The disk refuses.
+    """
+    tensors = module_format.storable_tensors(model)
+    weights = put(store, "model", saving.WEIGHTS, "safetensors", write_tensors(tensors))
+    # The disk takes the weights while the module is described.
+    store.blobs.start_sync(weights.ref.digest)
+    description, reason = module_format.description_of(model)
+    if description is None:
+        return [weights], reason
+    fill = payloads.writes(description)
+    return [weights, put(store, "model", saving.DESCRIPTION, "module", fill)], None
+
+
+def put_artifacts(store: Store, artifacts: Mapping[str, Any]) -> list[StoredPart]:
+    """Store what travels with a version.
 
     Raises:
         ConfigError: An artifact that cannot be stored.
     """
-    fills = {saving.WEIGHTS: ("safetensors", write_tensors(files.tensors))}
-    if files.description is not None:
-        fills[saving.DESCRIPTION] = ("module", payloads.writes(files.description))
-    module = [put(store, "model", name, *how) for name, how in fills.items()]
-    return module + [encode(store, "artifact", name, value) for name, value in artifacts.items()]
+    return [encode(store, "artifact", name, value) for name, value in artifacts.items()]
 
 
 def read(store: Store, kind: str, version_id: str, name: str) -> Any:

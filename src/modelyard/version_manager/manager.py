@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ from modelyard.version_manager import (
 )
 from modelyard.version_manager.environment import current_environment, differences
 from modelyard.version_manager.keeper import RegistryKeeper
-from modelyard.version_manager.module_format import to_files
 from modelyard.version_manager.records import Version
 from modelyard.version_manager.trust import full_name
 
@@ -128,7 +128,9 @@ class ModelVersionManager(RegistryKeeper):
         saving.checked_model_name(model_name)
         module = unwrapped(model)
         warn_if_original(model, action="saved")
-        files = to_files(module)
+        extras = contents.extras_of(
+            artifacts, example_input=example_input, training_state=training_state
+        )
         plain_metrics, non_finite = saving.checked_metrics(metrics)
         facts = saving.Facts(
             model_name=model_name,
@@ -139,16 +141,18 @@ class ModelVersionManager(RegistryKeeper):
             tags=saving.checked_tags(tags),
             parents=saving.checked_parents(parents),
             class_name=full_name(type(module)),
-            cannot_load_full_reason=files.reason,
+            cannot_load_full_reason=None,
             signature=signature_of(module, signature, example_input),
             environment=current_environment(),
         )
-        extras = contents.extras_of(
-            artifacts, example_input=example_input, training_state=training_state
-        )
-        parts = contents.put_all(self.store, files, extras)
+        parts, reason = contents.put_module(self.store, module)
+        parts += contents.put_artifacts(self.store, extras)
         version_id = saving.store_version(
-            self.store, facts, parts, now=self._clock.now(), actor=self._actor
+            self.store,
+            replace(facts, cannot_load_full_reason=reason),
+            parts,
+            now=self._clock.now(),
+            actor=self._actor,
         )
         if self._auto_cleanup:
             self.cleanup_old_versions(model_name)

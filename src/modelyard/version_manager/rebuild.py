@@ -167,7 +167,8 @@ def _insert(
         row["seq"] = manifest["seq"]
     connection.execute(insert(t.version), row)
     parts = [_part(file) for file in manifest["files"].values()]
-    saving.add_parts(connection, store.blobs, manifest["version_id"], parts)
+    new = saving.unknown(connection, parts)
+    saving.add_parts(connection, store, manifest["version_id"], parts, new)
     saving.insert_details(
         connection,
         manifest["version_id"],

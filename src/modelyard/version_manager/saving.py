@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from modelyard._core.errors import ConfigError, StorageError, VersionNotFoundError
 from modelyard._core.ids import checked_name, timestamp_of, version_id_of
 from modelyard._core.plain import to_plain
-from modelyard.storage import BlobRef, BlobStore, HashingWriter, Store
+from modelyard.storage import BlobRef, HashingWriter, Store
 from modelyard.storage import tables as t
 from modelyard.version_manager import catalog, history, manifests
 from modelyard.version_manager.environment import digest_of
@@ -29,6 +29,15 @@ _INSERT_ARTIFACT = insert(t.artifact)
 _INSERT_METRIC = insert(t.metric)
 _INSERT_TAG = insert(t.tag)
 _INSERT_LINEAGE = insert(t.lineage)
+_KNOWN_ENVIRONMENT = select(t.environment.c.digest).where(
+    t.environment.c.digest == bindparam("digest")
+)
+_KNOWN_BLOB = select(t.blob.c.digest).where(t.blob.c.digest == bindparam("digest"))
+_REPRIEVE = (
+    update(t.blob)
+    .where(t.blob.c.digest == bindparam("known"), t.blob.c.condemned_at.is_not(None))
+    .values(condemned_at=None)
+)
 # Folders and files of the registry itself.
 _RESERVED = frozenset({"blobs", "cache"})
 # As wide as the database's column.
@@ -166,12 +175,14 @@ def store_version(
     with store.database.writing() as connection:
         version_id = free_id(connection, store, facts.model_name, timestamp_of(now))
         _check_parents(connection, facts.parents)
+        new = unknown(connection, parts)
         try:
             insert_version(
                 connection,
                 store,
                 facts,
                 parts,
+                new,
                 version_id=version_id,
                 made_at=now,
                 now=now,
@@ -180,6 +191,9 @@ def store_version(
         except BaseException as error:
             with contextlib.suppress(OSError):
                 store.documents.remove_folder(manifests.folder_name(facts.model_name, version_id))
+                # Still inside the transaction: whoever else has put them looks again in theirs.
+                for part in new:
+                    store.blobs.remove(part.ref.digest)
             if isinstance(error, OSError) and not isinstance(error, StorageError):
                 raise StorageError(
                     f"Cannot write {store.path_of(facts.model_name)!r}: {error}. "
@@ -194,6 +208,7 @@ def insert_version(
     store: Store,
     facts: Facts,
     parts: list[StoredPart],
+    new: list[StoredPart],
     *,
     version_id: str,
     made_at: datetime,
@@ -208,6 +223,7 @@ def insert_version(
         store: Where to.
         facts: What is said about it.
         parts: Its blobs.
+        new: Those of them that are `unknown`.
         version_id: A free id.
         made_at: When it was saved first.
         now: The time.
@@ -217,7 +233,7 @@ def insert_version(
     row = _version_row(facts, parts, version_id=version_id, made_at=made_at)
     row["environment_digest"] = environment_digest(connection, facts.environment)
     key = connection.execute(_INSERT_VERSION, row).inserted_primary_key
-    add_parts(connection, store.blobs, version_id, parts)
+    add_parts(connection, store, version_id, parts, new)
     insert_details(connection, version_id, facts)
     event = history.Event(
         action=action,
@@ -240,6 +256,8 @@ def insert_version(
     )
     link_files(store, manifest)
     manifests.write(store, manifest)
+    # After the manifest: its own sync has taken along most of what this one waits for.
+    store.blobs.sync([part.ref.digest for part in new])
 
 
 def link_files(store: Store, manifest: Mapping[str, Any]) -> None:
@@ -250,27 +268,43 @@ def link_files(store: Store, manifest: Mapping[str, Any]) -> None:
             store.blobs.link(part["blake3"], store.folder / name / file)
 
 
-def add_parts(
-    connection: Connection, blobs: BlobStore, version_id: str, parts: list[StoredPart]
-) -> None:
-    """Tie blobs to a version; those that were about to be collected are kept."""
+def unknown(connection: Connection, parts: Iterable[StoredPart]) -> list[StoredPart]:
+    """Those whose blobs no committed row knows, each blob once."""
     refs = {part.ref.digest: part for part in parts}
-    b = t.blob.c
-    found = select(b.digest, b.condemned_at).where(b.digest.in_(list(refs)))
-    known = {row.digest: row.condemned_at for row in connection.execute(found)}
-    new = [part for digest, part in refs.items() if digest not in known]
+    return [
+        part
+        for digest, part in refs.items()
+        if connection.execute(_KNOWN_BLOB, {"digest": digest}).first() is None
+    ]
+
+
+def add_parts(
+    connection: Connection,
+    store: Store,
+    version_id: str,
+    parts: list[StoredPart],
+    new: list[StoredPart],
+) -> None:
+    """Tie blobs to a version; those that were about to be collected are kept.
+
+    Args:
+        connection: Inside a writing transaction.
+        store: Where the blobs are.
+        version_id: Which version.
+        parts: Its blobs.
+        new: Those of them that are `unknown`.
+    """
     for part in new:
-        if not blobs.has(part.ref.digest):
+        if not store.blobs.has(part.ref.digest):
             # `put` found old bytes of this digest and wrote none; then gc took them. It takes
             # none now, because it would need this transaction's lock.
-            blobs.put(part.fill)
-    # The others are known to a committed row, and so durable.
-    blobs.sync([part.ref.digest for part in new])
+            store.blobs.put(part.fill)
+            store.blobs.start_sync(part.ref.digest)
     if new:
         connection.execute(_INSERT_BLOB, [asdict(part.ref) for part in new])
-    condemned = [digest for digest, at in known.items() if at is not None]
-    if condemned:
-        connection.execute(update(t.blob).where(b.digest.in_(condemned)).values(condemned_at=None))
+    if len(new) < len(parts):
+        digests = [part.ref.digest for part in parts]
+        connection.execute(_REPRIEVE, [{"known": digest} for digest in digests])
     rows = [
         {
             "version_id": version_id,
@@ -302,7 +336,8 @@ def attach(
             row.name == part.name,
         )
     )
-    add_parts(connection, store.blobs, version["version_id"], [part])
+    new = unknown(connection, [part])
+    add_parts(connection, store, version["version_id"], [part], new)
     event = history.Event(
         action="attach",
         model_name=version["model_name"],
@@ -312,6 +347,7 @@ def attach(
         detail=described(part),
     )
     history.record(connection, store, event)
+    store.blobs.sync([part.ref.digest for part in new])
 
 
 def described(part: StoredPart) -> dict[str, Any]:
@@ -360,8 +396,7 @@ def _check_parents(connection: Connection, parents: list[tuple[str, str]]) -> No
 def environment_digest(connection: Connection, facts: Mapping[str, Any]) -> str:
     """Where the environment stands in the database; written if it is new."""
     digest = digest_of(facts)
-    known = select(t.environment.c.digest).where(t.environment.c.digest == digest)
-    if connection.execute(known).first() is None:
+    if connection.execute(_KNOWN_ENVIRONMENT, {"digest": digest}).first() is None:
         connection.execute(insert(t.environment), {"digest": digest, "facts": dict(facts)})
     return digest
 
