@@ -7,12 +7,11 @@ in turns in one run, on one thread, at a batch of one; what counts is the ratio 
     python benchmarks/document_models.py policy     # one
 """
 
-import platform
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
+from _tables import machine, table, write
 from torch import nn
 
 from modelyard.compression import ModelCompressor
@@ -23,11 +22,9 @@ from modelyard.torchtools.parity import differences, worst
 from modelyard.torchtools.timing import MS_PER_S, interleaved_medians
 from modelyard.trading import build_models, presets
 
-_PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 _SHAPES = {"policy": (2, 263), "transformer": (2, 64, 155), "ts2vec": (2, 256, 4)}
 _BUDGET_S = 12.0
-_HEADER = "| model | how | size (MB) | latency (ms) | speed-up | relative error |"
-_RULE = "| --- | --- | ---: | ---: | ---: | ---: |"
+_COLUMNS = ["model", "how", "#size (MB)", "#latency (ms)", "#speed-up", "#relative error"]
 
 
 def main(names: list[str]) -> None:
@@ -35,9 +32,9 @@ def main(names: list[str]) -> None:
     torch.set_num_threads(1)
     models = build_models(presets.document(), seed=0)
     rows = [row for name in names for row in measure(name, getattr(models, name))]
-    table = "\n".join([_HEADER, _RULE, *map(as_line, rows)])
-    print(table)
-    write(table)
+    text = f"Measured on {machine()}, one thread.\n\n{table(_COLUMNS, [*map(as_line, rows)])}"
+    print(text)
+    write("document_models", text)
 
 
 def measure(name: str, model: nn.Module) -> list[dict[str, Any]]:
@@ -75,25 +72,16 @@ def measure(name: str, model: nn.Module) -> list[dict[str, Any]]:
     ]
 
 
-def as_line(row: dict[str, Any]) -> str:
+def as_line(row: dict[str, Any]) -> list[str]:
     """One row of the table."""
-    return (
-        f"| {row['model']} | {row['how']} | {row['size_mb']:.1f} | {row['latency_ms']:.2f} | "
-        f"{row['speedup']:.1f} x | {row['error']:.1e} |"
-    )
-
-
-def write(table: str) -> None:
-    """Put the table between the page's markers."""
-    text = _PAGE.read_text(encoding="utf-8")
-    head, _, rest = text.partition("<!-- begin document_models -->\n")
-    _, _, tail = rest.partition("<!-- end document_models -->")
-    machine = f"{platform.machine()}, {platform.system()}, PyTorch {torch.__version__}, one thread"
-    middle = f"Measured on {machine}.\n\n{table}\n"
-    _PAGE.write_text(
-        f"{head}<!-- begin document_models -->\n{middle}<!-- end document_models -->{tail}",
-        encoding="utf-8",
-    )
+    return [
+        row["model"],
+        row["how"],
+        f"{row['size_mb']:.1f}",
+        f"{row['latency_ms']:.2f}",
+        f"{row['speedup']:.1f} x",
+        f"{row['error']:.1e}",
+    ]
 
 
 if __name__ == "__main__":

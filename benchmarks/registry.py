@@ -1,0 +1,301 @@
+"""The registry beside MLflow's, on SQLite and local files, in turns in one run.
+
+Writes the tables between the markers in `docs/benchmarks.md`. MLflow comes with the extra `bench`;
+without it its columns stay empty. `bare` is a plain write and fsync of the same bytes into a new
+file, the limit that nothing durable can beat.
+
+    python benchmarks/registry.py           # everything, some minutes
+    python benchmarks/registry.py --quick   # few repetitions, for a look
+"""
+
+import importlib.util
+import logging
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from _tables import machine, table, write
+from torch import nn
+
+from modelyard.storage import tables as t
+from modelyard.version_manager import ModelVersionManager
+
+_HAS_MLFLOW = importlib.util.find_spec("mlflow") is not None
+_MS = 1e3
+_N_PROCESSES = 8
+
+
+class Ours:
+    """The registry of modelyard."""
+
+    def __init__(self, folder: Path) -> None:
+        self._registry = ModelVersionManager(folder / "ours")
+
+    def save(self, model: nn.Module, sharpe: float) -> str:
+        """Save a version durably; what `load` takes."""
+        return self._registry.save_model(model, "ppo", {"sharpe": sharpe})
+
+    def load(self, key: str) -> nn.Module:
+        """The model, every byte verified."""
+        return self._registry.load_model(key)
+
+    def listed(self) -> list[Any]:
+        """All versions by Sharpe ratio."""
+        return self._registry.list_versions("ppo", sort_by="sharpe")
+
+    def fill(self, n: int) -> None:
+        """Rows of `n` more versions, without files: what a list or a search looks at."""
+        with self._registry.store.database.writing() as connection:
+            first = dict(connection.execute(t.version.select().limit(1)).mappings().one())
+            start = connection.execute(t.version.select().order_by(t.version.c.seq.desc())).first()
+            del first["seq"]
+            ids = [f"ppo_v20240101_000000_{start.seq + i}" for i in range(n)]
+            rows = [{**first, "version_id": key} for key in ids]
+            connection.execute(t.version.insert(), rows)
+            metrics = [
+                {"version_id": key, "model_name": "ppo", "name": name, "value": i * 7919 % 10007}
+                for i, key in enumerate(ids)
+                for name in ("sharpe", "cagr")
+            ]
+            connection.execute(t.metric.insert(), metrics)
+
+    def best(self) -> Any:
+        """The version with the best Sharpe ratio."""
+        return self._registry.get_best_version("ppo", "sharpe")
+
+
+class Mlflow:
+    """The model registry of MLflow."""
+
+    def __init__(self, folder: Path) -> None:
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+        # Since 3.17 loading a pickle has to be allowed.
+        os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "true"
+        import mlflow  # noqa: PLC0415 - optional
+        import mlflow.pytorch  # noqa: PLC0415
+
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        logging.getLogger("alembic").setLevel(logging.ERROR)
+        self._mlflow = mlflow
+        mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
+        mlflow.set_registry_uri(f"sqlite:///{folder / 'mlflow.db'}")
+        self._client = mlflow.MlflowClient()
+        found = self._client.get_experiment_by_name("bench")
+        self._experiment = (
+            found.experiment_id
+            if found
+            else self._client.create_experiment("bench", (folder / "artifacts").as_uri())
+        )
+        mlflow.set_experiment(experiment_id=self._experiment)
+
+    def save(self, model: nn.Module, sharpe: float) -> str:
+        """Log a model with a metric and register it; what `load` takes."""
+        with self._mlflow.start_run():
+            self._mlflow.log_metric("sharpe", sharpe)
+            # Its quickest way: "pt2" would trace the model, and requirements that are not given
+            # are inferred in another process each time.
+            info = self._mlflow.pytorch.log_model(
+                model,
+                name="model",
+                registered_model_name="ppo",
+                pip_requirements=["torch"],
+                serialization_format="pickle",
+            )
+        return f"models:/ppo/{info.registered_model_version}"
+
+    def load(self, key: str) -> nn.Module:
+        """The model; MLflow verifies nothing."""
+        return self._mlflow.pytorch.load_model(key)
+
+    def listed(self) -> list[Any]:
+        """The nearest there is: logged models by a metric (versions cannot be sorted by one)."""
+        return self._mlflow.search_logged_models(
+            experiment_ids=[self._experiment],
+            order_by=[{"field_name": "metrics.sharpe", "ascending": False}],
+            max_results=1000,
+            output_format="list",
+        )
+
+    def fill(self, n: int) -> None:
+        """`n` logged models with two metrics each."""
+        run = self._client.create_run(self._experiment)
+        for i in range(n):
+            model = self._client.create_logged_model(self._experiment, name=f"m{i}")
+            for name in ("sharpe", "cagr"):
+                self._client.log_metric(
+                    run.info.run_id, name, i * 7919 % 10007, model_id=model.model_id
+                )
+
+
+def main(*, quick: bool) -> None:
+    """Measure and write the page."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+        folder = Path(name)
+        peers: dict[str, Any] = {"modelyard": Ours(folder)}
+        if _HAS_MLFLOW:
+            peers["MLflow"] = Mlflow(folder)
+        rows = _saving(folder, peers, n_1mb=5 if quick else 40, n_50mb=3 if quick else 12)
+        rows += _loading(peers, n=4 if quick else 20)
+        rows.append(_listing(peers, n=100 if quick else 1000))
+        rows.append(_processes(folder, n_saves=4 if quick else 20))
+        columns = ["what", "#bare", "#modelyard", "#MLflow", "#MLflow / modelyard"]
+        first = table([*columns, "#modelyard / bare"], rows)
+        second = table(
+            [
+                "#versions",
+                "#list sorted by metric (ms)",
+                "#per version (µs)",
+                "#best version (ms)",
+            ],
+            _scale(folder, sizes=[1_000, 10_000] if quick else [1_000, 10_000, 100_000]),
+        )
+    text = f"Measured on {machine()}, medians.\n\n{first}\n\n{second}"
+    print(text)
+    if not quick:
+        write("registry", text)
+
+
+def _model(size_bytes: int) -> nn.Module:
+    return nn.Linear(size_bytes // 1000, 250, bias=False)
+
+
+def _saving(folder: Path, peers: dict[str, Any], *, n_1mb: int, n_50mb: int) -> list[list[str]]:
+    rows = []
+    for size_bytes, n in ((10**6, n_1mb), (50 * 10**6, n_50mb)):
+        times: dict[str, list[float]] = {name: [] for name in ("bare", *peers)}
+        for turn in range(n + 1):
+            model = _model(size_bytes)
+            data = model.weight.detach().numpy().data.cast("B")
+            path = folder / f"bare-{size_bytes}-{turn}"
+            ways = {"bare": lambda d=data, p=path: _bare(d, p)}
+            ways |= {k: lambda m=model, p=p: p.save(m, 1.0) for k, p in peers.items()}
+            # Another one first each time: who writes first finds the pages that others freed.
+            names = list(ways)[turn % len(ways) :] + list(ways)[: turn % len(ways)]
+            for name in names:
+                times[name].append(_timed(ways[name]))
+        medians = {name: statistics.median(values[1:]) * _MS for name, values in times.items()}
+        rows.append(_row(f"durable save, {size_bytes // 10**6} MB (ms)", medians))
+    return rows
+
+
+def _loading(peers: dict[str, Any], *, n: int) -> list[list[str]]:
+    keys = {name: peer.save(_model(50 * 10**6), 1.0) for name, peer in peers.items()}
+    times: dict[str, list[float]] = {name: [] for name in peers}
+    for _ in range(n + 1):
+        for name, peer in peers.items():
+            times[name].append(_timed(lambda p=peer, k=keys[name]: p.load(k)))
+    medians = {name: statistics.median(values[1:]) * _MS for name, values in times.items()}
+    return [_row("load, 50 MB, here verified (ms)", medians)]
+
+
+def _listing(peers: dict[str, Any], *, n: int) -> list[str]:
+    times: dict[str, list[float]] = {name: [] for name in peers}
+    for peer in peers.values():
+        peer.fill(n)
+    for _ in range(6):
+        for name, peer in peers.items():
+            times[name].append(_timed(peer.listed))
+    medians = {name: statistics.median(values[1:]) * _MS for name, values in times.items()}
+    return _row(f"list {n} sorted by a metric (ms)", medians)
+
+
+def _processes(folder: Path, *, n_saves: int) -> list[str]:
+    rates = {}
+    for name, kind in (("modelyard", Ours), ("MLflow", Mlflow if _HAS_MLFLOW else None)):
+        if kind is None:
+            continue
+        place = folder / f"processes-{name}"
+        place.mkdir()
+        kind(place).save(_model(10**6), 0.0)  # MLflow fails where many start from nothing
+        rates[name] = _rate(kind, place, n_saves)
+    ratio = f"{rates['modelyard'] / rates['MLflow']:.0f} x" if _HAS_MLFLOW else "-"
+    ours, theirs = f"{rates['modelyard']:.0f}", f"{rates.get('MLflow', float('nan')):.1f}"
+    what = f"{_N_PROCESSES} processes save 1 MB (versions per second)"
+    return [what, "-", ours, theirs if _HAS_MLFLOW else "-", ratio, "-"]
+
+
+def _rate(kind: Any, place: Path, n_saves: int) -> float:
+    """Versions per second of processes that begin together, once all have started."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(_N_PROCESSES + 1)
+    workers = [
+        context.Process(target=_work, args=(kind, place, n_saves, barrier))
+        for _ in range(_N_PROCESSES)
+    ]
+    for worker in workers:
+        worker.start()
+    barrier.wait()
+    started = time.perf_counter()
+    for worker in workers:
+        worker.join()
+    if any(worker.exitcode for worker in workers):
+        raise SystemExit(f"{kind.__name__}: a process failed")
+    return _N_PROCESSES * n_saves / (time.perf_counter() - started)
+
+
+def _work(kind: Any, place: Path, n_saves: int, barrier: Any) -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    peer = kind(place)
+    model = _model(10**6)
+    barrier.wait()
+    for turn in range(n_saves):
+        with torch.no_grad():
+            model.weight[0, 0] = os.getpid() + turn  # other bytes each time
+        peer.save(model, float(turn))
+
+
+def _scale(folder: Path, *, sizes: list[int]) -> list[list[str]]:
+    place = folder / "scale"
+    place.mkdir()
+    ours = Ours(place)
+    ours.save(_model(10**4), 0.5)
+    rows = []
+    there = 1
+    for size in sizes:
+        ours.fill(size - there)
+        there = size
+        listing_s = min(_timed(ours.listed) for _ in range(3))
+        best_s = statistics.median(_timed(ours.best) for _ in range(200))
+        per_version = f"{listing_s / size * 1e6:.1f}"
+        rows.append([f"{size:,}", f"{listing_s * _MS:.0f}", per_version, f"{best_s * _MS:.2f}"])
+    return rows
+
+
+def _bare(data: memoryview, path: Path) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _timed(way: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    way()
+    return time.perf_counter() - started
+
+
+def _row(what: str, medians: dict[str, float]) -> list[str]:
+    def shown(name: str) -> str:
+        return f"{medians[name]:.1f}" if name in medians else "-"
+
+    def ratio(first: str, second: str) -> str:
+        both = first in medians and second in medians
+        return f"{medians[first] / medians[second]:.1f} x" if both else "-"
+
+    names = ("bare", "modelyard", "MLflow")
+    return [what, *map(shown, names), ratio("MLflow", "modelyard"), ratio("modelyard", "bare")]
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")  # MLflow's own
+    main(quick="--quick" in sys.argv)
