@@ -29,10 +29,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _inside(model: nn.Module) -> nn.Module | None:
-    inner = getattr(model, "_orig_mod", None)
-    if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        inner = model.module
-    return inner if isinstance(inner, nn.Module) else None
+    # Not getattr: an attribute could lead around in a circle.
+    parts = model._modules  # noqa: SLF001
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return parts.get("module")
+    return parts.get("_orig_mod")
 
 
 def named_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -2,8 +2,8 @@
 
 `weights.safetensors` holds every parameter and buffer once (tied ones share an entry, buffers
 that are not in the state dict are there too). `module.pt` holds the module itself with its
-tensors replaced by empty ones on the meta device. It is read by torch's restricted unpickler
-with the classes of `trust.allowed_globals`, so no code runs because a file asks for it.
+tensors replaced by empty ones on the meta device. `restricted` reads it, so no code runs because
+a file asks for it.
 """
 
 import copy
@@ -11,7 +11,6 @@ import io
 import json
 import pickle
 import struct
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,17 +22,13 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from modelyard._core.errors import InputError, IntegrityError, UntrustedClassError
+from modelyard._core.errors import InputError, IntegrityError
 from modelyard.storage import HashingWriter
 from modelyard.torchtools.layers import named_parts, own_tensors, unwrapped
-from modelyard.version_manager.trust import (
-    ACTIVATIONS,
-    allowed_globals,
-    full_name,
-    register_class,
-)
-
-_restricted_loading = threading.Lock()
+from modelyard.version_manager.archives import archive_in
+from modelyard.version_manager.programs import names_in
+from modelyard.version_manager.restricted import restricted_load
+from modelyard.version_manager.trust import ACTIVATIONS, full_name, register_class
 
 # dtype names of the safetensors format that its reader turns into tensors again. It has names for
 # 4- and 6-bit floats too, but no way back from them; complex128 it does not know.
@@ -115,23 +110,36 @@ def to_files(model: nn.Module) -> ModuleFiles:
         InputError: A tensor of a kind that cannot be stored (quantized, sparse, lazy, on the
             meta device).
     """
-    model = unwrapped(model)
-    tensors = {
-        name: storable(tensor, where=f"Tensor {name!r}") for name, tensor in own_tensors(model)
+    return ModuleFiles(storable_tensors(model), *description_of(model))
+
+
+def storable_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer of `model` by name, each once.
+
+    Raises:
+        InputError: As `to_files`.
+    """
+    return {
+        name: storable(tensor, where=f"Tensor {name!r}")
+        for name, tensor in own_tensors(unwrapped(model))
     }
+
+
+def description_of(model: nn.Module) -> tuple[bytes | None, str | None]:
+    """The bytes of `module.pt`, or why there can be none."""
+    model = unwrapped(model)
     try:
-        description = _describe(model)
+        return _describe(model), None
     except Exception as error:  # noqa: BLE001 - pickling runs the classes' own code: anything can come
         reason = f"{type(model).__qualname__} cannot be pickled: {_culprit(model) or error}"
-        return ModuleFiles(tensors, None, reason)
-    return ModuleFiles(tensors, description, None)
+        return None, reason
 
 
 def storable(tensor: torch.Tensor, *, where: str) -> torch.Tensor:
     """`tensor`, if `write_tensors` can write it.
 
     Raises:
-        InputError: It is of a kind that cannot be stored; the message says `where` and the way out.
+        InputError: It is of a kind that cannot be stored; the message says `where` and what to do.
     """
     if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
         raise InputError(f"{where} is lazy: run the model once before saving it.")
@@ -221,12 +229,19 @@ def rebuild(
     if trust:
         model = torch.load(description, map_location="cpu", weights_only=False)
     else:
-        model = _restricted_load(description, trusted_classes)
+        model = restricted_load(description, trusted_classes=trusted_classes)
     if not isinstance(model, nn.Module):
         raise IntegrityError(f"{str(description)!r} holds a {type(model).__name__}, no nn.Module.")
     tensors, _ = read_tensors(weights)
-    _fill_(model, tensors)
-    _restore_functions_(model)
+    try:
+        _fill_(model, tensors)
+        _restore_functions_(model)
+    except IntegrityError:
+        raise
+    except Exception as error:
+        raise IntegrityError(
+            f"{str(description)!r} describes no module that can be put together: {error!r}"
+        ) from error
     return model
 
 
@@ -242,10 +257,8 @@ def load_module_file(path: Path, *, trusted_classes: Iterable[Any] = ()) -> nn.M
         UntrustedClassError: It is made of classes that may not be used.
     """
     try:
-        model = _restricted_load(path, trusted_classes)
-    except UntrustedClassError:
-        raise
-    except (OSError, RuntimeError, ValueError) as error:
+        model = restricted_load(path, trusted_classes=trusted_classes)
+    except OSError as error:
         raise InputError(f"{str(path)!r} is no file that torch.save wrote: {error}") from error
     if not isinstance(model, nn.Module):
         raise InputError(
@@ -253,21 +266,6 @@ def load_module_file(path: Path, *, trusted_classes: Iterable[Any] = ()) -> nn.M
             "with torch.save(model, path), or name a factory that makes it."
         )
     return model
-
-
-def _restricted_load(description: Path, trusted_classes: Iterable[Any]) -> Any:
-    # torch keeps one list of allowed names for the whole process: of two loads at once, the
-    # first to end would take the names away from the other.
-    with _restricted_loading:
-        try:
-            names = torch.serialization.get_unsafe_globals_in_checkpoint(description)
-            allowed = allowed_globals(names, trusted_classes=trusted_classes)
-            with torch.serialization.safe_globals(allowed):
-                return torch.load(description, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise UntrustedClassError(
-                f"{str(description)!r} asks for more than a module; nothing of it was run: {error}"
-            ) from error
 
 
 def state_dict_of(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, Any]:
@@ -317,9 +315,10 @@ def _describe(model: nn.Module) -> bytes:
         vars(shell)[_SHARED_MEMORY] = shared
     buffer = io.BytesIO()
     torch.save(shell, buffer)
-    buffer.seek(0)
-    _vouch_for_own(model, torch.serialization.get_unsafe_globals_in_checkpoint(buffer))
-    return buffer.getvalue()
+    description = buffer.getvalue()
+    # Read as it will be on loading: what would be refused then is found now.
+    _vouch_for_own(model, names_in(archive_in(description)))
+    return description
 
 
 def _restore_functions_(model: nn.Module) -> None:
@@ -410,6 +409,8 @@ def _header(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) ->
 def _fill_(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """Put stored tensors where the description has empty ones; tied places stay tied."""
     shared = vars(model).pop(_SHARED_MEMORY, {})
+    if not all(type(name) is str for name in shared.values()):
+        raise IntegrityError("The module description names tensors by something other than text.")
     empties = dict(own_tensors(model))
     if empties.keys() != tensors.keys():
         odd = sorted(empties.keys() ^ tensors.keys())[:5]

@@ -123,7 +123,8 @@ def _numpy_global(name: str) -> Any | None:
     if attribute in {"ndarray", "dtype"}:
         return getattr(np, attribute)
     if attribute in {"_reconstruct", "scalar"} and "multiarray" in name:
-        return _look_up(name)
+        # The name that files from before NumPy 2 have is looked up where the function is now.
+        return _look_up(name.replace("numpy.core.", "numpy._core."))
     value = _look_up(name)
     return value if isinstance(value, type) and issubclass(value, np.dtype | np.generic) else None
 
