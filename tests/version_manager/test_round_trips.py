@@ -519,7 +519,7 @@ def test_arrays_and_settings_in_attributes_come_back(tmp_path):
     model.means = np.array([1.5, np.nan], dtype=np.float32)
     model.names = np.array(["a", "bc"])
     model.step = np.float64(0.1)
-    model.raw = b"\x00\xff"
+    model.raw, model.no_bytes = b"\x00\xff", b""
     model.options = {"sizes": (1, 2), 3: None, "set": {1, 2}, "dtype": torch.float16}
     found = round_trip(model, tmp_path)
     assert found.means.dtype == np.float32
@@ -527,7 +527,26 @@ def test_arrays_and_settings_in_attributes_come_back(tmp_path):
     assert found.names.tolist() == ["a", "bc"]
     assert found.step == 0.1
     assert found.raw == model.raw
+    assert found.no_bytes == b""
     assert found.options == model.options
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (2, 3)], ids=str)
+@pytest.mark.parametrize("code", ["?", "i1", "u8", "f2", "c8", "U5", "S3", "V4", "M8[ns]", "m8"])
+def test_arrays_of_every_kind_in_attributes_come_back(code, shape, tmp_path):
+    model = nn.Linear(2, 2)
+    model.array = np.zeros(shape, dtype=code)
+    model.kind = model.array.dtype
+    found = round_trip(model, tmp_path)
+    assert found.array.dtype == model.array.dtype == found.kind
+    assert found.array.shape == shape
+    assert found.array.tobytes() == model.array.tobytes()
+
+
+def test_array_of_objects_is_named_as_the_reason():
+    model = nn.Linear(2, 2)
+    model.array = np.array([{}, None])
+    assert "calls numpy.dtype with arguments that no array of numbers" in to_files(model).reason
 
 
 def test_whole_module_is_in_eval_mode(tmp_path):

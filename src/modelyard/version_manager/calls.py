@@ -28,7 +28,7 @@ _STORAGES: dict[str, torch.dtype] = {
     f"torch.{name}": dtype
     for dtype, name in torch.storage._dtype_to_storage_type_map().items()  # noqa: SLF001 - the names in files
 } | {"torch.storage.UntypedStorage": torch.uint8}
-_BYTES = "_codecs.encode"
+_BYTES, _NO_BYTES = "_codecs.encode", "builtins.bytes"
 _DTYPE, _ARRAY = "numpy.dtype", "numpy array"
 _TORCH_FUNCTION = "modelyard.version_manager.module_format.TorchFunction"
 
@@ -161,7 +161,7 @@ def _is_shape(value: Any) -> bool:
 
 
 def _is_bytes(value: Any) -> bool:
-    return isinstance(value, Made) and value.name == _BYTES
+    return isinstance(value, Made) and value.name in {_BYTES, _NO_BYTES}
 
 
 def _dtype_named(value: Any) -> torch.dtype | None:
@@ -315,6 +315,7 @@ _RULES: dict[str, Callable[[tuple[Any, ...]], bool]] = {
     _BYTES: lambda arguments: (
         len(arguments) == 2 and isinstance(arguments[0], str) and arguments[1] in _LATIN_1  # noqa: PLR2004
     ),
+    _NO_BYTES: lambda arguments: arguments == (),
     "torch.Size": lambda arguments: len(arguments) == 1 and _is_shape(arguments[0]),
     "torch.device": lambda arguments: all(isinstance(item, str | int) for item in arguments),
     "torch.serialization._get_layout": lambda arguments: all(

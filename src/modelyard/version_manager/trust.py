@@ -113,9 +113,16 @@ def _well_known(name: str) -> Any | None:
         # Only what they define themselves: their modules import others' names.
         if isinstance(value, type) and full_name(value) == name:
             return value
+    if name == "builtins.bytes":
+        return _no_bytes
     if home.startswith("numpy"):
         return _numpy_global(name)
     return None
+
+
+def _no_bytes() -> bytes:
+    """How pickle makes `b""`; `bytes` itself would make any number of them."""
+    return b""
 
 
 def _numpy_global(name: str) -> Any | None:
