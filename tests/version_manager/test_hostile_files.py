@@ -17,6 +17,8 @@ import hostile_archives
 import hostile_payloads
 import hostile_pickles
 import pytest
+import torch
+from torch import nn
 
 from modelyard._core.errors import InputError, IntegrityError, UntrustedClassError
 from modelyard.version_manager.module_format import (
@@ -161,6 +163,31 @@ def test_every_hostile_file_ends_in_an_error_that_says_so(way, readings):
         if key not in HARMLESS
     }
     assert odd == {}
+
+
+class Cleans(nn.Module):
+    """Removes its file when it goes; a hostile file would say which."""
+
+    def __del__(self):
+        Path(self.path).unlink()
+
+
+@pytest.mark.parametrize(
+    "cls", [Cleans, torch.fx.GraphModule, torch.nn.parallel.DistributedDataParallel]
+)
+def test_classes_that_act_on_their_attributes_unasked_need_a_voucher(cls, tmp_path):
+    kept = tmp_path / "kept"
+    kept.touch()
+    made = hostile_pickles.module(
+        *hostile_pickles.tables(),
+        (hostile_pickles.text("path"), hostile_pickles.text(str(kept))),
+        of=f"{cls.__module__}.{cls.__qualname__}",
+    )
+    path = tmp_path / "module.pt"
+    path.write_bytes(hostile_archives.with_program(hostile_pickles.pickled(made)))
+    with pytest.raises(UntrustedClassError, match=cls.__qualname__):
+        load_module_file(path)
+    assert kept.exists()
 
 
 @pytest.mark.parametrize("way", KINDS)

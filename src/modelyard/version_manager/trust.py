@@ -6,8 +6,8 @@ names it:
 * classes of `torch.nn` and modelyard's own modules,
 * classes the caller registered, passed as `trusted_classes`, or saved in this process,
 * subclasses of `nn.Module` found under exactly the stored name in a module that is already
-  imported, unless they define `__setstate__` or `__reduce__` of their own: those run code of
-  their own on what the file holds, so somebody must vouch for them by name.
+  imported, unless they define `__setstate__`, `__reduce__`, `__del__` or the like of their own:
+  those run code of their own on what the file holds, so somebody must vouch for them by name.
 
 A file can ask for an object without its constructor (what pickle does with modules) or for a call
 of the constructor with arguments of the file's choice. Only vouched classes may be called.
@@ -38,7 +38,13 @@ ACTIVATIONS = frozenset(
 _OWN_HOMES = ("modelyard.torchtools.onnx_module", "modelyard.version_manager.module_format")
 _LATE_HOMES = frozenset({*_OWN_HOMES, "torch.nn.utils.prune"})
 _FUNCTION_HOMES = ("torch.nn.functional", "torch._C._nn")
-_CUSTOM_PICKLING = ("__new__", "__setstate__", "__reduce__", "__reduce_ex__")
+# What runs on attributes of the file's choice without anybody calling it.
+_RUNS_UNASKED = (
+    *("__new__", "__setstate__", "__reduce__", "__reduce_ex__"),
+    *("__del__", "__getattribute__", "__hash__", "__eq__"),
+)
+# Being given its attributes, it talks to other processes.
+_NEVER_BY_NAME = frozenset({"torch.nn.parallel.distributed.DistributedDataParallel"})
 
 
 def register_class(cls: type) -> type:
@@ -75,7 +81,9 @@ def allowed_globals(names: Iterable[str], *, trusted_classes: Iterable[Any] = ()
         if name in vouched:
             found.append((vouched[name], name))
             continue
-        value = _well_known(name) or _imported_module_class(name)
+        value = None
+        if name not in _NEVER_BY_NAME:
+            value = _well_known(name) or _imported_module_class(name)
         if value is None:
             refused.append(name)
         elif isinstance(value, type) and not name.startswith("numpy"):
@@ -140,16 +148,15 @@ def _imported_module_class(name: str) -> type | None:
     value = _look_up(name)
     if not (isinstance(value, type) and issubclass(value, nn.Module)):
         return None
-    if full_name(value) != name or _has_custom_pickling(value):
+    if full_name(value) != name or _runs_unasked(value):
         return None
     return value
 
 
-def _has_custom_pickling(cls: type) -> bool:
-    own = [base for base in cls.__mro__ if not base.__module__.startswith("torch.")]
-    return any(
-        name in vars(base) for base in own if base is not object for name in _CUSTOM_PICKLING
-    )
+def _runs_unasked(cls: type) -> bool:
+    # Those of torch.nn are known to do no harm; torch has others, such as compiled graphs.
+    own = [base for base in cls.__mro__ if not base.__module__.startswith("torch.nn.")]
+    return any(name in vars(base) for base in own if base is not object for name in _RUNS_UNASKED)
 
 
 def _look_up(name: str) -> Any | None:
