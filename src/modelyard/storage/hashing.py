@@ -14,12 +14,13 @@ from blake3 import blake3
 
 from modelyard._core.errors import IntegrityError
 
-CHUNK_BYTES = 4 << 20
+# As much as a core's cache holds: hashed and written while it is there.
+CHUNK_BYTES = 1 << 20
 # Below this the bytes wait in memory, where their name can be known before a file is made.
 SMALL_BYTES = 64 << 10
 _WORTH_A_THREAD_BYTES = 256 << 10
 # How many chunks may wait for sha256: they can be copies of what lies on a GPU.
-_MOST_WAITING = 4
+_MOST_WAITING = 16
 
 
 @dataclass(frozen=True, kw_only=True)

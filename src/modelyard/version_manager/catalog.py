@@ -16,7 +16,6 @@ _COLUMNS = frozenset({"timestamp", "version_id", "model_name", "size_bytes", "da
 
 _KEPT_PRODUCTIONS = 4  # the present one and the three before it
 _MOST_NAMED = 500  # databases limit how many values a query may name
-_BY_ID = select(t.version).where(t.version.c.version_id == bindparam("version_id"))
 _MODELS_IN_PRODUCTION = select(t.alias.c.model_name).where(t.alias.c.alias == t.PRODUCTION)
 _MOVES_OF_PRODUCTION = (
     select(t.audit.c.version_id)
@@ -42,10 +41,13 @@ def find(connection: Connection, version_id: str, *, removed: bool = False) -> V
         raise ConfigError(
             f"A version id is text such as 'ppo_v20231120_120000', got {version_id!r}."
         )
-    row = connection.execute(_BY_ID, {"version_id": version_id}).mappings().first()
-    if row is None or (row["removed_at"] is not None and not removed):
+    query = select(t.version).where(t.version.c.version_id == version_id)
+    if not removed:
+        query = query.where(t.version.c.removed_at.is_(None))
+    found = as_versions(connection, query)
+    if not found:
         raise VersionNotFoundError(_not_found(connection, version_id))
-    return _with_belongings(connection, [row], [version_id])[0]
+    return found[0]
 
 
 def living(connection: Connection, ids: Iterable[str]) -> dict[str, Version]:
@@ -236,51 +238,86 @@ def statistics(connection: Connection, model_name: str | None) -> Statistics:
 
 def as_versions(connection: Connection, query: Select[Any]) -> list[Version]:
     """The versions a query over the version table selects, with all that belongs to them."""
-    rows = connection.execute(query).mappings().all()
+    rows = connection.execute(query.with_only_columns(*_COLUMNS_READ)).all()
     if len(rows) <= _MOST_NAMED:
-        return _with_belongings(connection, rows, [row["version_id"] for row in rows])
+        return _with_belongings(connection, rows, [row.version_id for row in rows])
     return _with_belongings(connection, rows, query.with_only_columns(t.version.c.version_id))
+
+
+# In the order in which `_with_belongings` takes them apart.
+_COLUMNS_READ = [
+    t.version.c[name]
+    for name in (
+        *("version_id", "model_name", "timestamp", "created_at", "non_finite_metrics", "config"),
+        *("description", "sha256", "size_bytes", "format", "can_load_full"),
+        *("cannot_load_full_reason", "class_name", "signature", "environment_digest"),
+    )
+]
 
 
 def _with_belongings(connection: Connection, rows: Sequence[Any], ids: Any) -> list[Version]:
     """Versions from their rows, and from what other tables tell of `ids` (values or a query)."""
-    metrics = _grouped(connection, t.metric, ids)
-    tags = _grouped(connection, t.tag, ids)
-    parents = _grouped(connection, t.lineage, ids)
-    aliases = _grouped(connection, t.alias, ids)
-    environments = _environments(connection, {row["environment_digest"] for row in rows})
+    metrics: dict[str, dict[str, float | None]] = {}
+    m = t.metric.c
+    for key, name, value in _belonging(connection, ids, m.version_id, m.name, m.value):
+        metrics.setdefault(key, {})[name] = value
+    tags = _grouped(connection, ids, t.tag.c.version_id, t.tag.c.tag)
+    parents = _grouped(connection, ids, t.lineage.c.version_id, t.lineage.c.parent_id)
+    aliases = _grouped(connection, ids, t.alias.c.version_id, t.alias.c.alias)
+    environments = _environments(connection, {row[-1] for row in rows})
     return [
         {
-            "version_id": (key := row["version_id"]),
-            "model_name": row["model_name"],
-            "timestamp": row["timestamp"],
-            "datetime": row["created_at"],
-            "metrics": {item["name"]: item["value"] for item in metrics.get(key, ())},
-            "non_finite_metrics": row["non_finite_metrics"],
-            "config": row["config"],
-            "description": row["description"],
-            "tags": sorted(item["tag"] for item in tags.get(key, ())),
-            "path": f"{row['model_name']}/{key}",
-            "sha256": row["sha256"],
-            "size_bytes": row["size_bytes"],
-            "format": row["format"],
-            "parents": [item["parent_id"] for item in parents.get(key, ())],
-            "aliases": sorted(item["alias"] for item in aliases.get(key, ())),
-            "can_load_full": row["can_load_full"],
-            "cannot_load_full_reason": row["cannot_load_full_reason"],
-            "class_name": row["class_name"],
-            "signature": row["signature"],
-            "environment": dict(environments.get(row["environment_digest"], {})),
+            "version_id": key,
+            "model_name": model_name,
+            "timestamp": timestamp,
+            "datetime": created_at,
+            "metrics": metrics.get(key, {}),
+            "non_finite_metrics": non_finite,
+            "config": config,
+            "description": description,
+            "tags": tags.get(key, []),
+            "path": f"{model_name}/{key}",
+            "sha256": sha256,
+            "size_bytes": size_bytes,
+            "format": stored_format,
+            "parents": parents.get(key, []),
+            "aliases": aliases.get(key, []),
+            "can_load_full": can_load_full,
+            "cannot_load_full_reason": reason,
+            "class_name": class_name,
+            "signature": signature,
+            "environment": {**environments.get(environment_digest, {})},
         }
-        for row in rows
+        # Taken apart at once: looking columns up by name would take half of the time.
+        for (
+            key,
+            model_name,
+            timestamp,
+            created_at,
+            non_finite,
+            config,
+            description,
+            sha256,
+            size_bytes,
+            stored_format,
+            can_load_full,
+            reason,
+            class_name,
+            signature,
+            environment_digest,
+        ) in rows
     ]
 
 
-def _grouped(connection: Connection, table: Any, ids: Any) -> dict[str, list[Any]]:
-    grouped: dict[str, list[Any]] = {}
-    query = select(table).where(table.c.version_id.in_(ids))
-    for row in connection.execute(query).mappings():
-        grouped.setdefault(row["version_id"], []).append(row)
+def _belonging(connection: Connection, ids: Any, key: Any, *columns: Any) -> Iterable[Any]:
+    """Rows of another table that belong to these versions: the version's id, then `columns`."""
+    return connection.execute(select(key, *columns).where(key.in_(ids)).order_by(columns[0]))
+
+
+def _grouped(connection: Connection, ids: Any, key: Any, column: Any) -> dict[str, list[str]]:
+    grouped: dict[str, list[str]] = {}
+    for version_id, value in _belonging(connection, ids, key, column):
+        grouped.setdefault(version_id, []).append(value)
     return grouped
 
 

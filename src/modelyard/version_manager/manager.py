@@ -145,12 +145,13 @@ class ModelVersionManager(RegistryKeeper):
             signature=signature_of(module, signature, example_input),
             environment=current_environment(),
         )
-        parts, reason = contents.put_module(self.store, module)
-        parts += contents.put_artifacts(self.store, extras)
+        # First what may be refused, then what is large.
+        artifacts_stored = contents.put_artifacts(self.store, extras)
+        module_stored, reason = contents.put_module(self.store, module)
         version_id = saving.store_version(
             self.store,
             replace(facts, cannot_load_full_reason=reason),
-            parts,
+            [*module_stored, *artifacts_stored],
             now=self._clock.now(),
             actor=self._actor,
         )

@@ -174,4 +174,5 @@ class RegistryReader:
 
     def _placed(self, version: Version) -> Version:
         """The version with its path in this store."""
-        return {**version, "path": self.store.path_of(version["path"])}
+        version["path"] = self.store.path_of(version["path"])
+        return version

@@ -404,7 +404,7 @@ def environment_digest(connection: Connection, facts: Mapping[str, Any]) -> str:
 def _version_row(
     facts: Facts, parts: list[StoredPart], *, version_id: str, made_at: datetime
 ) -> dict[str, Any]:
-    weights = next(part.ref for part in parts if part.name == WEIGHTS)
+    weights = next(part.ref for part in parts if (part.kind, part.name) == ("model", WEIGHTS))
     return {
         "version_id": version_id,
         "model_name": facts.model_name,
