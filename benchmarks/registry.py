@@ -226,7 +226,7 @@ def _processes(folder: Path, *, n_saves: int) -> list[str]:
 
 
 def _rate(kind: Any, place: Path, n_saves: int) -> float:
-    """Versions per second of processes that begin together, once all have started."""
+    """Versions per second of processes between a common begin and the end of the last."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(_N_PROCESSES + 1)
     workers = [
@@ -237,11 +237,13 @@ def _rate(kind: Any, place: Path, n_saves: int) -> float:
         worker.start()
     barrier.wait()
     started = time.perf_counter()
+    barrier.wait()
+    took_s = time.perf_counter() - started
     for worker in workers:
         worker.join()
     if any(worker.exitcode for worker in workers):
         raise SystemExit(f"{kind.__name__}: a process failed")
-    return _N_PROCESSES * n_saves / (time.perf_counter() - started)
+    return _N_PROCESSES * n_saves / took_s
 
 
 def _work(kind: Any, place: Path, n_saves: int, barrier: Any) -> None:
@@ -255,6 +257,7 @@ def _work(kind: Any, place: Path, n_saves: int, barrier: Any) -> None:
         with torch.no_grad():
             model.weight[0, 0] = os.getpid() + turn  # other bytes each time
         peer.save(model, float(turn))
+    barrier.wait()
 
 
 def _scale(folder: Path, *, sizes: list[int]) -> list[list[str]]:

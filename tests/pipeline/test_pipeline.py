@@ -65,6 +65,7 @@ def factory(workplace: Path, function: str = "make") -> str:
     return f"{(workplace / 'name').read_text()}:{function}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", ["data.npz", "inputs.npy"])
 def test_run_takes_a_users_model_through_every_stage(workplace: Path, data: str) -> None:
     report = run_from_files(
@@ -88,6 +89,7 @@ def test_run_takes_a_users_model_through_every_stage(workplace: Path, data: str)
     assert (workplace / "out" / "onnx" / "make_compressed.onnx").is_file()
 
 
+@pytest.mark.slow
 def test_compressed_version_knows_what_it_was_made_from(workplace: Path) -> None:
     run_from_files(
         workplace / "config.yaml",

@@ -29,6 +29,8 @@ from modelyard.version_manager.module_format import (
 )
 from modelyard.version_manager.payloads import decoded
 
+pytestmark = pytest.mark.slow
+
 LONGEST_S = 5.0
 MOST_MB = 200
 MOST_ASKED_MB = 600  # an allocator asks in steps of up to 128 MB, and files are mapped besides

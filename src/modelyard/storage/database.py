@@ -25,7 +25,7 @@ from modelyard.storage.filesystems import network_file_system, processes_that_wr
 BUSY_TIMEOUT_S = 30.0
 # Writers to one PostgreSQL database agree on this number and so go one after another.
 _FIRST_PAUSE_S = 0.0005
-_LONGEST_PAUSE_S = 0.008
+_LONGEST_PAUSE_S = 0.004
 _WAIT = f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}"
 _ADVISORY_LOCK = text("SELECT pg_advisory_xact_lock(7303011)")
 
