@@ -22,7 +22,7 @@ from modelyard._core.files import replacing
 from modelyard.storage import BlobRef, Store
 from modelyard.storage.hashing import CHUNK_BYTES
 from modelyard.storage.sealed import sealed, unsealed
-from modelyard.version_manager import catalog, manifests, saving
+from modelyard.version_manager import catalog, facts, manifests, saving
 from modelyard.version_manager.history import IMPORT
 from modelyard.version_manager.saving import StoredPart
 
@@ -110,12 +110,12 @@ def insert_bundle(
             ids[version_id] = version_id
             continue
         ids[version_id] = _id_here(connection, store, manifest, rename=rename)
-        facts = _facts(manifest, tags=told["tags"], ids=ids)
+        said = _facts(manifest, tags=told["tags"], ids=ids)
         parts = [_part(bundle.refs, part) for part in told["parts"]]
         saving.insert_version(
             connection,
             store,
-            facts,
+            said,
             module := [part for part in parts if part.kind != "attachment"],
             saving.unknown(connection, module),
             version_id=ids[version_id],
@@ -248,23 +248,21 @@ def _id_here(
     return version_id
 
 
-def _facts(
-    manifest: Mapping[str, Any], *, tags: list[str], ids: Mapping[str, str]
-) -> saving.Facts:
-    metrics, _ = saving.checked_metrics(
+def _facts(manifest: Mapping[str, Any], *, tags: list[str], ids: Mapping[str, str]) -> facts.Facts:
+    metrics, _ = facts.checked_metrics(
         {name: math.nan if value is None else value for name, value in manifest["metrics"].items()}
     )
-    return saving.Facts(
+    return facts.Facts(
         model_name=manifest["model_name"],
         metrics=metrics,
         non_finite=list(manifest["non_finite_metrics"]),
-        config=saving.checked_config(manifest["config"]),
+        config=facts.checked_config(manifest["config"]),
         description=manifest["description"],
-        tags=saving.checked_tags(tags),
+        tags=facts.checked_tags(tags),
         parents=[
             (ids.get(parent["version_id"], parent["version_id"]), kind)
             for parent in manifest["parents"]
-            for _, kind in saving.checked_parents([(parent["version_id"], parent["kind"])])
+            for _, kind in facts.checked_parents([(parent["version_id"], parent["kind"])])
         ],
         class_name=manifest["class_name"],
         cannot_load_full_reason=manifest["cannot_load_full_reason"],

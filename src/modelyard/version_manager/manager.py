@@ -19,6 +19,7 @@ from modelyard.torchtools.signature import note_signature, signature_of
 from modelyard.version_manager import (
     catalog,
     contents,
+    facts,
     loading,
     manifests,
     promotion,
@@ -125,21 +126,21 @@ class ModelVersionManager(RegistryKeeper):
             VersionNotFoundError: An unknown parent.
             StorageError: The disk or the database refuses. Nothing already stored is harmed.
         """
-        saving.checked_model_name(model_name)
+        facts.checked_model_name(model_name)
         module = unwrapped(model)
         warn_if_original(model, action="saved")
         extras = contents.extras_of(
             artifacts, example_input=example_input, training_state=training_state
         )
-        plain_metrics, non_finite = saving.checked_metrics(metrics)
-        facts = saving.Facts(
+        plain_metrics, non_finite = facts.checked_metrics(metrics)
+        said = facts.Facts(
             model_name=model_name,
             metrics=plain_metrics,
             non_finite=non_finite,
-            config=saving.checked_config(config),
+            config=facts.checked_config(config),
             description=description,
-            tags=saving.checked_tags(tags),
-            parents=saving.checked_parents(parents),
+            tags=facts.checked_tags(tags),
+            parents=facts.checked_parents(parents),
             class_name=full_name(type(module)),
             cannot_load_full_reason=None,
             signature=signature_of(module, signature, example_input),
@@ -150,7 +151,7 @@ class ModelVersionManager(RegistryKeeper):
         module_stored, reason = contents.put_module(self.store, module)
         version_id = saving.store_version(
             self.store,
-            replace(facts, cannot_load_full_reason=reason),
+            replace(said, cannot_load_full_reason=reason),
             [*module_stored, *artifacts_stored],
             now=self._clock.now(),
             actor=self._actor,

@@ -7,7 +7,7 @@ from typing import Any
 from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.errors import ConfigError
 from modelyard.storage import Store
-from modelyard.version_manager import catalog, contents, lineage, promotion, saving
+from modelyard.version_manager import catalog, contents, facts, lineage, promotion
 from modelyard.version_manager.comparison import compared, relation
 from modelyard.version_manager.records import AuditRecord, Comparison, Lineage, Statistics, Version
 
@@ -66,7 +66,7 @@ class RegistryReader:
             found = catalog.listed(
                 connection,
                 model_name=model_name,
-                tags=saving.checked_tags(tags),
+                tags=facts.checked_tags(tags),
                 sort_by=sort_by,
                 ascending=ascending,
                 limit=limit,

@@ -13,7 +13,7 @@ from modelyard._core.errors import IntegrityError, ModelyardError, StorageError
 from modelyard.storage import BlobRef, Store, is_sound, open_store
 from modelyard.storage import tables as t
 from modelyard.storage.sealed import unsealed
-from modelyard.version_manager import history, manifests, promotion, saving
+from modelyard.version_manager import facts, history, manifests, promotion, saving
 from modelyard.version_manager.environment import current_user
 from modelyard.version_manager.records import Problem, RebuildReport
 
@@ -172,7 +172,7 @@ def _insert(
     saving.insert_details(
         connection,
         manifest["version_id"],
-        saving.Details(
+        facts.Details(
             model_name=manifest["model_name"],
             metrics=manifest["metrics"],
             tags=manifest["tags"],

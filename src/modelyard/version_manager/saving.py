@@ -1,7 +1,6 @@
 """Storing a version: bytes first, then one transaction that makes them a version."""
 
 import contextlib
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -9,13 +8,13 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
-from modelyard._core.errors import ConfigError, StorageError, VersionNotFoundError
-from modelyard._core.ids import checked_name, timestamp_of, version_id_of
-from modelyard._core.plain import to_plain
+from modelyard._core.errors import StorageError, VersionNotFoundError
+from modelyard._core.ids import timestamp_of, version_id_of
 from modelyard.storage import BlobRef, HashingWriter, Store
 from modelyard.storage import tables as t
 from modelyard.version_manager import catalog, history, manifests
 from modelyard.version_manager.environment import digest_of
+from modelyard.version_manager.facts import Details, Facts
 from modelyard.version_manager.records import Version
 
 WEIGHTS = "weights.safetensors"
@@ -38,34 +37,6 @@ _REPRIEVE = (
     .where(t.blob.c.digest == bindparam("known"), t.blob.c.condemned_at.is_not(None))
     .values(condemned_at=None)
 )
-# Folders and files of the registry itself.
-_RESERVED = frozenset({"blobs", "cache"})
-# As wide as the database's column.
-_LONGEST_METRIC_NAME = 120
-LINEAGE_KINDS = ("retrained", "compressed", "quantized", "distilled", "exported")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Details:
-    """What stands in tables beside the version's own: metrics, tags, parents (id and kind)."""
-
-    model_name: str
-    metrics: dict[str, float | None]
-    tags: list[str]
-    parents: list[tuple[str, str]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facts(Details):
-    """What is said about a version, checked and plain."""
-
-    non_finite: list[str]
-    config: dict[str, Any]
-    description: str
-    class_name: str
-    cannot_load_full_reason: str | None
-    signature: dict[str, Any] | None
-    environment: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,83 +56,6 @@ class StoredPart:
     encoding: str
     ref: BlobRef
     fill: Callable[[HashingWriter], None]
-
-
-def checked_model_name(model_name: object) -> str:
-    """`model_name` itself if a folder of the registry can have it.
-
-    Raises:
-        ConfigError: Odd characters, or the name of something that is there already.
-    """
-    name = checked_name(model_name, what="model_name")
-    if name.lower() in _RESERVED or name.lower().startswith("registry."):
-        raise ConfigError(
-            f"model_name {name!r} is what the registry itself calls a folder or file of its own; "
-            "choose another."
-        )
-    return name
-
-
-def checked_metrics(
-    metrics: Mapping[str, Any] | None,
-) -> tuple[dict[str, float | None], list[str]]:
-    """Metrics as plain floats, NaN and infinities as None, and the names of those.
-
-    Raises:
-        ConfigError: A value that is no number.
-    """
-    plain: dict[str, float | None] = {}
-    non_finite = []
-    for name, raw in (metrics or {}).items():
-        if len(str(name)) > _LONGEST_METRIC_NAME:
-            raise ConfigError(
-                f"Metric name {str(name)[:40]!r}... has {len(str(name))} characters; "
-                f"{_LONGEST_METRIC_NAME} is the limit."
-            )
-        value = to_plain(raw, where=f"metrics.{name}")
-        if not isinstance(value, int | float):
-            raise ConfigError(f"metrics.{name} must be a number, got {raw!r}.")
-        plain[str(name)] = float(value) if math.isfinite(value) else None
-        if not math.isfinite(value):
-            non_finite.append(str(name))
-    return plain, non_finite
-
-
-def checked_config(config: Mapping[str, Any] | None) -> dict[str, Any]:
-    """`config` as plain values.
-
-    Raises:
-        ConfigError: A key holds something JSON cannot; the message names the key.
-    """
-    plain: dict[str, Any] = to_plain(dict(config or {}), where="config")
-    _refuse_non_finite(plain, "config")
-    return plain
-
-
-def checked_tags(tags: Iterable[str] | None) -> list[str]:
-    """Tags without repetition, in the order given.
-
-    Raises:
-        ConfigError: A single string instead of a list, or a tag with odd characters.
-    """
-    if isinstance(tags, str):
-        raise ConfigError(f"tags must be a list such as [{tags!r}], got the string {tags!r}.")
-    return list(dict.fromkeys(checked_name(tag, what="tag") for tag in tags or ()))
-
-
-def checked_parents(parents: str | Iterable[str | tuple[str, str]]) -> list[tuple[str, str]]:
-    """Parents as (version id, kind); the kind of a bare id is "retrained".
-
-    Raises:
-        ConfigError: An unknown kind.
-    """
-    if isinstance(parents, str):
-        parents = [parents]
-    pairs = [(item, "retrained") if isinstance(item, str) else item for item in parents]
-    for _, kind in pairs:
-        if kind not in LINEAGE_KINDS:
-            raise ConfigError(f"Lineage kind {kind!r} is not one of {', '.join(LINEAGE_KINDS)}.")
-    return pairs
 
 
 def store_version(
@@ -360,17 +254,6 @@ def described(part: StoredPart) -> dict[str, Any]:
         "sha256": part.ref.sha256,
         "size_bytes": part.ref.size_bytes,
     }
-
-
-def _refuse_non_finite(value: Any, where: str) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{where} is {value}, which JSON cannot hold; store it as text or null.")
-    if isinstance(value, dict):
-        for key, item in value.items():
-            _refuse_non_finite(item, f"{where}.{key}")
-    if isinstance(value, list):
-        for i, item in enumerate(value):
-            _refuse_non_finite(item, f"{where}[{i}]")
 
 
 def free_id(connection: Connection, store: Store, model_name: str, timestamp: str) -> str:
