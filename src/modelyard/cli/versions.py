@@ -54,7 +54,7 @@ def show(
     if as_json:
         show_json(found)
     else:
-        show_pairs(found)
+        show_pairs({**found, "environment": _shortened(found["environment"])})
 
 
 @app.command()
@@ -218,6 +218,16 @@ def statistics(
         for name, m in found["metrics"].items()
     ]
     show_table(["metric", "count", "min", "mean", "max", "best"], rows)
+
+
+def _shortened(environment: "dict[str, Any]") -> "dict[str, Any]":
+    """An environment without the packages that a model's answers do not depend on."""
+    from modelyard.version_manager.environment import WATCHED  # noqa: PLC0415 - brings torch
+
+    packages = environment.get("packages", {})
+    shown = {name: packages[name] for name in WATCHED if name in packages}
+    rest = f"and {len(packages) - len(shown)} packages that --json lists"
+    return {**environment, "packages": shown, "": rest}
 
 
 def _show_versions(found: "list[Version]") -> None:

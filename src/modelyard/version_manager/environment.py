@@ -16,7 +16,7 @@ import torch
 from blake3 import blake3
 
 # A difference in these can change what a loaded model answers.
-_WATCHED = ("modelyard", "torch", "numpy", "onnxruntime", "safetensors")
+WATCHED = ("modelyard", "torch", "numpy", "onnxruntime", "safetensors")
 _GIT_TIMEOUT_S = 5
 
 
@@ -70,7 +70,7 @@ def differences(
         now: This one.
         class_name: Full name of the model's class; the package it comes from is compared too.
     """
-    watched = [*_WATCHED, *_packages_of(class_name)]
+    watched = [*WATCHED, *_packages_of(class_name)]
     packages_saved, packages_now = saved.get("packages", {}), now["packages"]
     pairs = [
         ("Python", _minor(saved.get("python")), _minor(now["python"])),
