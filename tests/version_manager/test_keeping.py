@@ -116,18 +116,17 @@ def test_leftovers_of_killed_saves_go_once_they_are_old(now_registry):
     incoming = base / "blobs" / "incoming" / "0123456789abcdef"
     folder = base / "ppo" / "ppo_v20200101_000000" / "weights.safetensors"
     half = next(base.glob("ppo/ppo_v*")) / ".manifest.json.0123abcd.tmp"
-    event = base / "ppo" / "history" / "000000000001.json"  # number 1 was the save
+    event = base / "ppo" / "history" / "000000000001-0123456789ab.json"  # number 1 was the save
     leftovers = [orphan, incoming, folder, half, event]
     for path in leftovers:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"half")
     assert now_registry.gc()["leftovers"] == []  # perhaps somebody is writing them
-    event.unlink()  # told by its number, which belongs to a save: it stays
-    for path in leftovers[:-1]:
+    for path in leftovers:
         age(path)
     plan = now_registry.gc(dry_run=True)
-    assert len(plan["leftovers"]) == 4
-    assert all(path.exists() for path in leftovers[:-1])
+    assert len(plan["leftovers"]) == len(leftovers)
+    assert all(path.exists() for path in leftovers)
     assert now_registry.gc() == plan
     assert not any(path.exists() for path in leftovers)
     for path in whole:

@@ -119,6 +119,7 @@ def test_sound_database_is_left_alone_and_unknown_versions_are_adopted(
     assert manager.get_by_alias("ppo")["version_id"] == known
     assert manager.get_history(version_id=later)[-1]["action"] == "adopt"
     assert manager.rebuild()["versions"] == []
+    assert manager.verify()["problems"] == []
     manager.store.close()
 
 
@@ -157,3 +158,54 @@ def test_new_version_never_takes_the_id_of_one_that_only_files_know(registry, sa
     new = registry.save_model(nn.Linear(1, 1), "ppo")  # within the same second
     assert new == f"{lost}_2"
     assert manifest.read_bytes() == content
+
+
+def test_event_that_was_not_committed_neither_replaces_another_nor_comes_back(
+    registry, save, clock, monkeypatch
+):
+    version_id = save()
+    registry.tag_version(version_id, "before")
+
+    def power_cut(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # the document is written, the commit never comes
+        patch.setattr("sqlalchemy.engine.Connection.commit", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            registry.tag_version(version_id, "never")
+    clock.advance(1)
+    registry.tag_version(version_id, "after")  # under the same number
+    documents = sorted((registry.base_dir / "ppo" / "history").iterdir())
+    assert [path.name[:12] for path in documents] == ["000000000002"] + ["000000000003"] * 2
+    lose_database(registry)
+    assert rebuild_registry(registry.base_dir)["problems"] == []
+    manager = ModelVersionManager(registry.base_dir)
+    assert manager.get_version(version_id)["tags"] == ["after", "before"]
+    assert len(manager.gc(grace_hours=-24 * 365 * 100)["leftovers"]) == 1
+    assert manager.verify()["problems"] == []
+    manager.store.close()
+
+
+def test_events_of_a_lost_time_survive_events_with_the_same_numbers(registry, save, clock):
+    known = save()
+    registry.store.close()
+    backup = (registry.base_dir / "registry.db").read_bytes()
+    later = save()
+    registry.attach(later, "baseline", {"n": 1})
+    registry.store.close()
+    for file in registry.base_dir.glob("registry.db-*"):
+        file.unlink()
+    (registry.base_dir / "registry.db").write_bytes(backup)
+    manager = ModelVersionManager(registry.base_dir, clock=clock)
+    clock.advance(1)
+    for n in range(4):  # numbers that the lost time had given out too
+        manager.tag_version(known, f"t{n}")
+    assert manager.gc(grace_hours=-24 * 365 * 100)["leftovers"] == []
+    assert manager.rebuild()["versions"] == [later]
+    assert manager.read_attachment(later, "baseline") == {"n": 1}
+    lose_database(manager)
+    rebuild_registry(registry.base_dir)
+    manager = ModelVersionManager(registry.base_dir, clock=clock)
+    assert manager.read_attachment(later, "baseline") == {"n": 1}
+    assert manager.get_version(known)["tags"] == ["t0", "t1", "t2", "t3"]
+    manager.store.close()

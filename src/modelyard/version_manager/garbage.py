@@ -4,16 +4,18 @@ import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, delete, select, update
 
 from modelyard._core.errors import IntegrityError, VersionNotFoundError
 from modelyard.storage import Store
 from modelyard.storage import tables as t
+from modelyard.storage.sealed import unsealed
 from modelyard.version_manager import catalog, manifests
-from modelyard.version_manager.history import Event, record
+from modelyard.version_manager.history import Event, document, has_document, record
 from modelyard.version_manager.records import GcReport
 
 # A document whose write was cut off; a file in a version's folder: its model, its id.
+_EVENT = re.compile(r"[^/]+/history/(\d{12})-[0-9a-f]+\.json")
 _TEMPORARY = re.compile(r"[^/]+/[^/]+/\.[^/]+\.json\.[0-9a-f]{8}\.tmp")
 _IN_VERSION = re.compile(r"([^/]+)/(\1_v\d{8}_\d{6}(?:_\d+)?)/.+")
 
@@ -135,15 +137,19 @@ class _Leftovers:
                 with_manifest.add(found[2])
                 self.unknown.add(found[2])
                 named |= _named_by(store, found[1], found[2])
-        events = set(connection.execute(select(t.audit.c.seq)).scalars())
-        last = connection.execute(select(func.max(t.audit.c.seq))).scalar() or 0
+        rows = connection.execute(select(t.audit)).mappings().all()
+        events = {document(dict(row))[0] for row in rows if has_document(row["action"])}
+        last = max((row["seq"] for row in rows), default=0)
+        for entry in entries:
+            if _EVENT.fullmatch(entry.name) and entry.name not in events:
+                named |= _attached_by(store, entry.name)
         old = [entry.name for entry in entries if entry.modified_at <= limit]
         self.files = [
             name
             for name in old
             if _is_temporary(name)
             or _is_of_no_version(name, known | with_manifest)
-            or _is_of_no_event(name, events, last)
+            or (not self.unknown and _is_of_no_event(name, events, last))
         ]
         self.blobs = [
             blob.digest
@@ -173,6 +179,15 @@ def _named_by(store: Store, model_name: str, version_id: str) -> set[str]:
     return {file["blake3"] for file in (manifest or {}).get("files", {}).values()}
 
 
+def _attached_by(store: Store, name: str) -> set[str]:
+    """Digest of what an event attached, if it did; one that cannot be read attached nothing."""
+    try:
+        event = unsealed(store.documents.read(name) or b"", where=name)
+    except IntegrityError:
+        return set()
+    return {event["detail"]["blake3"]} if event.get("action") == "attach" else set()
+
+
 def _is_temporary(name: str) -> bool:
     return _TEMPORARY.fullmatch(name) is not None
 
@@ -182,10 +197,7 @@ def _is_of_no_version(name: str, known: set[str]) -> bool:
     return found is not None and found[2] not in known
 
 
-def _is_of_no_event(name: str, events: set[int], last: int) -> bool:
-    folder, _, file = name.rpartition("/")
-    number = file.removesuffix(".json")
-    if not folder.endswith("/history") or folder.count("/") != 1 or not number.isdigit():
-        return False
+def _is_of_no_event(name: str, events: set[str], last: int) -> bool:
+    found = _EVENT.fullmatch(name)
     # Beyond the last there may be what a lost database knew.
-    return int(number) <= last and int(number) not in events
+    return found is not None and int(found[1]) <= last and name not in events

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
+from blake3 import blake3
 from sqlalchemy import Connection, insert
 
 from modelyard.storage import Store
@@ -18,6 +19,7 @@ from modelyard.storage.sealed import sealed
 
 SAVE = "save"
 IMPORT = "import"
+_DIGEST_CHARACTERS = 12
 _TOLD_BY_MANIFEST = frozenset({SAVE, IMPORT})
 _INSERT = insert(t.audit)
 
@@ -49,14 +51,14 @@ def record(connection: Connection, store: Store, event: Event) -> int:
     """Append an event, in the transaction that does what it tells of; its number.
 
     The document is written before the commit. Where that fails it tells of something that was
-    not done; its number is given out again and it is overwritten, or `gc` takes it.
+    not done; its number is given out again, and `gc` takes it.
     """
     row = {**asdict(event), "at": event.at.isoformat(), "detail": dict(event.detail)}
     result = connection.execute(_INSERT, row)
     key = result.inserted_primary_key
     seq = int(key[0]) if key is not None else 0
     if has_document(event.action):
-        store.documents.write(document_name(event.model_name, seq), sealed({"seq": seq, **row}))
+        store.documents.write(*document({"seq": seq, **row}))
     return seq
 
 
@@ -65,6 +67,15 @@ def has_document(action: str) -> bool:
     return action not in _TOLD_BY_MANIFEST
 
 
-def document_name(model_name: str, seq: int) -> str:
-    """Name of an event's document."""
-    return f"{model_name}/history/{seq:012d}.json"
+def document(event: Mapping[str, Any]) -> tuple[str, bytes]:
+    """Name and content of an event's document.
+
+    The name holds the number and part of the content's digest: where a number is given out twice,
+    as after a failed commit or over an older database, neither document replaces the other.
+
+    Args:
+        event: The row in the database, with its number.
+    """
+    content = sealed({column.name: event[column.name] for column in t.audit.columns})
+    digest = blake3(content).hexdigest()[:_DIGEST_CHARACTERS]
+    return f"{event['model_name']}/history/{event['seq']:012d}-{digest}.json", content

@@ -18,7 +18,7 @@ from modelyard.version_manager.environment import current_user
 from modelyard.version_manager.records import Problem, RebuildReport
 
 _MANIFEST = re.compile(r"([^/]+)/(\1_v\d{8}_\d{6}(?:_\d+)?)/manifest\.json")
-_EVENT = re.compile(r"([^/]+)/history/(\d+)\.json")
+_EVENT = re.compile(r"([^/]+)/history/(\d+)-[0-9a-f]+\.json")
 
 
 def check_not_lost(store: Store) -> None:
@@ -60,6 +60,10 @@ def rebuild(store: Store, *, now: datetime, actor: str) -> RebuildReport:
             n_events = _replay(connection, found, keep_numbers=keep_numbers)
         else:
             n_events = _adopt(connection, store, found, missing, now=now, actor=actor)
+        if not keep_numbers:
+            # Their rows have new numbers, and a manifest tells its version's.
+            for version_id in restored:
+                manifests.write(store, manifests.from_database(connection, version_id))
         _set_counters(connection)
     return {"versions": restored, "n_events": n_events, "problems": found.problems}
 
@@ -114,7 +118,7 @@ class _Found:
                 self._take(store, name, self._take_event, None)
         # Those of the first schema have no number; their id tells the second.
         self.manifests.sort(key=lambda m: (m.get("seq") or 0, m["created_at"], m["version_id"]))
-        self.events.sort(key=lambda event: event["seq"])
+        self.events.sort(key=lambda event: (event["seq"], event["at"]))
 
     def _take(
         self,
@@ -152,7 +156,7 @@ class _Found:
         self.manifests.append(manifest)
 
     def _take_event(self, store: Store, name: str, event: dict[str, Any]) -> None:
-        if history.document_name(event["model_name"], event["seq"]) != name:
+        if history.document(event)[0] != name:
             raise IntegrityError(f"{store.path_of(name)!r} is the document of another event.")
         self.events.append(event)
 
@@ -207,7 +211,9 @@ def _replay(connection: Connection, found: _Found, *, keep_numbers: bool) -> int
     """Do every event again, and write it to the history."""
     versions = set(connection.execute(select(t.version.c.version_id)).scalars())
     n_done = 0
-    for event in found.events:
+    # Of two with one number the earlier was not committed: the number was given out again.
+    events = {event["seq"]: event for event in found.events}
+    for event in events.values():
         row = {key: event[key] for key in event if key != "seq"}
         if keep_numbers:
             row["seq"] = event["seq"]
@@ -232,6 +238,10 @@ def _adopt(
     for event in found.events:
         if event["version_id"] in adopted and event["alias"] is None:
             _do(connection, event)
+            # Once more, under a number that this database gives: the next loss finds it.
+            again = {key: event[key] for key in event if key not in {"seq", "at"}}
+            at = datetime.fromisoformat(event["at"])
+            history.record(connection, store, history.Event(**again, at=at))
             n_done += 1
     for version_id, model_name in adopted.items():
         adoption = history.Event(

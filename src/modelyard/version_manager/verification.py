@@ -7,7 +7,6 @@ from sqlalchemy import Connection, select
 from modelyard._core.errors import IntegrityError, StorageError
 from modelyard.storage import Store
 from modelyard.storage import tables as t
-from modelyard.storage.sealed import sealed, unsealed
 from modelyard.version_manager import history, manifests, saving
 from modelyard.version_manager.records import AuditRecord, Problem, VerifyReport, Version
 
@@ -47,8 +46,7 @@ def write_documents(connection: Connection, store: Store) -> None:
         manifests.write(store, manifests.from_database(connection, version_id))
     for row in connection.execute(select(t.audit).order_by(t.audit.c.seq)).mappings():
         if history.has_document(row["action"]):
-            name = history.document_name(row["model_name"], row["seq"])
-            store.documents.write(name, sealed(dict(row)))
+            store.documents.write(*history.document(dict(row)))
 
 
 _WITH_BYTES = select(t.version.c.version_id).where(
@@ -95,17 +93,15 @@ def _check_manifest(
 def _check_event(store: Store, event: AuditRecord, *, repair: bool) -> list[Problem]:
     if not history.has_document(event["action"]):
         return []
-    name = history.document_name(event["model_name"], event["seq"])
-    data = store.documents.read(name)
-    try:
-        if data is not None and unsealed(data, where=store.path_of(name)) == event:
-            return []
-        state = "is gone" if data is None else "differs from the database"
-        problem = f"{store.path_of(name)!r} {state}."
-    except IntegrityError as error:
-        problem = str(error)
+    name, content = history.document(event)
+    found = store.documents.read(name)
+    if found == content:
+        return []
+    problem = f"{store.path_of(name)!r} is gone."
+    if found is not None:
+        problem = f"{store.path_of(name)!r} is damaged: expected {content!r}, found {found!r}."
     if repair:
-        store.documents.write(name, sealed(event))
+        store.documents.write(name, content)
     return [_problem(event["version_id"], problem, is_repaired=repair)]
 
 
