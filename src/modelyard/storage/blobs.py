@@ -154,11 +154,18 @@ class LocalBlobs:
     def link(self, digest: str, path: Path) -> None:
         """Hard link, or a copy where the file system has none."""
         make_folder(path.parent)
-        path.unlink(missing_ok=True)
+        # Beside it first: what stands at `path` may be the last copy of something.
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         try:
-            os.link(self.path_of(digest), path)
-        except OSError:
-            shutil.copyfile(self.path_of(digest), path)
+            try:
+                os.link(self.path_of(digest), temporary)
+            except OSError:
+                shutil.copyfile(self.path_of(digest), temporary)
+            temporary.replace(path)
+        except OSError as error:
+            raise self._refused(error) from error
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def remove(self, digest: str) -> None:
         """Unlink, never truncate: a loaded tensor may still be mapped to the file."""

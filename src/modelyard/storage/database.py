@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, StaticPool, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, StaticPool, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from modelyard._core.errors import ConfigError, StorageBusyError, StorageError
@@ -24,6 +24,7 @@ from modelyard.storage.filesystems import network_file_system, processes_that_wr
 
 BUSY_TIMEOUT_S = 30.0
 # Writers to one PostgreSQL database agree on this number and so go one after another.
+_IN_MEMORY = frozenset({None, "", ":memory:"})
 _FIRST_PAUSE_S = 0.0005
 _LONGEST_PAUSE_S = 0.004
 _WAIT = f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}"
@@ -38,11 +39,12 @@ class Database:
     be tried again because another one changed what it read.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | URL) -> None:
         try:
             self.engine = _engine_for(url)
         except Exception as error:
-            raise ConfigError(f"database_url {_hidden(url)!r} cannot be used: {error}") from error
+            shown = _hidden(str(url))
+            raise ConfigError(f"database_url {shown!r} cannot be used: {error}") from error
         self._is_sqlite = self.engine.dialect.name == "sqlite"
         self._file = _file_of(url)
         if self._file is not None:
@@ -151,31 +153,41 @@ class Database:
 
 
 def is_sound(file: Path) -> bool:
-    """Whether a file is a SQLite database whose pages can all be read; changes nothing."""
+    """Whether a file is a SQLite database whose pages can all be read; changes nothing.
+
+    Raises:
+        StorageBusyError: Somebody has it locked, so that nothing can be said.
+    """
     try:
         with contextlib.closing(
             sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
         ) as found:
             return bool(found.execute("PRAGMA quick_check").fetchone() == ("ok",))
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error) or "busy" in str(error):
+            raise StorageBusyError(f"{str(file)!r} is locked: {error}. Try again.") from error
+        return False
     except sqlite3.DatabaseError:
         return False
 
 
-def sqlite_url(folder: Path) -> str:
+def sqlite_url(folder: Path) -> URL:
     """URL of the registry database in `folder`, which is made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"base_dir {str(folder)!r} cannot be made: {error}") from error
-    return f"sqlite:///{os.fspath(folder / 'registry.db')}"
+    # Not as text: a folder's name may hold what means something in a URL.
+    return URL.create("sqlite", database=os.fspath(folder.absolute() / "registry.db"))
 
 
-def _engine_for(url: str) -> Engine:
-    if not url.startswith("sqlite"):
+def _engine_for(given: str | URL) -> Engine:
+    url = make_url(given)
+    if not url.drivername.startswith("sqlite"):
         engine = create_engine(url, pool_pre_ping=True, json_deserializer=_from_json)
         event.listen(engine, "connect", _set_up_postgresql)
         return engine
-    if url in {"sqlite://", "sqlite:///:memory:"}:
+    if url.database in _IN_MEMORY:
         engine = create_engine(
             "sqlite://",
             poolclass=StaticPool,
@@ -237,10 +249,10 @@ def _set_up_postgresql(connection: Any, _record: Any) -> None:
     connection.commit()
 
 
-def _file_of(url: str) -> Path | None:
+def _file_of(url: str | URL) -> Path | None:
     """The file a SQLite database lies in; None for one in memory, or elsewhere."""
     parsed = make_url(url)
-    if not parsed.drivername.startswith("sqlite") or parsed.database in {None, "", ":memory:"}:
+    if not parsed.drivername.startswith("sqlite") or parsed.database in _IN_MEMORY:
         return None
     return Path(str(parsed.database))
 

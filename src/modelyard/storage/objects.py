@@ -1,6 +1,5 @@
 """One object store, whichever cloud it is in, through obstore."""
 
-import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -100,13 +99,28 @@ class ObjectStore:
         return True
 
     def entries(self, prefix: str = "") -> Iterator[StoredObject]:
-        """Every object whose name begins with `prefix` (whole folders)."""
-        for page in self._obstore.list(self._store, prefix=prefix or None):
-            for found in page:
-                yield StoredObject(found["path"], found["last_modified"])
+        """Every object whose name begins with `prefix` (whole folders).
+
+        Raises:
+            StorageError: The store does not answer.
+        """
+        try:
+            for page in self._obstore.list(self._store, prefix=prefix or None):
+                for found in page:
+                    yield StoredObject(found["path"], found["last_modified"])
+        except Exception as error:
+            raise StorageError(f"{self.url} cannot be listed: {error}") from error
 
     def delete(self, names: Iterable[str]) -> None:
-        """Forget objects; no error if one is gone already."""
+        """Forget objects; no error if one is gone already.
+
+        Raises:
+            StorageError: The store does not answer.
+        """
         for name in list(names):
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 self._obstore.delete(self._store, [name])
+            except FileNotFoundError:
+                continue
+            except Exception as error:
+                raise StorageError(f"{self.url} cannot delete {name!r}: {error}") from error

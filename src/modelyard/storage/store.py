@@ -29,7 +29,8 @@ class Store:
         database: Rows; transactions by `database.writing()`.
         blobs: Bytes by digest.
         documents: Small named files: manifests, history.
-        folder: Where the database and the local files are.
+        folder: Where the database and the local files are; absolute.
+        shown: The same folder as it was named, for the paths that versions tell.
         url: Where blobs and documents are when they are remote, else None.
     """
 
@@ -37,6 +38,7 @@ class Store:
     blobs: BlobStore
     documents: Documents
     folder: Path
+    shown: Path
     url: str | None = None
 
     def path_of(self, name: str) -> str:
@@ -44,7 +46,7 @@ class Store:
         if self.url:
             return f"{self.url}/{name}"
         # As `folder / name` would, in a tenth of the time.
-        return f"{self.folder}{os.sep}{name.replace('/', os.sep)}"
+        return f"{self.shown}{os.sep}{name.replace('/', os.sep)}"
 
     def save_snapshot(
         self, kind: str, name: str, state: Mapping[str, Any], *, clock: Clock | None = None
@@ -99,11 +101,13 @@ def open_store(
         ConfigError: A URL that cannot be used.
         StorageError: A folder or database that cannot be opened.
     """
-    folder = Path(base_dir)
+    shown = Path(base_dir)
+    # The process may change its folder later.
+    folder = shown.absolute()
     database = Database(database_url or sqlite_url(folder))
     if storage_url is None:
-        return Store(database, LocalBlobs(folder / "blobs"), LocalDocuments(folder), folder)
+        return Store(database, LocalBlobs(folder / "blobs"), LocalDocuments(folder), folder, shown)
     objects = ObjectStore(storage_url)
     cache = folder / "cache"
     blobs, documents = RemoteBlobs(objects, cache), RemoteDocuments(objects, cache / "documents")
-    return Store(database, blobs, documents, folder, objects.url)
+    return Store(database, blobs, documents, folder, shown, objects.url)

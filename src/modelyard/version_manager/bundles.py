@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from sqlalchemy import Connection
 
-from modelyard._core.errors import ConflictError, InputError, IntegrityError
+from modelyard._core.errors import ConflictError, InputError, IntegrityError, ModelyardError
 from modelyard._core.files import replacing
 from modelyard.storage import BlobRef, Store
 from modelyard.storage.hashing import CHUNK_BYTES
@@ -77,8 +77,8 @@ def read_bundle(store: Store, path: Path) -> Bundle:
             contents = _contents(tar, next(members, None), path)
             sizes = _sizes(contents, path)
             refs = dict(_stored(store, tar, members, sizes, path))
-    except (tarfile.TarError, EOFError, OSError) as error:
-        if isinstance(error, IntegrityError):
+    except (tarfile.TarError, EOFError, OSError, ValueError, RecursionError) as error:
+        if isinstance(error, ModelyardError):
             raise
         raise InputError(f"{str(path)!r} cannot be read as a bundle: {error}") from error
     if missing := sorted(sizes.keys() - refs.keys()):
@@ -90,6 +90,7 @@ def insert_bundle(
     connection: Connection,
     store: Store,
     bundle: Bundle,
+    written: list[str],
     *,
     now: datetime,
     actor: str,
@@ -97,7 +98,8 @@ def insert_bundle(
 ) -> dict[str, str]:
     """Make a bundle's versions versions of this registry; the id each has here.
 
-    Inside one transaction: all of them or none.
+    Inside one transaction: all of them or none. Folders that are written are added to `written`,
+    for the caller to take away if the transaction fails.
 
     Raises:
         ConflictError: An id is taken by another version, and `rename` is not set.
@@ -111,6 +113,7 @@ def insert_bundle(
             continue
         ids[version_id] = _id_here(connection, store, manifest, rename=rename)
         said = _facts(manifest, tags=told["tags"], ids=ids)
+        written.append(manifests.folder_name(said.model_name, ids[version_id]))
         parts = [_part(bundle.refs, part) for part in told["parts"]]
         saving.insert_version(
             connection,

@@ -16,7 +16,8 @@ from modelyard.version_manager.records import GcReport
 
 # A document whose write was cut off; a file in a version's folder: its model, its id.
 _EVENT = re.compile(r"[^/]+/history/(\d{12})-[0-9a-f]+\.json")
-_TEMPORARY = re.compile(r"[^/]+/[^/]+/\.[^/]+\.json\.[0-9a-f]{8}\.tmp")
+_TEMPORARY = re.compile(r"[^/]+/[^/]+/(?:artifacts/)?\.[^/]+\.[0-9a-f]{8}\.tmp")
+_LONGEST_SAVE = timedelta(hours=1)
 _IN_VERSION = re.compile(r"([^/]+)/(\1_v\d{8}_\d{6}(?:_\d+)?)/.+")
 
 
@@ -58,59 +59,79 @@ def collect(store: Store, *, now: datetime, dry_run: bool, grace_h: float) -> Gc
     Versions removed longer ago than the grace time lose their files. A blob that nothing refers
     to is condemned first, and unlinked by a later run once it has been condemned for the grace
     time: a save that uses the same bytes meanwhile takes it back. Files of saves that were cut
-    off go once they are older than the grace time, but never those a manifest names.
+    off go once they are older than the grace time and an hour, but never those a manifest names.
+
+    Two transactions: what the first has committed can no longer be restored, and only then does
+    the second unlink. Killed in between, the next run goes on.
     """
     limit = now - timedelta(hours=grace_h)
     with store.database.writing() as connection:
         versions = catalog.removed_before(connection, limit.isoformat())
-        condemned, freed = _condemn(connection, versions, now=now, limit=limit)
-        leftovers = _Leftovers(connection, store, limit)
-        report: GcReport = {
-            "versions": [version.version_id for version in versions],
-            "freed": sorted(freed),
-            "freed_bytes": sum(freed.values()),
-            "condemned": condemned,
-            "leftovers": sorted({*leftovers.blobs, *leftovers.files, *leftovers.incoming}),
-            "unknown_versions": sorted(leftovers.unknown),
-        }
+        report = _condemned(connection, versions, now=now)
         if dry_run:
+            _unlinked(connection, store, report, limit, now=now, dry_run=True)
             connection.rollback()
             return report
-        # Still inside the transaction: no save can take a blob back between this and the unlink.
-        for version in versions:
-            store.documents.remove_folder(
-                manifests.folder_name(version.model_name, version.version_id)
-            )
-        for digest in freed:
-            store.blobs.remove(digest)
-        leftovers.remove()
+    for version in versions:
+        folder = manifests.folder_name(version.model_name, version.version_id)
+        store.documents.remove_folder(folder)
+    with store.database.writing() as connection:
+        _unlinked(connection, store, report, limit, now=now, dry_run=False)
     return report
 
 
-def _condemn(
+def _condemned(
+    connection: Connection, versions: list[catalog.RemovedVersion], *, now: datetime
+) -> GcReport:
+    """Take the rows of what cannot be restored any more, and condemn what that frees."""
+    with_bytes = set(connection.execute(select(t.artifact.c.version_id).distinct()).scalars())
+    gone = [version.version_id for version in versions if version.version_id in with_bytes]
+    for version_id in gone:
+        connection.execute(delete(t.artifact).where(t.artifact.c.version_id == version_id))
+    b = t.blob.c
+    is_new = b.digest.not_in(select(t.artifact.c.digest)), b.condemned_at.is_(None)
+    newly = select(b.digest).where(*is_new).order_by(b.digest)
+    condemned = list(connection.execute(newly).scalars())
+    connection.execute(update(t.blob).where(*is_new).values(condemned_at=now.isoformat()))
+    return {
+        "versions": gone,
+        "freed": [],
+        "freed_bytes": 0,
+        "condemned": condemned,
+        "leftovers": [],
+        "unknown_versions": [],
+    }
+
+
+def _unlinked(
     connection: Connection,
-    versions: Iterable[catalog.RemovedVersion],
+    store: Store,
+    report: GcReport,
+    limit: datetime,
     *,
     now: datetime,
-    limit: datetime,
-) -> tuple[list[str], dict[str, int]]:
-    """Take the rows of what goes: blobs newly condemned, and size by digest of those freed."""
-    for version in versions:
-        connection.execute(delete(t.artifact).where(t.artifact.c.version_id == version.version_id))
+    dry_run: bool,
+) -> None:
+    """Unlink what has been condemned for long enough, and what saves that were cut off left.
+
+    Inside the transaction: no save can take a blob back between the look and the unlink.
+    """
     b = t.blob.c
     is_orphan = b.digest.not_in(select(t.artifact.c.digest))
-    newly = select(b.digest).where(is_orphan, b.condemned_at.is_(None)).order_by(b.digest)
-    condemned = list(connection.execute(newly).scalars())
-    connection.execute(
-        update(t.blob)
-        .where(is_orphan, b.condemned_at.is_(None))
-        .values(condemned_at=now.isoformat())
-    )
     expired = select(b.digest, b.size_bytes).where(is_orphan, b.condemned_at <= limit.isoformat())
     freed = {row.digest: row.size_bytes for row in connection.execute(expired)}
+    # Somebody may be writing what is younger, whatever the grace time.
+    leftovers = _Leftovers(connection, store, min(limit, now - _LONGEST_SAVE))
+    report["freed"] = sorted(freed)
+    report["freed_bytes"] = sum(freed.values())
+    report["leftovers"] = sorted({*leftovers.blobs, *leftovers.files, *leftovers.incoming})
+    report["unknown_versions"] = sorted(leftovers.unknown)
+    if dry_run:
+        return
     for digest in freed:
+        store.blobs.remove(digest)
         connection.execute(delete(t.blob).where(b.digest == digest))
-    return condemned, freed
+    leftovers.remove()
 
 
 class _Leftovers:
@@ -131,18 +152,23 @@ class _Leftovers:
         self.unknown: set[str] = set()
         named = set(connection.execute(select(t.blob.c.digest)).scalars())
         with_manifest = set()
+        is_readable = True
         for entry in entries:
             found = _IN_VERSION.fullmatch(entry.name)
             if found and found[2] not in known and entry.name.endswith(f"/{manifests.MANIFEST}"):
                 with_manifest.add(found[2])
                 self.unknown.add(found[2])
-                named |= _named_by(store, found[1], found[2])
+                digests = _named_by(store, found[1], found[2])
+                is_readable &= digests is not None
+                named |= digests or set()
         rows = connection.execute(select(t.audit)).mappings().all()
         events = {document(dict(row))[0] for row in rows if has_document(row["action"])}
         last = max((row["seq"] for row in rows), default=0)
         for entry in entries:
             if _EVENT.fullmatch(entry.name) and entry.name not in events:
-                named |= _attached_by(store, entry.name)
+                attached = _attached_by(store, entry.name)
+                is_readable &= attached is not None
+                named |= attached or set()
         old = [entry.name for entry in entries if entry.modified_at <= limit]
         self.files = [
             name
@@ -154,7 +180,8 @@ class _Leftovers:
         self.blobs = [
             blob.digest
             for blob in store.blobs.stored()
-            if blob.modified_at <= limit and blob.digest not in named
+            # What a damaged manifest names cannot be told from what nobody does.
+            if is_readable and blob.modified_at <= limit and blob.digest not in named
         ]
         self.incoming = [b.digest for b in store.blobs.leftovers() if b.modified_at <= limit]
 
@@ -168,24 +195,24 @@ class _Leftovers:
             self._store.blobs.remove_leftover(name)
 
 
-def _named_by(store: Store, model_name: str, version_id: str) -> set[str]:
-    """Digests in a manifest; one that cannot be read names none."""
+def _named_by(store: Store, model_name: str, version_id: str) -> set[str] | None:
+    """Digests in a manifest; None if it cannot be read."""
     try:
         manifest = manifests.read(
             store, model_name, version_id, stored_format=manifests.FIRST_FORMAT
         )
-    except IntegrityError:
-        return set()
-    return {file["blake3"] for file in (manifest or {}).get("files", {}).values()}
+        return {file["blake3"] for file in (manifest or {})["files"].values()}
+    except (IntegrityError, KeyError, TypeError, AttributeError):
+        return None
 
 
-def _attached_by(store: Store, name: str) -> set[str]:
-    """Digest of what an event attached, if it did; one that cannot be read attached nothing."""
+def _attached_by(store: Store, name: str) -> set[str] | None:
+    """Digest of what an event attached, if it did; None if the event cannot be read."""
     try:
         event = unsealed(store.documents.read(name) or b"", where=name)
-    except IntegrityError:
-        return set()
-    return {event["detail"]["blake3"]} if event.get("action") == "attach" else set()
+        return {event["detail"]["blake3"]} if event["action"] == "attach" else set()
+    except (IntegrityError, KeyError, TypeError):
+        return None
 
 
 def _is_temporary(name: str) -> bool:

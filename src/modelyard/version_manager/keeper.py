@@ -20,6 +20,7 @@ from modelyard.version_manager import (
     history,
     manifests,
     rebuild,
+    saving,
     verification,
 )
 from modelyard.version_manager.environment import current_user
@@ -166,8 +167,13 @@ class RegistryKeeper(RegistryReader):
 
         Args:
             dry_run: Only say what would go.
-            grace_hours: How long what was removed can be restored.
+            grace_hours: How long what was removed can be restored; 0 or more.
+
+        Raises:
+            ConfigError: A negative `grace_hours`.
         """
+        if not grace_hours >= 0:
+            raise ConfigError(f"grace_hours must be 0 or more, got {grace_hours}.")
         return garbage.collect(
             self.store, now=self._clock.now(), dry_run=dry_run, grace_h=grace_hours
         )
@@ -284,15 +290,21 @@ class RegistryKeeper(RegistryReader):
             ConflictError: An id is taken, and `rename` is not set.
         """
         bundle = bundles.read_bundle(self.store, Path(path))
-        with self.store.database.writing() as connection:
-            return bundles.insert_bundle(
-                connection,
-                self.store,
-                bundle,
-                now=self._clock.now(),
-                actor=self._actor,
-                rename=rename,
-            )
+        written: list[str] = []
+        try:
+            with self.store.database.writing() as connection:
+                return bundles.insert_bundle(
+                    connection,
+                    self.store,
+                    bundle,
+                    written,
+                    now=self._clock.now(),
+                    actor=self._actor,
+                    rename=rename,
+                )
+        except BaseException:
+            saving.forget_folders(self.store, written)
+            raise
 
     def _record(
         self, connection: Connection, action: str, version: Version, detail: Mapping[str, Any]

@@ -25,7 +25,6 @@ from modelyard.version_manager import (
     promotion,
     rebuild,
     saving,
-    verification,
 )
 from modelyard.version_manager.environment import current_environment, differences
 from modelyard.version_manager.keeper import RegistryKeeper
@@ -74,10 +73,7 @@ class ModelVersionManager(RegistryKeeper):
         super().__init__(opened, keep_best_n=keep_best_n, clock=clock, actor=actor)
         self._auto_cleanup = auto_cleanup
         self._environment_warned: set[str] = set()
-        rebuild.check_not_lost(self.store)
-        if self.store.database.was_migrated:
-            with self.store.database.reading() as connection:
-                verification.write_documents(connection, self.store)
+        rebuild.settle(self.store)
 
     # ── saving and loading ──────────────────────────────────────────────────────────────────
 

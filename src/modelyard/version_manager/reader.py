@@ -22,7 +22,7 @@ class RegistryReader:
 
     def __init__(self, store: Store, *, clock: Clock | None = None) -> None:
         self.store = store
-        self.base_dir: Path = store.folder
+        self.base_dir: Path = store.shown
         self._clock = clock or SystemClock()
 
     def get_version(self, version_id: str) -> Version:

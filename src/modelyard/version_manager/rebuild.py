@@ -10,34 +10,43 @@ from sqlalchemy import Connection, delete, insert, select, text, update
 
 from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.errors import IntegrityError, ModelyardError, StorageError
-from modelyard.storage import BlobRef, Store, is_sound, open_store
+from modelyard.storage import BlobRef, Store, is_sound, open_store, write_snapshot
 from modelyard.storage import tables as t
 from modelyard.storage.sealed import unsealed
-from modelyard.version_manager import facts, history, manifests, promotion, saving
+from modelyard.version_manager import facts, history, manifests, promotion, saving, verification
 from modelyard.version_manager.environment import current_user
 from modelyard.version_manager.records import Problem, RebuildReport
 
+# The snapshot that says that the database has been compared with the files.
+_REGISTRY, _FILES = "registry", "files"
 _MANIFEST = re.compile(r"([^/]+)/(\1_v\d{8}_\d{6}(?:_\d+)?)/manifest\.json")
 _EVENT = re.compile(r"([^/]+)/history/(\d+)-[0-9a-f]+\.json")
 
 
-def check_not_lost(store: Store) -> None:
-    """Refuse to go on with an empty database where manifests tell of versions.
+def settle(store: Store) -> None:
+    """See to it that database and files belong together; once for each database.
+
+    A database that is new must find no versions in the files. One that was brought here from a
+    form without manifests and events gets them written.
 
     Raises:
-        StorageError: The database is empty and the files are not; says how to restore it.
+        StorageError: The database is new and the files are not; says how to restore it.
     """
     with store.database.reading() as connection:
-        if not _is_empty(connection) or not _first_manifest(store):
+        if _is_settled(connection):
             return
-    # Perhaps the first save of another process has written its files and not yet its rows.
     with store.database.writing() as connection:
-        if _is_empty(connection) and (name := _first_manifest(store)):
+        if _is_settled(connection):
+            return
+        if not _is_empty(connection):
+            verification.write_documents(connection, store)
+        elif name := _first_manifest(store):
             raise StorageError(
                 f"The database knows no version, but {store.path_of(name)!r} is there: it was "
                 "lost, or another one is meant. `modelyard versions rebuild` restores it from "
                 "the manifests; nothing was changed."
             )
+        _mark_settled(connection)
 
 
 def rebuild(store: Store, *, now: datetime, actor: str) -> RebuildReport:
@@ -65,6 +74,8 @@ def rebuild(store: Store, *, now: datetime, actor: str) -> RebuildReport:
             for version_id in restored:
                 manifests.write(store, manifests.from_database(connection, version_id))
         _set_counters(connection)
+        if not _is_settled(connection):
+            _mark_settled(connection)
     return {"versions": restored, "n_events": n_events, "problems": found.problems}
 
 
@@ -325,6 +336,16 @@ def _set_counters(connection: Connection) -> None:
                 f"GREATEST((SELECT COALESCE(MAX(seq), 1) FROM {table}), 1))"
             )
         )
+
+
+def _is_settled(connection: Connection) -> bool:
+    row = t.snapshot.c
+    query = select(row.name).where(row.kind == _REGISTRY, row.name == _FILES)
+    return connection.execute(query).first() is not None
+
+
+def _mark_settled(connection: Connection) -> None:
+    write_snapshot(connection, _REGISTRY, _FILES, {}, at="")
 
 
 def _is_empty(connection: Connection) -> bool:

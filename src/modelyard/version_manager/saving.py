@@ -66,35 +66,49 @@ def store_version(
     The folder with the manifest is written inside the transaction: a version that was
     acknowledged always has one, and one that was not leaves none.
     """
-    with store.database.writing() as connection:
-        version_id = free_id(connection, store, facts.model_name, timestamp_of(now))
-        _check_parents(connection, facts.parents)
-        new = unknown(connection, parts)
-        try:
-            insert_version(
-                connection,
-                store,
-                facts,
-                parts,
-                new,
-                version_id=version_id,
-                made_at=now,
-                now=now,
-                actor=actor,
-            )
-        except BaseException as error:
-            with contextlib.suppress(OSError):
-                store.documents.remove_folder(manifests.folder_name(facts.model_name, version_id))
+    written: list[str] = []
+    try:
+        with store.database.writing() as connection:
+            version_id = free_id(connection, store, facts.model_name, timestamp_of(now))
+            _check_parents(connection, facts.parents)
+            new = unknown(connection, parts)
+            written.append(manifests.folder_name(facts.model_name, version_id))
+            try:
+                insert_version(
+                    connection,
+                    store,
+                    facts,
+                    parts,
+                    new,
+                    version_id=version_id,
+                    made_at=now,
+                    now=now,
+                    actor=actor,
+                )
+            except BaseException:
                 # Still inside the transaction: whoever else has put them looks again in theirs.
                 for part in new:
-                    store.blobs.remove(part.ref.digest)
-            if isinstance(error, OSError) and not isinstance(error, StorageError):
-                raise StorageError(
-                    f"Cannot write {store.path_of(facts.model_name)!r}: {error}. "
-                    "Nothing was stored."
-                ) from error
-            raise
+                    with contextlib.suppress(OSError):
+                        store.blobs.remove(part.ref.digest)
+                raise
+    except BaseException as error:
+        forget_folders(store, written)
+        if isinstance(error, OSError) and not isinstance(error, StorageError):
+            raise StorageError(
+                f"Cannot write {store.path_of(facts.model_name)!r}: {error}. Nothing was stored."
+            ) from error
+        raise
     return version_id
+
+
+def forget_folders(store: Store, names: Iterable[str]) -> None:
+    """Take away the folders of versions that did not come to be, the commit failing included.
+
+    As long as a folder has its manifest, no other save takes its id.
+    """
+    for name in names:
+        with contextlib.suppress(OSError):
+            store.documents.remove_folder(name)
 
 
 def insert_version(
