@@ -15,7 +15,7 @@ from modelyard._core.errors import (
     VersionNotFoundError,
 )
 from modelyard.storage import tables as t
-from modelyard.storage.sealed import unsealed
+from modelyard.storage.sealed import sealed, unsealed
 from modelyard.version_manager import ModelVersionManager
 
 DAY_S = 24 * 3600
@@ -121,6 +121,7 @@ def test_leftovers_of_killed_saves_go_once_they_are_old(now_registry):
     for path in leftovers:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"half")
+    event.write_bytes(sealed({"action": "tag"}))
     assert now_registry.gc()["leftovers"] == []  # perhaps somebody is writing them
     for path in leftovers:
         age(path)
@@ -345,3 +346,45 @@ def test_many_versions_come_with_all_that_belongs_to_them(registry, mlp):
     assert found[0]["tags"] == ["a"]
     assert registry.get_best_version("ppo", "sharpe")["version_id"] == "copy699"
     assert len(registry.list_versions("ppo", sort_by="sharpe", limit=600, offset=50)) == 600
+
+
+def test_nothing_is_freed_while_a_damaged_manifest_may_name_it(now_registry, tmp_path):
+    (version,) = now_registry.list_versions()
+    with now_registry.store.database.writing() as connection:
+        for table in (t.metric, t.artifact, t.blob, t.version):
+            connection.execute(table.delete())
+    for path in now_registry.base_dir.rglob("*"):
+        if path.is_file() and "registry.db" not in path.name:
+            age(path)
+    flip(Path(version["path"]) / "manifest.json")
+    before = list(now_registry.store.blobs.stored())
+    assert now_registry.gc()["leftovers"] == []
+    assert list(now_registry.store.blobs.stored()) == before
+
+
+def test_gc_that_is_killed_between_its_steps_frees_the_rest_the_next_time(
+    registry, save, clock, monkeypatch
+):
+    gone = save()
+    registry.remove_version(gone)
+    clock.advance(2 * DAY_S)
+
+    def power_cut(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry.store.documents, "remove_folder", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            registry.gc()
+    with pytest.raises(VersionNotFoundError, match="gone"):
+        registry.restore_version(gone)
+    clock.advance(50 * 365 * DAY_S)
+    freed = registry.gc()
+    assert freed["freed"]
+    assert registry.verify()["problems"] == []
+    assert list(registry.store.blobs.stored()) == []
+
+
+def test_negative_grace_is_refused(registry):
+    with pytest.raises(ConfigError, match="0 or more"):
+        registry.gc(grace_hours=-1)

@@ -568,3 +568,25 @@ def test_user_without_a_name_can_open_a_registry(tmp_path, monkeypatch):
     manager.save_model(nn.Linear(1, 1), "ppo")
     assert manager.get_history()[0]["actor"].startswith("uid ")
     manager.store.close()
+
+
+def test_manager_goes_on_where_it_was_after_the_folder_changes(tmp_path, monkeypatch, mlp):
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    manager = ModelVersionManager("models")
+    first = manager.save_model(mlp, "ppo")
+    monkeypatch.chdir(tmp_path)
+    assert manager.load_model(first) is not None
+    second = manager.save_model(mlp, "ppo")
+    assert manager.get_version(second)["path"] == str(Path("models") / "ppo" / second)
+    assert (tmp_path / "a" / "models" / "ppo" / second / "manifest.json").is_file()
+    assert not (tmp_path / "models").exists()
+    manager.store.close()
+
+
+@pytest.mark.parametrize("name", ["a b", "ünï", "a?b", "a#b", "p%41", "a?timeout=1"])
+def test_folder_may_have_any_name(tmp_path, mlp, name):
+    manager = ModelVersionManager(tmp_path / name)
+    assert manager.load_model(manager.save_model(mlp, "ppo")) is not None
+    manager.store.close()
+    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -1,15 +1,17 @@
 """A lost database is made again from files, and is never taken for an empty one."""
 
+import sqlite3
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 from torch import nn
 
 from modelyard._core.errors import StorageError
 from modelyard.storage import tables as t
 from modelyard.version_manager import ModelVersionManager, rebuild_registry
 
-DAY_S = 24 * 3600
+YEARS_S = 50 * 365 * 24 * 3600
 
 
 def told(manager):
@@ -179,9 +181,10 @@ def test_event_that_was_not_committed_neither_replaces_another_nor_comes_back(
     assert [path.name[:12] for path in documents] == ["000000000002"] + ["000000000003"] * 2
     lose_database(registry)
     assert rebuild_registry(registry.base_dir)["problems"] == []
-    manager = ModelVersionManager(registry.base_dir)
+    clock.advance(YEARS_S)  # files are as old as the machine's clock says
+    manager = ModelVersionManager(registry.base_dir, clock=clock)
     assert manager.get_version(version_id)["tags"] == ["after", "before"]
-    assert len(manager.gc(grace_hours=-24 * 365 * 100)["leftovers"]) == 1
+    assert len(manager.gc()["leftovers"]) == 1
     assert manager.verify()["problems"] == []
     manager.store.close()
 
@@ -200,7 +203,8 @@ def test_events_of_a_lost_time_survive_events_with_the_same_numbers(registry, sa
     clock.advance(1)
     for n in range(4):  # numbers that the lost time had given out too
         manager.tag_version(known, f"t{n}")
-    assert manager.gc(grace_hours=-24 * 365 * 100)["leftovers"] == []
+    clock.advance(YEARS_S)
+    assert manager.gc()["leftovers"] == []
     assert manager.rebuild()["versions"] == [later]
     assert manager.read_attachment(later, "baseline") == {"n": 1}
     lose_database(manager)
@@ -209,3 +213,78 @@ def test_events_of_a_lost_time_survive_events_with_the_same_numbers(registry, sa
     assert manager.read_attachment(later, "baseline") == {"n": 1}
     assert manager.get_version(known)["tags"] == ["t0", "t1", "t2", "t3"]
     manager.store.close()
+
+
+def test_kill_in_the_very_first_save_locks_nobody_out(tmp_path, mlp, monkeypatch):
+    manager = ModelVersionManager(tmp_path / "models")
+
+    def power_cut(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manager.store.blobs, "sync", power_cut)
+        for store in (manager.store.documents, manager.store.blobs):  # nobody tidies up
+            patch.setattr(store, "remove_folder", power_cut, raising=False)
+            patch.setattr(store, "remove", lambda _: None)
+        with pytest.raises(KeyboardInterrupt):
+            manager.save_model(mlp, "ppo")
+    manager.store.close()
+    again = ModelVersionManager(tmp_path / "models")
+    assert again.list_versions() == []
+    (version_id,) = again.rebuild()["versions"]
+    assert again.save_model(mlp, "ppo") != version_id
+    again.store.close()
+
+
+def test_failing_commit_leaves_no_folder(registry, mlp, monkeypatch):
+    registry.list_versions()
+
+    def full(*_):
+        raise OperationalError("COMMIT", {}, Exception("database or disk is full"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sqlalchemy.engine.Connection.commit", full)
+        with pytest.raises(StorageError, match="full"):
+            registry.save_model(mlp, "ppo")
+    assert list((registry.base_dir / "ppo").iterdir()) == []
+
+
+def test_numbers_given_out_twice_lose_no_version_and_no_later_event(
+    registry, save, clock, monkeypatch
+):
+    first = save()
+
+    def power_cut(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # a whole version that was not committed
+        patch.setattr("sqlalchemy.engine.Connection.commit", power_cut)
+        patch.setattr("modelyard.version_manager.saving.forget_folders", lambda *_: None)
+        with pytest.raises(KeyboardInterrupt):
+            save()
+        with pytest.raises(KeyboardInterrupt):
+            registry.set_alias("ppo", "production", first)
+    clock.advance(5)
+    second = save()  # under the numbers of both
+    registry.set_alias("ppo", "production", second)
+    lose_database(registry)
+    report = rebuild_registry(registry.base_dir)
+    manager = ModelVersionManager(registry.base_dir, clock=clock)
+    assert {first, second} <= set(report["versions"])
+    assert manager.get_by_alias("ppo")["version_id"] == second
+    assert len(manager.get_history("ppo", alias="production")) == 1
+    assert manager.load_model(first) is not None
+    assert manager.rebuild()["versions"] == []
+    manager.store.close()
+
+
+def test_locked_database_is_not_taken_for_a_damaged_one(registry, save):
+    save()
+    registry.store.close()
+    holder = sqlite3.connect(registry.base_dir / "registry.db", isolation_level=None)
+    holder.execute("PRAGMA locking_mode = EXCLUSIVE")
+    holder.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StorageError, match="locked"):
+        rebuild_registry(registry.base_dir)
+    holder.close()
+    assert list(registry.base_dir.glob("*.damaged*")) == []

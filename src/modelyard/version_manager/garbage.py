@@ -16,7 +16,9 @@ from modelyard.version_manager.records import GcReport
 
 # A document whose write was cut off; a file in a version's folder: its model, its id.
 _EVENT = re.compile(r"[^/]+/history/(\d{12})-[0-9a-f]+\.json")
-_TEMPORARY = re.compile(r"[^/]+/[^/]+/(?:artifacts/)?\.[^/]+\.[0-9a-f]{8}\.tmp")
+_TEMPORARY = re.compile(
+    r"([^/]+)/(?:history|\1_v\d{8}_\d{6}(?:_\d+)?)/(?:artifacts/)?\.[^/]+\.[0-9a-f]{8}\.tmp"
+)
 _LONGEST_SAVE = timedelta(hours=1)
 _IN_VERSION = re.compile(r"([^/]+)/(\1_v\d{8}_\d{6}(?:_\d+)?)/.+")
 

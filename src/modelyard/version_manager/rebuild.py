@@ -1,7 +1,8 @@
 """A lost database made again from manifests and the history's documents."""
 
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -61,22 +62,72 @@ def rebuild(store: Store, *, now: datetime, actor: str) -> RebuildReport:
         is_empty = _is_empty(connection) and _has_no_history(connection)
         known = set(connection.execute(select(t.version.c.version_id)).scalars())
         missing = [m for m in found.manifests if m["version_id"] not in known]
-        keep_numbers = is_empty and all(m.get("seq") and m.get("audit_seq") for m in missing)
-        for manifest in missing:
-            _insert(connection, store, manifest, keep_numbers=keep_numbers)
-        restored = [manifest["version_id"] for manifest in missing]
+        numbers = _Numbers(missing, found.events) if is_empty else _Numbers([], [])
+        saves = [
+            _insert(connection, store, manifest, numbers)
+            for manifest in sorted(missing, key=numbers.place_of)
+        ]
+        # Saves without a number come last: no event to come may have the one they are given.
+        last = [save for save in saves if is_empty and "seq" not in save]
+        for save in saves:
+            if save not in last:
+                connection.execute(insert(t.audit), save)
         if is_empty:
-            n_events = _replay(connection, found, keep_numbers=keep_numbers)
+            n_events = _replay(connection, numbers)
         else:
             n_events = _adopt(connection, store, found, missing, now=now, actor=actor)
-        if not keep_numbers:
-            # Their rows have new numbers, and a manifest tells its version's.
-            for version_id in restored:
-                manifests.write(store, manifests.from_database(connection, version_id))
+        for save in last:
+            connection.execute(insert(t.audit), save)
+        for manifest in missing:
+            if manifest["version_id"] not in numbers.kept:
+                # Its row has a new number, and a manifest tells its version's.
+                manifests.write(store, manifests.from_database(connection, manifest["version_id"]))
         _set_counters(connection)
         if not _is_settled(connection):
             _mark_settled(connection)
+    restored = [manifest["version_id"] for manifest in missing]
     return {"versions": restored, "n_events": n_events, "problems": found.problems}
+
+
+class _Numbers:
+    """Which saves and events keep the numbers they had.
+
+    A number is given out twice where a process was killed before it committed, or where an older
+    database was put back. Of two with one number the later was committed. The other keeps its
+    version, if it is a save, under a new number; if it is an event, it was never done.
+
+    Attributes:
+        versions: Number of the row by version id.
+        saves: Number in the history by version id.
+        events: Those that were done, in order.
+        kept: Ids of versions whose manifest tells the numbers they have now.
+    """
+
+    def __init__(self, saved: list[dict[str, Any]], events: list[dict[str, Any]]) -> None:
+        rows = {m["seq"]: m["version_id"] for m in _in_time(saved, "created_at") if m.get("seq")}
+        self.versions = {version_id: seq for seq, version_id in rows.items()}
+        told = [
+            *(
+                (m.get("at") or m["created_at"], m["audit_seq"], m["version_id"], None)
+                for m in saved
+                if m.get("audit_seq")
+            ),
+            *((event["at"], event["seq"], None, event) for event in events),
+        ]
+        winners = {seq: (key, event) for _, seq, key, event in sorted(told, key=lambda x: x[:2])}
+        self.saves = {key: seq for seq, (key, _) in winners.items() if key is not None}
+        done = [(seq, event) for seq, (_, event) in winners.items() if event is not None]
+        self.events = [event for _, event in sorted(done, key=lambda pair: pair[0])]
+        self.kept = self.versions.keys() & self.saves.keys()
+
+    def place_of(self, manifest: Mapping[str, Any]) -> tuple[float, str, str]:
+        """Where a version comes in the order of inserting: those without a number last."""
+        number = self.versions.get(manifest["version_id"], math.inf)
+        return number, manifest["created_at"], manifest["version_id"]
+
+
+def _in_time(told: Iterable[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+    return sorted(told, key=lambda item: str(item[key]))
 
 
 def rebuild_registry(
@@ -173,13 +224,14 @@ class _Found:
 
 
 def _insert(
-    connection: Connection, store: Store, manifest: Mapping[str, Any], *, keep_numbers: bool
-) -> None:
+    connection: Connection, store: Store, manifest: Mapping[str, Any], numbers: _Numbers
+) -> dict[str, Any]:
+    """Write the rows of a version; the one of its save in the history is left to the caller."""
     columns = {column.name for column in t.version.columns} - {"seq"}
     row = {key: manifest[key] for key in manifest if key in columns}
     row["environment_digest"] = saving.environment_digest(connection, manifest["environment"])
-    if keep_numbers:
-        row["seq"] = manifest["seq"]
+    if (number := numbers.versions.get(manifest["version_id"])) is not None:
+        row["seq"] = number
     connection.execute(insert(t.version), row)
     parts = [_part(file) for file in manifest["files"].values()]
     new = saving.unknown(connection, parts)
@@ -202,9 +254,9 @@ def _insert(
         "actor": manifest.get("actor", ""),
         "detail": {"sha256": manifest["sha256"]},
     }
-    if keep_numbers:
-        audit["seq"] = manifest["audit_seq"]
-    connection.execute(insert(t.audit), audit)
+    if (number := numbers.saves.get(manifest["version_id"])) is not None:
+        audit["seq"] = number
+    return audit
 
 
 def _part(file: Mapping[str, Any]) -> saving.StoredPart:
@@ -218,21 +270,14 @@ def _part(file: Mapping[str, Any]) -> saving.StoredPart:
     )
 
 
-def _replay(connection: Connection, found: _Found, *, keep_numbers: bool) -> int:
-    """Do every event again, and write it to the history."""
+def _replay(connection: Connection, numbers: _Numbers) -> int:
+    """Do every event again, and write it to the history under its number."""
     versions = set(connection.execute(select(t.version.c.version_id)).scalars())
-    n_done = 0
-    # Of two with one number the earlier was not committed: the number was given out again.
-    events = {event["seq"]: event for event in found.events}
-    for event in events.values():
-        row = {key: event[key] for key in event if key != "seq"}
-        if keep_numbers:
-            row["seq"] = event["seq"]
+    for event in numbers.events:
         if event["version_id"] in versions:
             _do(connection, event)
-        connection.execute(insert(t.audit), row)
-        n_done += 1
-    return n_done
+        connection.execute(insert(t.audit), event)
+    return len(numbers.events)
 
 
 def _adopt(
