@@ -1,5 +1,6 @@
 """Removing, leases, verification and what killed saves leave behind."""
 
+import itertools
 import logging
 import os
 import re
@@ -16,7 +17,7 @@ from modelyard._core.errors import (
 )
 from modelyard.storage import tables as t
 from modelyard.storage.sealed import sealed, unsealed
-from modelyard.version_manager import ModelVersionManager
+from modelyard.version_manager import ModelVersionManager, lineage_tree
 
 DAY_S = 24 * 3600
 
@@ -241,13 +242,47 @@ def test_damaged_event_is_found_and_repaired(registry, save):
         assert registry.verify()["problems"] == []
 
 
-def test_lost_blob_is_told_without_an_exception(registry, save):
+def test_lost_blobs_come_back_from_the_versions_folder(registry, save):
     version_id = save()
     for path in (registry.base_dir / "blobs").glob("??/*"):
         path.unlink()
-    problems = registry.verify(repair=True)["problems"]
+    problems = registry.verify()["problems"]
     assert {problem["version_id"] for problem in problems} == {version_id}
     assert not any(problem["is_repaired"] for problem in problems)
+    assert all(problem["is_repaired"] for problem in registry.verify(repair=True)["problems"])
+    assert registry.load_model(version_id) is not None
+    assert registry.verify()["problems"] == []
+
+
+def test_blobs_lost_for_good_are_told_without_an_exception(registry, save):
+    version_id = save()
+    for path in (registry.base_dir / "blobs").glob("??/*"):
+        path.unlink()
+    folder = Path(registry.get_version(version_id)["path"])
+    flip(folder / "weights.safetensors")
+    (folder / "manifest.json").unlink()
+    repaired = [problem["is_repaired"] for problem in registry.verify(repair=True)["problems"]]
+    assert sorted(repaired) == [False, True, True]
+    assert (folder / "weights.safetensors").is_file()  # repairing destroys nothing
+    assert (folder / "manifest.json").is_file()
+
+
+def test_family_of_many_generations_is_shown(registry):
+    names = [f"ppo_v20240101_{n:06d}" for n in range(3000)]
+    lineage = {
+        "version_id": names[0],
+        "nodes": [
+            {"version_id": n, "model_name": "ppo", "metrics": {}, "is_removed": False}
+            for n in names
+        ],
+        "edges": [
+            {"parent": a, "child": b, "kind": "retrained"}
+            for a, b in itertools.pairwise(names)
+        ],
+    }
+    lines = lineage_tree(lineage, lambda node: node["version_id"])
+    assert len(lines) == 3000
+    assert lines[2] == f"    {names[2]} (retrained)"
 
 
 # ── lineage ─────────────────────────────────────────────────────────────────────────────────

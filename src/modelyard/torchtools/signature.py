@@ -52,7 +52,7 @@ def signature_of(
         ConfigError: `given` has another form.
     """
     if given is not None:
-        return _checked(given)
+        return checked_signature(given)
     if example_input is None:
         noted = noted_signature(model)
         return None if noted is None else dict(noted)
@@ -74,6 +74,24 @@ def signature_of(
             for name, tensor in outputs
         ]
     return signature
+
+
+def checked_signature(given: Any) -> dict[str, Any]:
+    """`given` as a plain signature.
+
+    Raises:
+        ConfigError: It has another form.
+    """
+    plain = to_plain(dict(given), where="signature") if isinstance(given, Mapping) else {}
+    lists = [plain.get("inputs"), plain.get("outputs", [])]
+    if not all(
+        isinstance(items, list) and all(_is_description(item) for item in items) for items in lists
+    ):
+        raise ConfigError(
+            'signature must be {"inputs": [{"name": "x", "shape": [None, 4], "dtype": '
+            f'"float32"}}], "outputs": [...]}}, with None for any size; got {given!r}.'
+        )
+    return plain
 
 
 def check_input(signature: Signature, inputs: Inputs) -> None:
@@ -176,17 +194,6 @@ def _resized(inputs: Inputs, index: int, axis: int, size: int) -> Inputs:
         )
 
     return mapped(inputs, change)
-
-
-def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = to_plain(dict(given), where="signature")
-    described = [*plain.get("inputs", ()), *plain.get("outputs", ())]
-    if "inputs" not in plain or not all(_is_description(item) for item in described):
-        raise ConfigError(
-            'signature must be {"inputs": [{"name": "x", "shape": [None, 4], "dtype": '
-            f'"float32"}}], "outputs": [...]}}, with None for any size; got {given!r}.'
-        )
-    return plain
 
 
 def _is_description(item: Any) -> bool:

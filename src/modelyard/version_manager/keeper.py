@@ -1,6 +1,7 @@
 """Keeping a registry in order: what goes, what is checked, what moves to another one."""
 
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, update
 
 from modelyard._core.clock import Clock
-from modelyard._core.errors import ConfigError, VersionInUseError
+from modelyard._core.errors import ConfigError, StorageError, VersionInUseError
 from modelyard.stats.direction import is_lower_better
 from modelyard.storage import Store, drop_lease, write_lease
 from modelyard.storage import tables as t
@@ -54,8 +55,10 @@ class RegistryKeeper(RegistryReader):
         actor: str | None = None,
     ) -> None:
         super().__init__(store, clock=clock)
-        if keep_best_n < 1:
-            raise ConfigError(f"keep_best_n must be 1 or more, got {keep_best_n}.")
+        if not isinstance(keep_best_n, int) or keep_best_n < 1:
+            raise ConfigError(
+                f"keep_best_n must be a whole number of 1 or more, got {keep_best_n!r}."
+            )
         self._keep_best_n = keep_best_n
         self._actor = actor or current_user()
 
@@ -92,8 +95,8 @@ class RegistryKeeper(RegistryReader):
             ConfigError: `keep_best_n` below 1.
         """
         keep = self._keep_best_n if keep_best_n is None else keep_best_n
-        if keep < 1:
-            raise ConfigError(f"keep_best_n must be 1 or more, got {keep}.")
+        if not isinstance(keep, int) or keep < 1:
+            raise ConfigError(f"keep_best_n must be a whole number of 1 or more, got {keep!r}.")
         if metric is not None and is_lower_better(metric) == maximize:
             _logger.warning(
                 "cleanup_old_versions(metric=%r, maximize=%s) keeps the %s; by its name the "
@@ -188,8 +191,10 @@ class RegistryKeeper(RegistryReader):
 
         Raises:
             VersionNotFoundError: No such version.
-            ConfigError: A holder's name that is too long.
+            ConfigError: A holder's name that is too long, or `seconds` that are no number.
         """
+        if not math.isfinite(seconds):
+            raise ConfigError(f"seconds must be a finite number, got {seconds}.")
         name = _lease_name(version_id, holder)
         expires_at_s = self._clock.now().timestamp() + seconds
         with self.store.database.writing() as connection:
@@ -261,6 +266,7 @@ class RegistryKeeper(RegistryReader):
         Raises:
             VersionNotFoundError: One is unknown.
             IntegrityError: A file of theirs is damaged.
+            StorageError: `path` cannot be written.
         """
         wanted = [version_ids] if isinstance(version_ids, str) else list(version_ids)
         with self.store.database.reading() as connection:
@@ -269,7 +275,12 @@ class RegistryKeeper(RegistryReader):
                 related = {key for w in wanted for key in catalog.ancestors(connection, w)}
                 chosen |= catalog.living(connection, related)
             ordered = catalog.in_order(connection, chosen)
-            bundles.write_bundle(connection, self.store, ordered, Path(path))
+            try:
+                bundles.write_bundle(connection, self.store, ordered, Path(path))
+            except OSError as error:
+                if isinstance(error, StorageError):
+                    raise
+                raise StorageError(f"{str(path)!r} cannot be written: {error}") from error
         return str(path)
 
     def import_bundle(self, path: str | Path, *, rename: bool = False) -> dict[str, str]:

@@ -67,18 +67,17 @@ def as_tree(lineage: Lineage, told: Callable[[LineageNode], str]) -> list[str]:
     lines: list[str] = []
     seen: set[str] = set()
 
-    def walk(key: str, indent: str, kind: str) -> None:
+    # A stack of its own: a family can have more generations than Python allows calls.
+    waiting = [(key, 0, "") for key in reversed(nodes) if key not in made]
+    while waiting:
+        key, depth, kind = waiting.pop()
         is_again = key in seen and key in children
         seen.add(key)
         mark = f" ({kind})" if kind else ""
-        lines.append(f"{indent}{told(nodes[key])}{mark}{' ...' if is_again else ''}")
+        lines.append(f"{'  ' * depth}{told(nodes[key])}{mark}{' ...' if is_again else ''}")
         if not is_again:
-            for edge in children.get(key, []):
-                walk(edge["child"], f"{indent}  ", edge["kind"])
-
-    for key in nodes:
-        if key not in made:
-            walk(key, "", "")
+            below = reversed(children.get(key, []))
+            waiting += [(edge["child"], depth + 1, edge["kind"]) for edge in below]
     return lines
 
 

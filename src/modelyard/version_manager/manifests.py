@@ -1,6 +1,7 @@
 """A version's manifest: everything that was said at its save, as a document of its own."""
 
 import logging
+import math
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -13,6 +14,7 @@ from modelyard._core.ids import checked_name
 from modelyard.storage import Store
 from modelyard.storage import tables as t
 from modelyard.storage.sealed import sealed, unsealed
+from modelyard.torchtools.signature import checked_signature
 from modelyard.version_manager.records import Version
 
 _logger = logging.getLogger("modelyard")
@@ -22,6 +24,23 @@ MANIFEST = "manifest.json"
 PARTS = ("model", "artifact", "attachment")
 _NO_EVENT = {"action": "save", "actor": "", "at": ""}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_MOST_ROWS = 1 << 62
+_TYPES: dict[str, type] = {
+    "config": dict,
+    "description": str,
+    "sha256": str,
+    "size_bytes": int,
+    "format": str,
+    "can_load_full": bool,
+    "class_name": str,
+    "environment": dict,
+    "metrics": dict,
+    "non_finite_metrics": list,
+    "tags": list,
+    "parents": list,
+    "files": dict,
+}
+_ENCODINGS = frozenset({"raw", "npy", "json", "safetensors", "tree", "module"})
 _VERSION_ID = r"{}_v{}(?:_\d+)?"
 
 
@@ -92,11 +111,31 @@ def check_told(manifest: Mapping[str, Any]) -> None:
     form = _VERSION_ID.format(re.escape(model_name), re.escape(str(manifest["timestamp"])))
     if re.fullmatch(form, version_id) is None:
         raise ConfigError(f"{version_id!r} is no id of a version of {model_name!r}.")
+    for key, kind in _TYPES.items():
+        if not isinstance(manifest[key], kind):
+            raise ConfigError(f"{key} of {version_id!r} is {manifest[key]!r}, no {kind.__name__}.")
+    _check_values(manifest, version_id)
     for parent in manifest["parents"]:
-        checked_name(parent["version_id"], what="version_id")
-    if not isinstance(manifest["config"], dict):
-        raise ConfigError(f"config of {version_id!r} is no dict.")
-    datetime.fromisoformat(manifest["created_at"])
+        if checked_name(parent["version_id"], what="version_id") == version_id:
+            raise ConfigError(f"{version_id!r} cannot be made from itself.")
+    for tag in manifest["tags"]:
+        checked_name(tag, what="tag")
+
+
+def _check_values(manifest: Mapping[str, Any], version_id: str) -> None:
+    if not isinstance(manifest["environment"].get("packages", {}), dict):
+        raise ConfigError(f"environment of {version_id!r} has no packages by name.")
+    if manifest["signature"] is not None:
+        checked_signature(manifest["signature"])
+    for name, value in manifest["metrics"].items():
+        if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+            raise ConfigError(f"metrics.{name} of {version_id!r} is {value!r}, no number.")
+    for key in ("seq", "audit_seq"):
+        seq = manifest.get(key)
+        if seq is not None and not (isinstance(seq, int) and 0 <= seq < _MOST_ROWS):
+            raise ConfigError(f"{key} of {version_id!r} is {seq!r}, no number of a row.")
+    if datetime.fromisoformat(manifest["created_at"]).tzinfo is None:
+        raise ConfigError(f"created_at of {version_id!r} has no time zone.")
 
 
 def check_part(part: Mapping[str, Any]) -> None:
@@ -108,7 +147,8 @@ def check_part(part: Mapping[str, Any]) -> None:
     """
     checked_name(part["name"], what="name")
     digests = str(part["blake3"]), str(part["sha256"])
-    if part["kind"] not in PARTS or not all(_DIGEST.fullmatch(digest) for digest in digests):
+    is_known = part["kind"] in PARTS and part["encoding"] in _ENCODINGS
+    if not is_known or not all(_DIGEST.fullmatch(digest) for digest in digests):
         raise ConfigError(f"{part['name']!r} is of no known kind, or has no digest.")
     if not isinstance(part["size_bytes"], int) or part["size_bytes"] < 0:
         raise ConfigError(f"{part['name']!r} has the size {part['size_bytes']!r}.")

@@ -193,7 +193,7 @@ class _Found:
             data = store.documents.read(name) or b""
             content = unsealed(data, where=store.path_of(name), needs_seal=b'"checksum"' in data)
             take(store, name, content)
-        except (IntegrityError, KeyError, TypeError, ValueError) as error:
+        except (IntegrityError, AttributeError, KeyError, TypeError, ValueError) as error:
             self.problems.append(
                 {"version_id": version_id, "problem": _explained(error), "is_repaired": False}
             )
@@ -220,6 +220,8 @@ class _Found:
     def _take_event(self, store: Store, name: str, event: dict[str, Any]) -> None:
         if history.document(event)[0] != name:
             raise IntegrityError(f"{store.path_of(name)!r} is the document of another event.")
+        if event["action"] == "attach" and "blake3" in event["detail"]:
+            manifests.check_part(event["detail"])
         self.events.append(event)
 
 

@@ -1,13 +1,17 @@
 """Looking at every byte of what is stored, and putting right what the database can tell."""
 
+import contextlib
 from collections.abc import Iterable
+from pathlib import Path
 
+from blake3 import blake3
 from sqlalchemy import Connection, select
 
 from modelyard._core.errors import IntegrityError, StorageError
 from modelyard.storage import Store
 from modelyard.storage import tables as t
 from modelyard.version_manager import history, manifests, saving
+from modelyard.version_manager.payloads import writes
 from modelyard.version_manager.records import AuditRecord, Problem, VerifyReport, Version
 
 
@@ -26,14 +30,15 @@ def verify(
         store: Where the files are.
         versions: Which to look at.
         events: Events whose documents to look at.
-        repair: Write manifests, links and documents anew where they are gone or damaged. Damaged
-            weights can be put right from a backup only.
+        repair: Write manifests, links and documents anew where they are gone or damaged, and
+            blobs where the version's folder still has their bytes. Other weights can be put right
+            from a backup only.
     """
     problems: list[Problem] = []
     n_versions = n_bytes = 0
     for version in versions:
         n_versions += 1
-        n_bytes += _check_parts(connection, store, version["version_id"], problems)
+        n_bytes += _check_parts(connection, store, version, problems, repair=repair)
         problems += _check_manifest(connection, store, version, repair=repair)
     for event in events:
         problems += _check_event(store, event, repair=repair)
@@ -55,17 +60,39 @@ _WITH_BYTES = select(t.version.c.version_id).where(
 
 
 def _check_parts(
-    connection: Connection, store: Store, version_id: str, problems: list[Problem]
+    connection: Connection,
+    store: Store,
+    version: Version,
+    problems: list[Problem],
+    *,
+    repair: bool,
 ) -> int:
+    """Bytes of a version's files; what is wrong with them is added to `problems`."""
+    version_id = version["version_id"]
+    folder = store.folder / manifests.folder_name(version["model_name"], version_id)
     n_bytes = 0
     for part in manifests.parts_of(connection, version_id, kinds=manifests.PARTS):
         try:
             store.blobs.open_verified(part["blake3"])
         except StorageError as error:
             name = manifests.file_name(part["kind"], part["name"])
-            problems.append(_problem(version_id, f"{name}: {error}"))
+            is_repaired = repair and _came_back(store, folder, name, part["blake3"])
+            problems.append(_problem(version_id, f"{name}: {error}", is_repaired=is_repaired))
         n_bytes += part["size_bytes"]
     return n_bytes
+
+
+def _came_back(store: Store, folder: Path, name: str, digest: str) -> bool:
+    """Whether a lost or damaged blob could be made again from the file people see."""
+    path = folder / name
+    if store.url is not None or not path.is_file():
+        return False
+    data = path.read_bytes()
+    if blake3(data).hexdigest() != digest:
+        return False
+    store.blobs.put(writes(data))
+    store.blobs.sync([digest])
+    return True
 
 
 def _check_manifest(
@@ -86,7 +113,8 @@ def _check_manifest(
         problem = str(error)
     if repair:
         manifests.write(store, expected)
-        saving.link_files(store, expected)
+        with contextlib.suppress(StorageError):  # of a blob that is lost; told already
+            saving.link_files(store, expected)
     return [_problem(version_id, problem, is_repaired=repair)]
 
 
