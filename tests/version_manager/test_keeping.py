@@ -276,8 +276,7 @@ def test_family_of_many_generations_is_shown(registry):
             for n in names
         ],
         "edges": [
-            {"parent": a, "child": b, "kind": "retrained"}
-            for a, b in itertools.pairwise(names)
+            {"parent": a, "child": b, "kind": "retrained"} for a, b in itertools.pairwise(names)
         ],
     }
     lines = lineage_tree(lineage, lambda node: node["version_id"])
