@@ -46,9 +46,24 @@ def test_names_types_and_outputs_are_told():
     }
 
 
-def test_example_the_model_does_not_take_still_describes_itself(mlp):
-    signature = signature_of(mlp, None, torch.zeros(2, 9))
-    assert signature == {"inputs": [{"name": "input", "shape": [None, 9], "dtype": "float32"}]}
+def test_example_the_model_does_not_take_gives_a_warning_and_no_signature(mlp, caplog):
+    assert signature_of(mlp, None, torch.zeros(2, 9)) is None
+    assert "does not run on the example input" in caplog.text
+
+
+def test_looking_changes_nothing_of_the_model():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("n_calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.n_calls += 1
+            return x
+
+    model = Counting()
+    assert signature_of(model, None, torch.zeros(2, 3)) is not None
+    assert model.n_calls == 0
 
 
 def test_given_signature_is_taken_as_it_is_or_refused(mlp):

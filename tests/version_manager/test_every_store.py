@@ -9,6 +9,7 @@ import torch
 from modelyard import ManualClock
 from modelyard._core.errors import (
     ConfigError,
+    IntegrityError,
     StaleRevisionError,
     StorageError,
     VersionNotFoundError,
@@ -184,3 +185,36 @@ def test_leftover_blobs_go_and_named_ones_stay(registry, name, mlp, clock):
     assert orphan.digest in report["leftovers"]
     assert not registry.store.blobs.has(orphan.digest)
     assert registry.load_model(version_id) is not None
+
+
+@pytest.mark.parametrize("damage", ["blob", "manifest"])
+def test_copies_kept_here_do_not_hide_what_the_store_has_lost(tmp_path, mlp, damage):
+    url = (tmp_path / "remote").as_uri()
+    manager = ModelVersionManager(tmp_path / "models", storage_url=url)
+    version_id = manager.save_model(mlp, "ppo")
+    (lost,) = (
+        [tmp_path / "remote" / "ppo" / version_id / "manifest.json"]
+        if damage == "manifest"
+        else sorted((tmp_path / "remote" / "blobs").glob("??/*"))[:1]
+    )
+    lost.unlink()
+    assert [p["version_id"] for p in manager.verify()["problems"]] == [version_id]
+    if damage == "blob":
+        with pytest.raises(IntegrityError, match="is gone"):
+            manager.rollback_to_version(version_id)
+    manager.store.close()
+
+
+def test_two_stores_with_one_folder_do_not_mix(tmp_path, new_mlp, clock):
+    places = [(tmp_path / name).as_uri() for name in ("x", "y")]
+    managers = [
+        ModelVersionManager(
+            tmp_path / "models", database_url="sqlite://", storage_url=url, clock=clock
+        )
+        for url in places
+    ]
+    for seed, manager in enumerate(managers):  # the same id in the same second
+        manager.save_model(new_mlp(seed=seed), "ppo")
+    for manager in managers:
+        assert manager.verify()["problems"] == []
+        manager.store.close()

@@ -288,3 +288,37 @@ def test_locked_database_is_not_taken_for_a_damaged_one(registry, save):
         rebuild_registry(registry.base_dir)
     holder.close()
     assert list(registry.base_dir.glob("*.damaged*")) == []
+
+
+def test_rebuild_that_finds_no_bytes_keeps_the_history_for_the_next_try(registry, save):
+    version_id = save()
+    registry.set_alias("ppo", "production", version_id)
+    lose_database(registry)
+    away = registry.base_dir.parent / "away"
+    (registry.base_dir / "blobs").rename(away)
+    report = rebuild_registry(registry.base_dir)
+    assert (report["versions"], len(report["problems"])) == ([], 1)
+    with pytest.raises(StorageError, match="was lost"):
+        ModelVersionManager(registry.base_dir)
+    away.rename(registry.base_dir / "blobs")
+    assert rebuild_registry(registry.base_dir)["versions"] == [version_id]
+    manager = ModelVersionManager(registry.base_dir)
+    assert manager.get_by_alias("ppo")["version_id"] == version_id
+    manager.store.close()
+
+
+def test_rebuild_in_two_parts_brings_production_back_with_its_version(registry, save):
+    first, second = save(), save()
+    registry.set_alias("ppo", "production", second)
+    weights = Path(registry.get_version(second)["path"]) / "weights.safetensors"
+    (blob,) = [p for p in (registry.base_dir / "blobs").glob("??/*") if p.samefile(weights)]
+    lose_database(registry)
+    away = registry.base_dir.parent / "away"
+    blob.rename(away)
+    assert rebuild_registry(registry.base_dir)["versions"] == [first]
+    away.rename(blob)
+    assert rebuild_registry(registry.base_dir)["versions"] == [second]
+    manager = ModelVersionManager(registry.base_dir)
+    assert manager.get_by_alias("ppo")["version_id"] == second
+    assert manager.verify()["problems"] == []
+    manager.store.close()

@@ -20,6 +20,8 @@ def to_plain(value: Any, *, where: str = "value") -> Any:
         # bool | int | float subclasses (numpy.float64, IntEnum) become the plain type.
         return _plain_scalar(value)
     if isinstance(value, Mapping):
+        if len({str(key) for key in value}) < len(value):
+            raise ConfigError(f"{where} has two keys that are one as text; JSON knows text only.")
         return {str(key): to_plain(item, where=f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [to_plain(item, where=f"{where}[{i}]") for i, item in enumerate(value)]

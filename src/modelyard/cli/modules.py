@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import onnx
 from torch import nn
 
+from modelyard._core.errors import InputError
 from modelyard.export.inspection import read_graph
 from modelyard.pipeline.loading import load_user_model
 from modelyard.torchtools.onnx_module import OnnxModule
@@ -29,5 +31,10 @@ def module_in(file: Path) -> nn.Module:
         UntrustedClassError: It is made of other classes than torch.nn's.
     """
     if file.suffix == ".onnx":
-        return OnnxModule(read_graph(file).SerializeToString())
+        graph = read_graph(file)
+        try:
+            onnx.checker.check_model(graph)
+        except onnx.checker.ValidationError as error:
+            raise InputError(f"{str(file)!r} is no sound ONNX model: {error}") from error
+        return OnnxModule(graph.SerializeToString())
     return load_module_file(file).eval()

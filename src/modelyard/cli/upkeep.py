@@ -73,16 +73,26 @@ def save(
 
 @app.command()
 @on_registry
-def remove(registry: "ModelVersionManager", version_id: VersionId) -> None:
+def remove(
+    registry: "ModelVersionManager", version_id: VersionId, as_json: AsJson = False
+) -> None:
     """Remove a version, unless something needs it; `restore` brings it back until `gc`."""
     registry.remove_version(version_id)
+    if as_json:
+        show_json({"removed": [version_id]})
+        return
     show_line(f"{version_id} is removed; `modelyard versions restore` brings it back until gc")
 
 
 @app.command()
 @on_registry
-def restore(registry: "ModelVersionManager", version_id: VersionId) -> None:
+def restore(
+    registry: "ModelVersionManager", version_id: VersionId, as_json: AsJson = False
+) -> None:
     """Bring back a removed version."""
+    if as_json:
+        show_json(registry.restore_version(version_id))
+        return
     show_line(f"{registry.restore_version(version_id)['version_id']} is back")
 
 

@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Protocol
 
+from blake3 import blake3
+
 from modelyard._core.errors import IntegrityError, StorageError
 from modelyard._core.files import fsync_file, fsync_folder, make_folder
 from modelyard.storage.hashing import BlobRef, HashingWriter, background_thread, verify
@@ -57,6 +59,14 @@ class BlobStore(Protocol):
 
     def open_verified(self, digest: str) -> Path:
         """A local file with the blob's bytes, its digest checked just now.
+
+        Raises:
+            IntegrityError: Missing, or other bytes than were stored.
+        """
+        ...
+
+    def check(self, digest: str) -> None:
+        """Verify the blob itself, not a copy of it kept here.
 
         Raises:
             IntegrityError: Missing, or other bytes than were stored.
@@ -150,6 +160,10 @@ class LocalBlobs:
         path = self.path_of(digest)
         verify(path, digest)
         return path
+
+    def check(self, digest: str) -> None:
+        """As `BlobStore.check`."""
+        verify(self.path_of(digest), digest)
 
     def link(self, digest: str, path: Path) -> None:
         """Hard link, or a copy where the file system has none."""
@@ -259,6 +273,18 @@ class RemoteBlobs:
             self._cache.remove(found)
             raise IntegrityError(f"{where} is damaged: expected blake3 {digest}, found {found}.")
         return self._cache.path_of(digest)
+
+    def check(self, digest: str) -> None:
+        """As `BlobStore.check`: reads the object, whatever the cache has."""
+        where = f"{self._objects.url}/{_key(digest)}"
+        hasher = blake3()
+        try:
+            for chunk in self._objects.chunks(_key(digest)):
+                hasher.update(chunk)
+        except FileNotFoundError as error:
+            raise IntegrityError(f"{where} cannot be read: it is not there.") from error
+        if (found := hasher.hexdigest()) != digest:
+            raise IntegrityError(f"{where} is damaged: expected blake3 {digest}, found {found}.")
 
     def link(self, digest: str, path: Path) -> None:
         """Nothing: remote blobs have no place in a local folder."""

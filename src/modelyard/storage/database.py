@@ -10,6 +10,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,17 +18,18 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, StaticPool, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from modelyard._core.errors import ConfigError, StorageBusyError, StorageError
 from modelyard.storage import schema
 from modelyard.storage.filesystems import network_file_system, processes_that_write
 
 BUSY_TIMEOUT_S = 30.0
-# Writers to one PostgreSQL database agree on this number and so go one after another.
 _IN_MEMORY = frozenset({None, "", ":memory:"})
 _FIRST_PAUSE_S = 0.0005
 _LONGEST_PAUSE_S = 0.004
 _WAIT = f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}"
+# Writers to one PostgreSQL database agree on this number and so go one after another.
 _ADVISORY_LOCK = text("SELECT pg_advisory_xact_lock(7303011)")
 
 
@@ -46,6 +48,7 @@ class Database:
             shown = _hidden(str(url))
             raise ConfigError(f"database_url {shown!r} cannot be used: {error}") from error
         self._is_sqlite = self.engine.dialect.name == "sqlite"
+        _leave_to_parent(self.engine)
         self._file = _file_of(url)
         if self._file is not None:
             _refuse_network(self._file.parent)
@@ -87,6 +90,11 @@ class Database:
                 yield connection
         except DBAPIError as error:
             raise self._explained(error) from error
+        except PoolTimeoutError as error:
+            raise StorageBusyError(
+                f"More threads than the database has connections wait for it: {error}. "
+                "Nothing was stored; try again."
+            ) from error
         finally:
             if self._memory_lock is not None:
                 self._memory_lock.release()
@@ -166,7 +174,7 @@ def is_sound(file: Path) -> bool:
     except sqlite3.OperationalError as error:
         if "locked" in str(error) or "busy" in str(error):
             raise StorageBusyError(f"{str(file)!r} is locked: {error}. Try again.") from error
-        return False
+        raise StorageError(f"{str(file)!r} cannot be read: {error}.") from error
     except sqlite3.DatabaseError:
         return False
 
@@ -196,9 +204,26 @@ def _engine_for(given: str | URL) -> Engine:
         )
     else:
         timeout = {"timeout": BUSY_TIMEOUT_S}
-        engine = create_engine(url, connect_args=timeout, json_deserializer=_from_json)
+        # As many connections as threads: those that wait to write must not keep readers out.
+        engine = create_engine(
+            url, connect_args=timeout, json_deserializer=_from_json, max_overflow=-1
+        )
     event.listen(engine, "connect", _set_up_sqlite)
     return engine
+
+
+def _leave_to_parent(engine: Engine) -> None:
+    """Let a forked child make connections of its own: two must not talk over one socket."""
+    if not hasattr(os, "register_at_fork"):
+        return
+    reference = weakref.ref(engine)
+
+    def forget() -> None:
+        inherited = reference()
+        if inherited is not None:
+            inherited.dispose(close=False)
+
+    os.register_at_fork(after_in_child=forget)
 
 
 def _from_json(text: str) -> Any:

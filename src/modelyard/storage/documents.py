@@ -27,8 +27,8 @@ class Documents(Protocol):
         """Write a file, whole or not at all; durable on return."""
         ...
 
-    def read(self, name: str) -> bytes | None:
-        """A file's bytes, or None if there is none."""
+    def read(self, name: str, *, fresh: bool = False) -> bytes | None:
+        """A file's bytes, or None if there is none; `fresh` ones are no copy kept here."""
         ...
 
     def remove_folder(self, name: str) -> None:
@@ -65,7 +65,7 @@ class LocalDocuments:
                 f"Cannot write {str(path)!r}: {error}. Nothing already stored was touched."
             ) from error
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, *, fresh: bool = False) -> bytes | None:  # noqa: ARG002 - there are no copies
         """As `Documents.read`."""
         try:
             return (self._folder / name).read_bytes()
@@ -122,9 +122,9 @@ class RemoteDocuments:
         self._objects.put(name, data)
         self._cache.write(name, data)
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, *, fresh: bool = False) -> bytes | None:
         """As `Documents.read`."""
-        data = self._cache.read(name)
+        data = None if fresh else self._cache.read(name)
         if data is None:
             data = self._objects.get(name)
             if data is not None:

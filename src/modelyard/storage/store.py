@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from blake3 import blake3
 from sqlalchemy import Connection, delete, insert, select
 
 from modelyard._core.clock import Clock, SystemClock
@@ -108,6 +109,7 @@ def open_store(
     if storage_url is None:
         return Store(database, LocalBlobs(folder / "blobs"), LocalDocuments(folder), folder, shown)
     objects = ObjectStore(storage_url)
-    cache = folder / "cache"
+    # One folder may be used with several stores.
+    cache = folder / "cache" / blake3(objects.url.encode()).hexdigest()[:16]
     blobs, documents = RemoteBlobs(objects, cache), RemoteDocuments(objects, cache / "documents")
     return Store(database, blobs, documents, folder, shown, objects.url)

@@ -88,7 +88,9 @@ artifact = Table(
     # "model": what the module is made of; "artifact": given at save; "attachment": added later.
     Column("kind", String(20), primary_key=True),
     Column("name", String(120), primary_key=True),
-    Column("encoding", String(20), nullable=False),  # raw | json | npy | safetensors | module
+    Column(
+        "encoding", String(20), nullable=False
+    ),  # raw | json | npy | safetensors | tree | module
     Column("digest", ForeignKey("blob.digest"), nullable=False),
     Index("artifact_by_digest", "digest"),
 )

@@ -4,6 +4,8 @@ A signature is a plain dict: `{"inputs": [{"name", "shape", "dtype"}, ...], "out
 size of None stands for any: the batch, and whatever the model was seen to take in another size.
 """
 
+import copy
+import logging
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -18,6 +20,7 @@ from modelyard.torchtools.inputs import Inputs, answer_to, as_inputs, mapped, wi
 
 Signature = Mapping[str, Any]
 
+_logger = logging.getLogger("modelyard")
 _lock = threading.Lock()  # guards _noted
 _noted: weakref.WeakKeyDictionary[nn.Module, Signature] = weakref.WeakKeyDictionary()
 
@@ -41,12 +44,14 @@ def signature_of(
     """The signature to store with a model.
 
     Args:
-        model: The module; run on the example to see what it gives and which sizes it takes.
+        model: The module; a copy of it is run on the example and on other sizes, to see what it
+            gives and takes.
         given: What the caller says; taken as it is.
         example_input: An input the model runs on, batch first, or None.
 
     Returns:
-        `given`, or what the example shows, or what the model was loaded with, or None.
+        `given`, or what the example shows, or what the model was loaded with, or None; None with
+        a warning where the model does not run on the example.
 
     Raises:
         ConfigError: `given` has another form.
@@ -57,17 +62,22 @@ def signature_of(
         noted = noted_signature(model)
         return None if noted is None else dict(noted)
     inputs = as_inputs(example_input)
+    model = _probe_of(model)
     answer = answer_to(model, inputs)
+    if answer is None:
+        _logger.warning(
+            "%s does not run on the example input, so the version gets no signature. Look at "
+            "example_input before somebody relies on it.",
+            type(model).__name__,
+        )
+        return None
     signature = {
         "inputs": [
-            {
-                **_described(name, tensor),
-                "shape": _sizes(model, inputs, index, probe=answer is not None),
-            }
+            {**_described(name, tensor), "shape": _sizes(model, inputs, index)}
             for index, (name, tensor) in enumerate(_named(inputs, "input") or ())
         ]
     }
-    outputs = None if answer is None else _named(answer, "output")
+    outputs = _named(answer, "output")
     if outputs is not None:
         signature["outputs"] = [
             {**_described(name, tensor), "shape": [None, *tensor.shape[1:]]}
@@ -153,15 +163,16 @@ def _described(name: str, tensor: torch.Tensor) -> dict[str, Any]:
     return {"name": name, "shape": list(tensor.shape), "dtype": _dtype(tensor)}
 
 
-def _sizes(model: nn.Module, inputs: Inputs, index: int, *, probe: bool) -> list[int | None]:
-    """Sizes of the tensor at `index`: None for the batch, and where another size runs too.
+def _probe_of(model: nn.Module) -> nn.Module:
+    """A copy to run: a forward may count its calls in a buffer, and a save changes nothing."""
+    try:
+        return copy.deepcopy(model)
+    except Exception:  # noqa: BLE001 - whatever a class's own copying raises
+        return model
 
-    Args:
-        model: The module.
-        inputs: The example.
-        index: Which tensor of it.
-        probe: Whether to try other sizes; of no use where the example itself does not run.
-    """
+
+def _sizes(model: nn.Module, inputs: Inputs, index: int) -> list[int | None]:
+    """Sizes of the tensor at `index`: None for the batch, and where another size runs too."""
     tensor = _at(inputs, index)
     one = with_batch(inputs, 1) if tensor.ndim else inputs
     sizes: list[int | None] = [None] if tensor.ndim else []
@@ -170,7 +181,7 @@ def _sizes(model: nn.Module, inputs: Inputs, index: int, *, probe: bool) -> list
         runs = any(
             answer_to(model, _resized(one, index, axis, size)) is not None
             for size in others
-            if probe and size > 0
+            if size > 0
         )
         sizes.append(None if runs else int(tensor.shape[axis]))
     return sizes

@@ -115,8 +115,13 @@ def read(store: Store, kind: str, version_id: str, name: str) -> Any:
     return payloads.decoded(encoding, store.blobs.open_verified(digest))
 
 
-def model_paths(store: Store, version_id: str) -> ModelPaths:
+def model_paths(store: Store, version_id: str, *, needs_original: bool = False) -> ModelPaths:
     """The files a version's module is made of, every one verified.
+
+    Args:
+        store: Where they are.
+        version_id: Whose.
+        needs_original: Whether a copy kept here does not do: the blob itself must be there too.
 
     Raises:
         IntegrityError: One is missing or damaged.
@@ -127,5 +132,8 @@ def model_paths(store: Store, version_id: str) -> ModelPaths:
         digests = {r.name: r.digest for r in connection.execute(query)}
     if saving.WEIGHTS not in digests:
         raise IntegrityError(f"The database has no weights for {version_id}.")
+    for name, digest in digests.items():
+        if needs_original and not store.blobs.has(digest):
+            raise IntegrityError(f"{name} of {version_id} is gone: there is no blob {digest}.")
     files = {name: store.blobs.open_verified(digest) for name, digest in digests.items()}
     return ModelPaths(weights=files[saving.WEIGHTS], description=files.get(saving.DESCRIPTION))

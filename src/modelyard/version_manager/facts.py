@@ -62,6 +62,8 @@ def checked_metrics(
     Raises:
         ConfigError: A value that is no number.
     """
+    if metrics is not None and not isinstance(metrics, Mapping):
+        raise ConfigError(f"metrics must be a dict of numbers by name, got {metrics!r}.")
     plain: dict[str, float | None] = {}
     non_finite = []
     for name, raw in (metrics or {}).items():
@@ -73,6 +75,8 @@ def checked_metrics(
         value = to_plain(raw, where=f"metrics.{name}")
         if not isinstance(value, int | float):
             raise ConfigError(f"metrics.{name} must be a number, got {raw!r}.")
+        if str(name) in plain:
+            raise ConfigError(f"Two metrics are called {str(name)!r} once their names are text.")
         plain[str(name)] = float(value) if math.isfinite(value) else None
         if not math.isfinite(value):
             non_finite.append(str(name))
@@ -85,7 +89,12 @@ def checked_config(config: Mapping[str, Any] | None) -> dict[str, Any]:
     Raises:
         ConfigError: A key holds something JSON cannot; the message names the key.
     """
-    plain: dict[str, Any] = to_plain(dict(config or {}), where="config")
+    if config is not None and not isinstance(config, Mapping):
+        raise ConfigError(f"config must be a dict, got {config!r}.")
+    try:
+        plain: dict[str, Any] = to_plain(dict(config or {}), where="config")
+    except RecursionError as error:
+        raise ConfigError("config holds itself, or is nested too deep for JSON.") from error
     _refuse_non_finite(plain, "config")
     return plain
 

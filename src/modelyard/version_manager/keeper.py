@@ -9,7 +9,12 @@ from typing import Any
 from sqlalchemy import Connection, update
 
 from modelyard._core.clock import Clock
-from modelyard._core.errors import ConfigError, StorageError, VersionInUseError
+from modelyard._core.errors import (
+    ConfigError,
+    StorageError,
+    VersionInUseError,
+    VersionNotFoundError,
+)
 from modelyard.stats.direction import is_lower_better
 from modelyard.storage import Store, drop_lease, write_lease
 from modelyard.storage import tables as t
@@ -218,7 +223,7 @@ class RegistryKeeper(RegistryReader):
             IntegrityError: A file is missing or damaged.
         """
         version = self.get_version(version_id)
-        contents.model_paths(self.store, version_id)
+        contents.model_paths(self.store, version_id, needs_original=True)
         manifests.check(self.store, version)
         return version
 
@@ -229,8 +234,13 @@ class RegistryKeeper(RegistryReader):
             model_name: Only this model.
             repair: Write manifests and the history's documents anew where they are gone or
                 damaged. Damaged weights need a backup.
+
+        Raises:
+            VersionNotFoundError: `model_name` has no version.
         """
         versions = self.list_versions(model_name, ascending=True)
+        if model_name is not None and not versions:
+            raise VersionNotFoundError(f"No version of {model_name!r} is stored.")
         events = self.get_history(model_name)
         with self.store.database.reading() as connection:
             return verification.verify(connection, self.store, versions, events, repair=repair)

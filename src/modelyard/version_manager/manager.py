@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from sqlalchemy import delete, insert
 from torch import nn
 
 from modelyard._core.clock import Clock
+from modelyard._core.errors import InputError
 from modelyard._core.ids import checked_name
 from modelyard.storage import Store, open_store
 from modelyard.storage import tables as t
@@ -124,6 +126,11 @@ class ModelVersionManager(RegistryKeeper):
         """
         facts.checked_model_name(model_name)
         module = unwrapped(model)
+        if isinstance(module, torch.jit.ScriptModule):
+            raise InputError(
+                "A TorchScript module holds compiled code, which no version keeps. Save the "
+                "module it was made from, or give its file as artifacts={'torchscript': bytes}."
+            )
         warn_if_original(model, action="saved")
         extras = contents.extras_of(
             artifacts, example_input=example_input, training_state=training_state

@@ -15,6 +15,7 @@ from modelyard.storage import Store
 from modelyard.storage import tables as t
 from modelyard.storage.sealed import sealed, unsealed
 from modelyard.torchtools.signature import checked_signature
+from modelyard.version_manager.facts import checked_model_name
 from modelyard.version_manager.records import Version
 
 _logger = logging.getLogger("modelyard")
@@ -41,6 +42,7 @@ _TYPES: dict[str, type] = {
     "files": dict,
 }
 _ENCODINGS = frozenset({"raw", "npy", "json", "safetensors", "tree", "module"})
+_TIMESTAMP = re.compile(r"\d{8}_\d{6}")
 _VERSION_ID = r"{}_v{}(?:_\d+)?"
 
 
@@ -106,10 +108,11 @@ def check_told(manifest: Mapping[str, Any]) -> None:
         ValueError: Its time is none.
         KeyError: Something is not told.
     """
-    model_name = checked_name(manifest["model_name"], what="model_name")
+    model_name = checked_model_name(manifest["model_name"])
     version_id = checked_name(manifest["version_id"], what="version_id")
-    form = _VERSION_ID.format(re.escape(model_name), re.escape(str(manifest["timestamp"])))
-    if re.fullmatch(form, version_id) is None:
+    timestamp = str(manifest["timestamp"])
+    form = _VERSION_ID.format(re.escape(model_name), re.escape(timestamp))
+    if not _TIMESTAMP.fullmatch(timestamp) or not re.fullmatch(form, version_id):
         raise ConfigError(f"{version_id!r} is no id of a version of {model_name!r}.")
     for key, kind in _TYPES.items():
         if not isinstance(manifest[key], kind):
@@ -161,15 +164,20 @@ def write(store: Store, manifest: Mapping[str, Any]) -> None:
 
 
 def read(
-    store: Store, model_name: str, version_id: str, *, stored_format: str = FORMAT
+    store: Store,
+    model_name: str,
+    version_id: str,
+    *,
+    stored_format: str = FORMAT,
+    fresh: bool = False,
 ) -> dict[str, Any] | None:
-    """A version's manifest, verified; None if there is none.
+    """A version's manifest, verified; None if there is none. `fresh`: no copy kept here.
 
     Raises:
         IntegrityError: It has other bytes than were written.
     """
     name = manifest_name(model_name, version_id)
-    data = store.documents.read(name)
+    data = store.documents.read(name, fresh=fresh)
     if data is None:
         return None
     return unsealed(data, where=store.path_of(name), needs_seal=stored_format != FIRST_FORMAT)

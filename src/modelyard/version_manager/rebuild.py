@@ -55,13 +55,17 @@ def rebuild(store: Store, *, now: datetime, actor: str) -> RebuildReport:
 
     Into an empty database the history goes too: tags, attachments, aliases and removals are as
     they were. Into one that knows versions already, the others are adopted with their tags and
-    attachments; aliases stay where the database has them.
+    attachments; aliases stay where the database has them, and come back where it has none.
     """
     found = _Found(store)
     with store.database.writing() as connection:
         is_empty = _is_empty(connection) and _has_no_history(connection)
         known = set(connection.execute(select(t.version.c.version_id)).scalars())
         missing = [m for m in found.manifests if m["version_id"] not in known]
+        if is_empty and found.problems and not missing:
+            # Nothing can be restored yet: the next try must find the history where it is.
+            connection.rollback()
+            return {"versions": [], "n_events": 0, "problems": found.problems}
         numbers = _Numbers(missing, found.events) if is_empty else _Numbers([], [])
         saves = [
             _insert(connection, store, manifest, numbers)
@@ -190,7 +194,7 @@ class _Found:
         version_id: str | None,
     ) -> None:
         try:
-            data = store.documents.read(name) or b""
+            data = store.documents.read(name, fresh=True) or b""
             content = unsealed(data, where=store.path_of(name), needs_seal=b'"checksum"' in data)
             take(store, name, content)
         except (IntegrityError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -306,7 +310,33 @@ def _adopt(
             action="adopt", model_name=model_name, version_id=version_id, at=now, actor=actor
         )
         history.record(connection, store, adoption)
+    for (model_name, alias), version_id in _last_moves(found.events).items():
+        # Only where the database has none: an alias it knows has been moved since, or never was.
+        is_free = promotion.target(connection, model_name, alias) is None
+        if version_id is not None and version_id in adopted and is_free:
+            promotion.move_alias(
+                connection,
+                store,
+                alias,
+                version_id,
+                model_name=model_name,
+                action="adopt",
+                actor=actor,
+                at=now,
+            )
+            n_done += 1
     return n_done
+
+
+def _last_moves(events: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], str | None]:
+    """Where each alias pointed in the end; None where it was dropped."""
+    moves = (event for event in events if event["alias"] is not None)
+    return {
+        (event["model_name"], event["alias"]): (
+            None if event["action"] == "drop_alias" else event["version_id"]
+        )
+        for event in moves
+    }
 
 
 def _do(connection: Connection, event: Mapping[str, Any]) -> None:

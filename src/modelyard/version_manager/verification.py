@@ -73,7 +73,7 @@ def _check_parts(
     n_bytes = 0
     for part in manifests.parts_of(connection, version_id, kinds=manifests.PARTS):
         try:
-            store.blobs.open_verified(part["blake3"])
+            store.blobs.check(part["blake3"])
         except StorageError as error:
             name = manifests.file_name(part["kind"], part["name"])
             is_repaired = repair and _came_back(store, folder, name, part["blake3"])
@@ -102,7 +102,9 @@ def _check_manifest(
     expected = manifests.from_database(connection, version_id)
     name = store.path_of(manifests.manifest_name(model_name, version_id))
     try:
-        found = manifests.read(store, model_name, version_id, stored_format=version["format"])
+        found = manifests.read(
+            store, model_name, version_id, stored_format=version["format"], fresh=True
+        )
         if found is None:
             problem = f"{name!r} is gone."
         elif odd := sorted(k for k in expected if found.get(k) != expected[k] and k in found):
@@ -122,7 +124,7 @@ def _check_event(store: Store, event: AuditRecord, *, repair: bool) -> list[Prob
     if not history.has_document(event["action"]):
         return []
     name, content = history.document(event)
-    found = store.documents.read(name)
+    found = store.documents.read(name, fresh=True)
     if found == content:
         return []
     problem = f"{store.path_of(name)!r} is gone."
