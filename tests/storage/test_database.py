@@ -1,9 +1,10 @@
 """The database: one writer at a time, all or nothing, errors that say what to do."""
 
+import os
 import threading
 
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from modelyard import ManualClock
 from modelyard._core.errors import ConfigError, StorageError
@@ -150,3 +151,39 @@ def test_snapshot_with_nan_is_refused_and_the_old_one_stays(store):
     with pytest.raises(ValueError, match="JSON"):
         store.save_snapshot("monitor", "ppo", {"n": float("nan")})
     assert store.load_snapshot("monitor", "ppo") == {"n": 1}
+
+
+def in_child(act):
+    """Exit status of a forked child that does something."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            act()
+        except BaseException:  # noqa: BLE001 - whatever it was, the parent hears of it
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("place", ["file", "memory", "postgres"])
+def test_forked_children_do_not_share_connections(tmp_path, request, place):
+    urls = {"file": f"sqlite:///{tmp_path}/registry.db", "memory": "sqlite://"}
+    url = urls[place] if place in urls else request.getfixturevalue("postgres_url")
+    database = Database(url)
+
+    def write(name):
+        with database.writing() as connection:
+            connection.execute(delete(tables.lease).where(tables.lease.c.name == name))
+            add_lease(connection, name)
+
+    write("parent")
+
+    def child():
+        write("child")
+        assert {"parent", "child"} <= leases(database)
+
+    assert [in_child(child) for _ in range(3)] == [0, 0, 0]
+    write("parent")
+    assert "parent" in leases(database)
+    database.close()

@@ -9,6 +9,7 @@ import torch
 from hostile_archives import legacy_pickle, saved
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from module_files import to_files
 from torch import nn
 
 from modelyard._core.errors import InputError, IntegrityError, ModelyardError
@@ -16,7 +17,6 @@ from modelyard.version_manager.archives import checked_archive
 from modelyard.version_manager.module_format import (
     load_module_file,
     rebuild,
-    to_files,
     write_tensors,
 )
 from modelyard.version_manager.payloads import decoded, encoded

@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from module_files import to_files
 from torch import nn
 from torch.nn.utils import prune
 
@@ -17,7 +18,6 @@ from modelyard._core.errors import InputError, IntegrityError, UntrustedClassErr
 from modelyard.version_manager.module_format import (
     read_tensors,
     rebuild,
-    to_files,
     write_tensors,
 )
 from modelyard.version_manager.trust import forget_registered, register_class

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from module_files import to_files
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
@@ -21,7 +22,6 @@ from modelyard.version_manager.module_format import (
     _DTYPES,
     read_tensors,
     rebuild,
-    to_files,
     write_tensors,
 )
 from modelyard.version_manager.trust import forget_registered

@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import functools
 import json
 import os
 import sqlite3
@@ -48,14 +49,13 @@ class Database:
             shown = _hidden(str(url))
             raise ConfigError(f"database_url {shown!r} cannot be used: {error}") from error
         self._is_sqlite = self.engine.dialect.name == "sqlite"
-        _leave_to_parent(self.engine)
         self._file = _file_of(url)
         if self._file is not None:
             _refuse_network(self._file.parent)
         # An in-memory database has one connection; this lock keeps its transactions apart.
         self._memory_lock = threading.RLock() if isinstance(self.engine.pool, StaticPool) else None
-        # Whether older tables were brought to the present form just now.
-        self.was_migrated = False
+        if self._memory_lock is None:
+            _engines().add(self.engine)
         self._make_tables()
 
     @contextmanager
@@ -126,7 +126,7 @@ class Database:
                 connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
                 connection.commit()
             self._take_write_lock(connection)
-            self.was_migrated = schema.make_tables(connection)
+            schema.make_tables(connection)
             connection.commit()
             if self._is_sqlite:
                 connection.exec_driver_sql("PRAGMA foreign_keys = ON")
@@ -212,18 +212,18 @@ def _engine_for(given: str | URL) -> Engine:
     return engine
 
 
-def _leave_to_parent(engine: Engine) -> None:
-    """Let a forked child make connections of its own: two must not talk over one socket."""
-    if not hasattr(os, "register_at_fork"):
-        return
-    reference = weakref.ref(engine)
+@functools.lru_cache(maxsize=1)
+def _engines() -> "weakref.WeakSet[Engine]":
+    """Engines whose connections a forked child must not share: two would talk over one socket."""
+    engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
     def forget() -> None:
-        inherited = reference()
-        if inherited is not None:
-            inherited.dispose(close=False)
+        for engine in engines:
+            engine.dispose(close=False)
 
-    os.register_at_fork(after_in_child=forget)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=forget)
+    return engines
 
 
 def _from_json(text: str) -> Any:

@@ -79,11 +79,6 @@ class HashingWriter:
             size_bytes=self._size_bytes,
         )
 
-    @property
-    def is_in_memory(self) -> bool:
-        """Whether no file has been opened yet."""
-        return self._file is None
-
     def to_file(self) -> IO[bytes]:
         """The file with everything written so far in it."""
         if self._file is None:

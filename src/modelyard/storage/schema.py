@@ -27,23 +27,22 @@ def is_present(connection: Connection) -> bool:
     return revision == HEAD
 
 
-def make_tables(connection: Connection) -> bool:
-    """Make the tables, or bring older ones to the present form; whether there were older ones.
+def make_tables(connection: Connection) -> None:
+    """Make the tables, or bring older ones to the present form.
 
     To be called inside the writing transaction, so that of many processes that open a new
     registry at once one makes the tables and the others find them.
     """
     if is_present(connection):
-        return False
+        return
     names = set(inspect(connection).get_table_names())
     if "version" in names:
         _migrate(connection, _revision(connection) or FIRST)
-        return True
+        return
     metadata.create_all(connection)
     for statement in append_only_ddl(connection.dialect.name):
         connection.exec_driver_sql(statement)
     _stamp(connection, HEAD)
-    return False
 
 
 def _revision(connection: Connection) -> str | None:

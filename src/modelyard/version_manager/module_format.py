@@ -86,38 +86,14 @@ class TorchFunction:
         return function
 
 
-@dataclass(frozen=True)
-class ModuleFiles:
-    """A module ready to be stored.
+def storable_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer of `model` by name, each once; the model is not changed.
 
-    Attributes:
-        tensors: Every parameter and buffer by name, each once.
-        description: The bytes of `module.pt`, or None if the module cannot be rebuilt whole.
-        reason: Why it cannot, if so.
-    """
-
-    tensors: dict[str, torch.Tensor]
-    description: bytes | None
-    reason: str | None
-
-
-def to_files(model: nn.Module) -> ModuleFiles:
-    """Take `model` apart; it is not changed.
-
-    Parts inside `torch.compile` or a data-parallel wrapper are stored without the wrapper.
+    Parts inside `torch.compile` or a data-parallel wrapper are told without the wrapper.
 
     Raises:
         InputError: A tensor of a kind that cannot be stored (quantized, sparse, lazy, on the
             meta device).
-    """
-    return ModuleFiles(storable_tensors(model), *description_of(model))
-
-
-def storable_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Every parameter and buffer of `model` by name, each once.
-
-    Raises:
-        InputError: As `to_files`.
     """
     return {
         name: storable(tensor, where=f"Tensor {name!r}")
@@ -214,7 +190,7 @@ def rebuild(
     trusted_classes: Iterable[Any] = (),
     trust: bool = False,
 ) -> nn.Module:
-    """The module that `to_files` took apart.
+    """The module that `storable_tensors` took apart.
 
     Args:
         description: Path of `module.pt`.

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, delete, insert, select, text, update
 
 from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.errors import IntegrityError, ModelyardError, StorageError
+from modelyard._core.ids import checked_name
 from modelyard.storage import BlobRef, Store, is_sound, open_store, write_snapshot
 from modelyard.storage import tables as t
 from modelyard.storage.sealed import unsealed
@@ -224,8 +225,12 @@ class _Found:
     def _take_event(self, store: Store, name: str, event: dict[str, Any]) -> None:
         if history.document(event)[0] != name:
             raise IntegrityError(f"{store.path_of(name)!r} is the document of another event.")
-        if event["action"] == "attach" and "blake3" in event["detail"]:
-            manifests.check_part(event["detail"])
+        detail = event["detail"]
+        if event["action"] == "attach" and "blake3" in detail:
+            manifests.check_part(detail)
+        if event["action"] in {"tag", "untag"}:
+            checked_name(detail["tag"], what="tag")
+        event = {column.name: event[column.name] for column in t.audit.columns}
         self.events.append(event)
 
 
