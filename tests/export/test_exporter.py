@@ -149,7 +149,7 @@ def test_model_in_train_mode_is_exported_for_inference_and_restored(exporter):
 
 
 @pytest.mark.parametrize(
-    ("model", "message"), [(Noisy(), "two answers"), (Branches(), "froze a size or a branch")]
+    ("model", "message"), [(Noisy(), "two answers"), (Branches(), "branches on the data")]
 )
 def test_models_no_graph_can_equal_are_refused_and_an_older_file_stays(
     exporter, mlp, model, message

@@ -105,10 +105,18 @@ def test_example_of_one_sample_gives_a_dynamic_batch():
     assert run(graph.data, torch.randn(6, 5, 4))[0].shape == (6, 5, 4)
 
 
-@pytest.mark.parametrize("model", [Branches(), FixesBatch()])
-def test_frozen_branches_and_batches_are_found(model):
-    with pytest.raises(ConversionError, match="froze a size"):
-        to_onnx(model, torch.randn(2, 3))
+@pytest.mark.parametrize("opset", [14, 18, 25])
+def test_branches_on_data_are_found_and_their_line_is_named(opset):
+    message = r"test_conversion.py:\d+: return 2 \* x if.*branches on the data.*torch.where"
+    with pytest.raises(ConversionError, match=message):
+        to_onnx(Branches(), torch.randn(2, 3), opset=opset)
+
+
+def test_frozen_batches_are_found():
+    with pytest.raises(ConversionError, match=r"on example input at batch 1.*A size was frozen"):
+        to_onnx(FixesBatch(), torch.randn(2, 3))
+    # The other route keeps the size.
+    assert to_onnx(FixesBatch(), torch.randn(2, 3), opset=18).route == "torch_export"
 
 
 def test_random_models_are_refused_with_the_way_out():

@@ -1,10 +1,11 @@
 """Inputs of a model: how an example is found, given another batch size, and imitated.
 
-An input is what the model's `forward` takes: one tensor, a tuple of tensors (positional), or a
-dict of tensors (by argument name). The first dimension of every tensor is the batch.
+An input is what the model's `forward` takes: one tensor, a tuple (positional) or a dict (by
+argument name) of tensors. The first dimension of every tensor is the batch. Where nesting is
+allowed, an argument may itself be a tuple, list or dict, None, or a plain constant.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from torch import nn
 
 from modelyard._core.errors import ExampleInputRequiredError, InputError
 from modelyard.torchtools.layers import evaluating
+from modelyard.torchtools.parity import map_tensors
 
-Inputs = torch.Tensor | tuple[torch.Tensor, ...] | dict[str, torch.Tensor]
+Inputs = torch.Tensor | tuple[Any, ...] | dict[str, Any]
 
 _SEQUENCE_LENGTHS = (16, 64)
 _IMAGE_SIZES = (32, 28, 64)
@@ -33,6 +35,46 @@ def as_inputs(value: Any) -> Inputs:
     return _as_tensor(value)
 
 
+def as_nested_inputs(value: Any) -> Inputs:
+    """`value` as an input whose arguments may be nested, None or constants.
+
+    Raises:
+        InputError: It holds no tensor, or something that is none of these.
+    """
+    if isinstance(value, Mapping):
+        inputs: Inputs = {str(name): _as_argument(item, str(name)) for name, item in value.items()}
+    elif isinstance(value, tuple) or (isinstance(value, list) and not _is_numbers(value)):
+        inputs = tuple(_as_argument(item, f"argument {i}") for i, item in enumerate(value))
+    else:
+        inputs = _as_tensor(value)
+    if not tensors_of(inputs):
+        raise InputError(f"An input needs at least one tensor or array, got {value!r}.")
+    return inputs
+
+
+def _as_argument(value: Any, name: str) -> Any:
+    if _is_array(value):
+        return _as_tensor(value)
+    if isinstance(value, Mapping):
+        return {key: _as_argument(item, f"{name}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):  # a named tuple
+        return type(value)(*(_as_argument(item, f"{name}") for item in value))
+    if isinstance(value, tuple | list):
+        return type(value)(_as_argument(item, f"{name}[{i}]") for i, item in enumerate(value))
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise InputError(
+        f"{name} is a {type(value).__name__}: pass tensors, arrays, numbers, texts or None, or "
+        "tuples, lists and dicts of them."
+    )
+
+
+def _is_numbers(value: Sequence[Any]) -> bool:
+    while isinstance(value, list | tuple) and value:
+        value = value[0]
+    return isinstance(value, bool | int | float)
+
+
 def call(model: Callable[..., Any], inputs: Inputs) -> Any:
     """The model's answer, without gradients."""
     with torch.inference_mode():
@@ -43,20 +85,21 @@ def call(model: Callable[..., Any], inputs: Inputs) -> Any:
         return model(*inputs)
 
 
-def tensors_of(inputs: Inputs) -> list[torch.Tensor]:
-    """The tensors of an input, in order."""
+def tensors_of(inputs: Any) -> list[torch.Tensor]:
+    """The tensors of an input, however nested, in order."""
     if isinstance(inputs, torch.Tensor):
         return [inputs]
-    return list(inputs.values() if isinstance(inputs, dict) else inputs)
+    if isinstance(inputs, dict):
+        return [tensor for item in inputs.values() for tensor in tensors_of(item)]
+    if isinstance(inputs, tuple | list):
+        return [tensor for item in inputs for tensor in tensors_of(item)]
+    return []
 
 
 def mapped(inputs: Inputs, change: Callable[[torch.Tensor], torch.Tensor]) -> Inputs:
     """The same structure with `change` applied to each tensor."""
-    if isinstance(inputs, torch.Tensor):
-        return change(inputs)
-    if isinstance(inputs, dict):
-        return {name: change(tensor) for name, tensor in inputs.items()}
-    return tuple(change(tensor) for tensor in inputs)
+    changed: Inputs = map_tensors(inputs, change)
+    return changed
 
 
 def batch_size(inputs: Inputs) -> int:
@@ -100,13 +143,16 @@ def synthetic_like(inputs: Inputs, n: int, *, seed: int = 0, scale: float = 1.0)
     return mapped(inputs, imitate)
 
 
-def resolve_example(model: nn.Module, given: Any = None, *, shape: Any = None) -> Inputs:
+def resolve_example(
+    model: nn.Module, given: Any = None, *, shape: Any = None, is_nested_allowed: bool = False
+) -> Inputs:
     """An input the model is known to run on.
 
     Args:
         model: The module.
         given: What the caller passed, if anything.
         shape: Instead of it, the shape of one float32 tensor, batch first.
+        is_nested_allowed: Whether `given` may hold nested arguments, None and constants.
 
     Returns:
         `given`, or a normal tensor of `shape`, or one inferred from the first Linear, Conv,
@@ -117,12 +163,16 @@ def resolve_example(model: nn.Module, given: Any = None, *, shape: Any = None) -
         InputError: What was given does not run; the message holds the model's own error.
     """
     if given is not None or shape is not None:
-        inputs = as_inputs(given) if given is not None else _normal(tuple(shape))
+        convert = as_nested_inputs if is_nested_allowed else as_inputs
+        inputs = convert(given) if given is not None else _normal(tuple(shape))
         problem = _problem(model, inputs)
         if problem is not None:
+            hint = ""
+            if isinstance(inputs, dict) and "keyword argument" in problem:
+                hint = " A dict holds arguments by name; one argument that is a dict is ({...},)."
             raise InputError(
                 f"{type(model).__name__} does not run on an input of shape "
-                f"{[tuple(tensor.shape) for tensor in tensors_of(inputs)]}: {problem}"
+                f"{[tuple(tensor.shape) for tensor in tensors_of(inputs)]}: {problem}{hint}"
             )
         return inputs
     for candidate in _candidates(model):

@@ -30,6 +30,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def _inside(model: nn.Module) -> nn.Module | None:
     # Not getattr: an attribute could lead around in a circle.
+    if isinstance(model, torch.jit.ScriptModule):
+        return None
     parts = model._modules  # noqa: SLF001
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return parts.get("module")

@@ -190,7 +190,8 @@ def _sizes(model: nn.Module, inputs: Inputs, index: int) -> list[int | None]:
 def _at(inputs: Inputs, index: int) -> torch.Tensor:
     if isinstance(inputs, torch.Tensor):
         return inputs
-    return list(inputs.values() if isinstance(inputs, dict) else inputs)[index]
+    tensor: torch.Tensor = list(inputs.values() if isinstance(inputs, dict) else inputs)[index]
+    return tensor
 
 
 def _resized(inputs: Inputs, index: int, axis: int, size: int) -> Inputs:

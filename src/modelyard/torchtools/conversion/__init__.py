@@ -1,0 +1,44 @@
+"""A module as an ONNX graph that gives the same answers. The only place that converts.
+
+Two routes of torch: "torch_export" (`torch.onnx.export(dynamo=True)`; writes opset 18 or newer)
+and "torchscript" (`dynamo=False`; every opset up to 23). Below opset 18 only the second can. What
+comes out is run at several sizes on several kinds of input before it is returned: the exporters
+freeze a batch, drop a branch or write another opset without a word.
+"""
+
+from modelyard.torchtools.conversion.converting import (
+    DEFAULT_OPSET,
+    LARGEST_FILE_BYTES,
+    Graph,
+    Subject,
+    graph_of,
+    own_graph,
+    subject_of,
+    to_onnx,
+    to_runnable,
+)
+from modelyard.torchtools.conversion.graphs import opset_of
+from modelyard.torchtools.conversion.interface import DynamicAxes, Interface
+from modelyard.torchtools.conversion.routes import NEWEST_OPSET, OLDEST_OPSET, preserved
+from modelyard.torchtools.conversion.verification import ATOL, RTOL, Verification
+
+__all__ = [
+    "ATOL",
+    "DEFAULT_OPSET",
+    "LARGEST_FILE_BYTES",
+    "NEWEST_OPSET",
+    "OLDEST_OPSET",
+    "RTOL",
+    "DynamicAxes",
+    "Graph",
+    "Interface",
+    "Subject",
+    "Verification",
+    "graph_of",
+    "opset_of",
+    "own_graph",
+    "preserved",
+    "subject_of",
+    "to_onnx",
+    "to_runnable",
+]

@@ -1,0 +1,295 @@
+"""The conversion: prepare, trace by each route in turn, name, check, compare."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx
+import torch
+from torch import nn
+
+from modelyard._core.errors import ConversionError
+from modelyard.torchtools.conversion.failures import (
+    BranchesOnDataError,
+    NotRunnableError,
+    failure_of,
+    told,
+)
+from modelyard.torchtools.conversion.graphs import finished, opset_of
+from modelyard.torchtools.conversion.interface import DynamicAxes, Interface, interface_of
+from modelyard.torchtools.conversion.preparation import prepared
+from modelyard.torchtools.conversion.routes import (
+    FIRST_TORCH_EXPORT_OPSET,
+    branches_on_data,
+    preserved,
+    routes,
+    traced,
+)
+from modelyard.torchtools.conversion.verification import (
+    Run,
+    Sample,
+    Verification,
+    compared,
+    lowest_dtype,
+    own_errors_of,
+    samples_of,
+)
+from modelyard.torchtools.inputs import Inputs, call, device_of, mapped
+from modelyard.torchtools.layers import MB, size_bytes
+from modelyard.torchtools.onnx_module import OnnxModule, make_session, run_session
+from modelyard.torchtools.parity import difference, flat_outputs
+
+DEFAULT_OPSET = 14
+# A protobuf message cannot be larger than 2 GiB; the file keeps a margin below that.
+LARGEST_FILE_BYTES = 1_500_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A module ready to be written in any form, with what its answers are.
+
+    Attributes:
+        module: The module to trace.
+        interface: Names and sizes.
+        samples: Inputs and answers to compare with; empty if nothing is compared.
+        kind: Name of the class the user passed.
+        lowest: The least precise floating dtype it computes in.
+    """
+
+    module: nn.Module
+    interface: Interface
+    samples: Sequence[Sample]
+    kind: str
+    lowest: torch.dtype
+
+    def compared(self, run: Run) -> Verification:
+        """Every sample through `run`.
+
+        Raises:
+            MismatchError: An answer is off by more than the bounds.
+        """
+        return compared(
+            run,
+            self.samples,
+            self.interface,
+            lowest=self.lowest,
+            own_errors=own_errors_of(self.module, self.interface),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """A verified conversion.
+
+    Attributes:
+        data: The serialised ONNX model.
+        route: "torch_export", "torchscript" or "onnx_module".
+        verification: What was compared; None where nothing was.
+    """
+
+    data: bytes
+    route: str
+    verification: Verification | None = None
+
+    @property
+    def max_abs_diff(self) -> float:
+        """Largest difference from eager seen in the verification."""
+        return self.verification.max_abs_diff if self.verification else 0.0
+
+
+def to_onnx(
+    model: nn.Module,
+    example: Inputs,
+    *,
+    opset: int = DEFAULT_OPSET,
+    dynamic_axes: DynamicAxes | None = None,
+    verify: bool = True,
+) -> Graph:
+    """Convert `model`, in eval mode, and prove the result.
+
+    Args:
+        model: Any module; mode, gradients, buffers and random state are left as they were.
+        example: An input it runs on; its arguments may be nested, None or constants.
+        opset: Opset the file has to have.
+        dynamic_axes: Sizes that may vary, by input or output name and axis. None: the batch
+            (axis 0) of everything. Empty: nothing varies.
+        verify: Whether outputs are compared; the structure is always checked.
+
+    Raises:
+        ConversionError: The model is random, no route gives the opset, or the answers differ.
+        ConfigError: `dynamic_axes` names what is not there or cannot vary.
+    """
+    if isinstance(model, OnnxModule):
+        return own_graph(model, opset)
+    routes(opset)
+    with preserved(model):
+        subject = subject_of(model, example, dynamic_axes=dynamic_axes, verify=verify)
+        return graph_of(subject, opset=opset)
+
+
+def to_runnable(model: nn.Module, example: Inputs) -> Graph:
+    """A graph to run here: at the default opset, or at the one where torch has a second route.
+
+    Raises:
+        ConversionError: Neither works; tells of both.
+    """
+    try:
+        return to_onnx(model, example)
+    except ConversionError as first:
+        try:
+            return to_onnx(model, example, opset=FIRST_TORCH_EXPORT_OPSET)
+        except ConversionError as second:
+            raise ConversionError(f"{first} Then: {second}") from second
+
+
+def own_graph(model: OnnxModule, opset: int) -> Graph:
+    """The graph that an `OnnxModule` runs.
+
+    Raises:
+        ConversionError: It has another opset.
+    """
+    found = opset_of(onnx.load_from_string(model.graph_bytes))
+    if found != opset:
+        raise ConversionError(
+            f"This OnnxModule ({model.recipe}) was built at opset {found}, not {opset}. "
+            f"Pass opset_version={found}, or build it again from its float model."
+        )
+    return Graph(data=model.graph_bytes, route="onnx_module")
+
+
+def subject_of(
+    model: nn.Module,
+    example: Inputs,
+    *,
+    dynamic_axes: DynamicAxes | None = None,
+    verify: bool = True,
+    given: Sequence[Inputs] = (),
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+) -> Subject:
+    """What there is to convert and to compare with. To be called inside `preserved(model)`.
+
+    Args:
+        model: Any module.
+        example: An input it runs on.
+        dynamic_axes: As for `to_onnx`.
+        verify: Whether there are to be samples.
+        given: The user's own inputs to compare on besides.
+        input_names: Names instead of those of `forward`.
+        output_names: Names instead of `output`.
+
+    Raises:
+        ConversionError: No graph can equal the model, or none of one file hold it.
+    """
+    module = prepared(model)
+    if (size := size_bytes(module)) > LARGEST_FILE_BYTES:
+        raise ConversionError(
+            f"The weights have {size / MB:.0f} MB; one ONNX file holds at most "
+            f"{LARGEST_FILE_BYTES / MB:.0f} MB. Compress the model first."
+        )
+    device = device_of(module)
+    example = mapped(example, lambda tensor: tensor.detach().to(device))
+    _check_deterministic(module, example)
+    interface = interface_of(
+        module,
+        example,
+        dynamic_axes=dynamic_axes,
+        input_names=input_names,
+        output_names=output_names,
+    )
+    samples = samples_of(module, interface, given) if verify else []
+    return Subject(
+        module=module,
+        interface=interface,
+        samples=samples,
+        kind=type(model).__name__,
+        lowest=lowest_dtype(module, samples),
+    )
+
+
+def graph_of(subject: Subject, *, opset: int) -> Graph:
+    """The subject as a graph, by the first route whose result is right. Inside `preserved`.
+
+    Raises:
+        ConversionError: No route's is; tells what each said.
+    """
+    failures = []
+    for route in routes(opset):
+        try:
+            return _by(route, subject, opset=opset)
+        except Exception as error:  # noqa: BLE001 - the exporters raise anything; the next route may do
+            failures.append(failure_of(route, error))
+    raise ConversionError(told(subject.kind, f"ONNX at opset {opset}", failures, opset=opset))
+
+
+def refuse_frozen(subject: Subject, frozen: Sequence[str]) -> None:
+    """Refuse what a trace froze, if it depends on the data; a size is left to the comparison.
+
+    Raises:
+        BranchesOnDataError: It does.
+    """
+    if not frozen or not subject.samples:
+        return
+    place = branches_on_data(subject.module, subject.interface)
+    if place is not None:
+        raise BranchesOnDataError(f"it keeps what depends on the data at {place}")
+
+
+def run_of(graph: bytes) -> Run:
+    """The graph in ONNX Runtime, as something to compare.
+
+    Raises:
+        NotRunnableError: It cannot be run here.
+    """
+    try:
+        session = make_session(graph, threads=1)
+    except Exception as error:
+        raise NotRunnableError(f"ONNX Runtime refuses the graph: {error}") from error
+    return lambda tensors: run_session(session, tensors)
+
+
+def _by(route: str, subject: Subject, *, opset: int) -> Graph:
+    trace = traced(subject.module, subject.interface, route, opset=opset)
+    refuse_frozen(subject, trace.frozen)
+    interface = subject.interface
+    graph = finished(
+        trace.graph, inputs=interface.inputs, outputs=interface.outputs, axes=interface.axes
+    )
+    found = opset_of(graph)
+    if found != opset:
+        raise ConversionError(f"asked for opset {opset}, the exporter wrote {found}")
+    onnx.checker.check_model(graph, full_check=True)  # shape inference too
+    data: bytes = graph.SerializeToString()
+    if not subject.samples:
+        return Graph(data=data, route=route)
+    return Graph(data=data, route=route, verification=subject.compared(run_of(data)))
+
+
+def _check_deterministic(model: nn.Module, example: Inputs) -> None:
+    """Refuse a model with two answers to one input.
+
+    Raises:
+        ConversionError: Says whether chance or a state is behind it.
+    """
+
+    def answers(seed: int) -> list[torch.Tensor]:
+        torch.manual_seed(seed)
+        return flat_outputs(call(model, mapped(example, torch.Tensor.clone)))
+
+    first, other, again = answers(1), answers(2), answers(1)
+    kind = type(model).__name__
+    if not _are_equal(first, again):
+        raise ConversionError(
+            f"{kind} gives two answers to one input even with the same random numbers: it keeps a "
+            "state between calls. Take the state as an input and return the new one."
+        )
+    if not _are_equal(first, other):
+        raise ConversionError(
+            f"{kind} gives two answers to one input, so no graph can be equal to it. Take the "
+            "sampling out of forward: wrap the part that computes the distribution, or its mean."
+        )
+
+
+def _are_equal(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> bool:
+    return len(first) == len(second) and all(
+        difference(a, b).max_abs == 0 for a, b in zip(first, second, strict=True)
+    )

@@ -1,0 +1,108 @@
+"""A module as the exporters take it: without wrappers, masks and parametrizations."""
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.nn.utils import parametrize, prune
+
+from modelyard._core.errors import ConversionError
+from modelyard.torchtools.layers import unwrapped
+from modelyard.torchtools.onnx_module import OnnxModule
+from modelyard.torchtools.policies import is_policy
+
+_QUANTIZED_MODULES = ("torch.ao.nn.", "torch.nn.quantized", "torch.nn.intrinsic.quantized")
+
+
+def prepared(model: nn.Module) -> nn.Module:
+    """The module to trace. A copy where something has to be folded in; `model` is not changed.
+
+    Raises:
+        ConversionError: It holds what no exporter can take; says what and the way out.
+    """
+    module = unwrapped(model)
+    _refuse_what_cannot_be_traced(module)
+    if not _has_wrapped_parts(module) and not _has_recomputed_weights(module):
+        return module
+    with torch.no_grad():
+        # A mask's hook leaves a weight with a gradient history behind, which cannot be copied.
+        for part in module.modules():
+            for hook in part._forward_pre_hooks.values():  # noqa: SLF001 - prune offers no list
+                if isinstance(hook, prune.BasePruningMethod):
+                    hook(part, None)
+        try:
+            duplicate = copy.deepcopy(module)
+        except Exception:  # noqa: BLE001 - whatever a class's own copying raises
+            return module  # traced with its masks: the answers are the same
+    _unwrap_parts(duplicate)
+    _fold(duplicate)
+    return duplicate
+
+
+def _has_wrapped_parts(module: nn.Module) -> bool:
+    return any(unwrapped(part) is not part for part in module.modules())
+
+
+def _has_recomputed_weights(module: nn.Module) -> bool:
+    return prune.is_pruned(module) or any(map(parametrize.is_parametrized, module.modules()))
+
+
+def _unwrap_parts(module: nn.Module) -> None:
+    for name, part in list(module.named_children()):
+        inner = unwrapped(part)
+        if inner is not part:
+            setattr(module, name, inner)
+        _unwrap_parts(inner)
+
+
+def _fold(module: nn.Module) -> None:
+    for part in list(module.modules()):
+        for hook in list(part._forward_pre_hooks.values()):  # noqa: SLF001 - prune offers no list
+            if isinstance(hook, prune.BasePruningMethod):
+                prune.remove(part, hook._tensor_name)  # noqa: SLF001 - as above
+        if parametrize.is_parametrized(part):
+            _fold_parametrizations(part)
+
+
+def _fold_parametrizations(part: nn.Module) -> None:
+    # Not remove_parametrizations: it changes the class, which the copy shares with the original.
+    names = list(part.parametrizations)  # type: ignore[arg-type]  # a ModuleDict
+    values = {name: getattr(part, name).detach().clone() for name in names}
+    part.__class__ = type(part).__bases__[0]
+    del part.parametrizations
+    for name, value in values.items():
+        part.register_buffer(name, value)
+
+
+def _refuse_what_cannot_be_traced(module: nn.Module) -> None:
+    kind = type(module).__name__
+    if is_policy(module):
+        raise ConversionError(
+            f"{kind} is a policy of stable-baselines3, whose forward samples its actions. Pass "
+            "the algorithm itself (the PPO, not its .policy) to export its deterministic action."
+        )
+    for name, part in module.named_modules():
+        where = f"{name} ({type(part).__name__})" if name else kind
+        if isinstance(part, OnnxModule) and part is not module:
+            raise ConversionError(
+                f"{where} runs an ONNX graph, which cannot be traced inside another module. "
+                "Compress the whole module, or export this part by itself."
+            )
+        if type(part).__module__.startswith(_QUANTIZED_MODULES):
+            raise ConversionError(
+                f"{where} is one of torch's quantized layers, which no exporter takes. Quantize "
+                'the float model with ModelCompressor, or export it with precision="int8".'
+            )
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
+            raise ConversionError(
+                f"{name} of {kind} has no shape yet: run the module once on an input first."
+            )
+        if tensor.is_meta:
+            raise ConversionError(f"{name} of {kind} is on the meta device: load its weights.")
+        if tensor.is_quantized or type(tensor).__module__.startswith("torchao"):
+            raise ConversionError(
+                f"{name} of {kind} is a quantized tensor, which no exporter takes. Quantize the "
+                'float model with ModelCompressor, or export it with precision="int8".'
+            )
