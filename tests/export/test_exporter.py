@@ -77,7 +77,12 @@ def test_information_tells_everything_asked_of_a_file(exporter, mlp):
     assert info["operators"] == {"Gemm": 2, "Relu": 1}
     assert info["parameter_count"] == sum(p.numel() for p in mlp.parameters())
     assert info["producer"] == "modelyard"
-    assert info["metadata"] == {"version": "v1"}
+    assert info["metadata"] == {
+        "version": "v1",
+        "precision": "fp32",
+        "verification": "compared",
+    }
+    assert info["total_size_mb"] == info["file_size_mb"]
 
 
 def test_comparison_has_every_key_and_tells_each_output(exporter):
@@ -117,11 +122,33 @@ def test_benchmark_has_every_key(exporter, mlp):
         exporter.benchmark_onnx(path, (4, 8), num_iterations=0)
 
 
-def test_benchmark_of_several_inputs_says_what_it_needs(exporter):
+def test_benchmark_of_several_inputs_takes_a_shape_for_each_or_an_example(exporter):
     example = (torch.randn(2, 4), torch.randn(2, 1))
     path = exporter.export_to_onnx(TwoInputs(), "two", example_input=example)
-    with pytest.raises(ConfigError, match=r"one float input; it takes state .*scale"):
+    with pytest.raises(ConfigError, match=r"takes state .*scale.*shape for each by name"):
         exporter.benchmark_onnx(path, (1, 4), 10)
+    shapes = {"state": (3, 4), "scale": (3, 1)}
+    assert exporter.benchmark_onnx(path, shapes, 5)["input_shape"] == {
+        "state": [3, 4],
+        "scale": [3, 1],
+    }
+    assert exporter.benchmark_onnx(path, None, 5, example_input=example)["num_iterations"] == 5
+    with pytest.raises(ConfigError, match="input_shape names state"):
+        exporter.benchmark_onnx(path, {"state": (3, 4)}, 5)
+    with pytest.raises(InputError, match="takes state"):
+        exporter.benchmark_onnx(path, {"state": (3, 5), "scale": (3, 1)}, 5)
+    with pytest.raises(ConfigError, match="input_shape or example_input"):
+        exporter.benchmark_onnx(path, None, 5)
+
+
+def test_benchmark_beside_the_module_takes_turns_on_as_many_threads(exporter, mlp):
+    path = exporter.export_to_onnx(mlp, "policy", (1, 8))
+    found = exporter.benchmark_onnx(path, (1, 8), 20, pytorch_model=mlp, n_threads=1)
+    assert found["n_threads"] == 1
+    assert found["pytorch"].keys() >= {"median_latency_ms", "p99_latency_ms"}
+    assert found["speedup"] == pytest.approx(
+        found["pytorch"]["median_latency_ms"] / found["median_latency_ms"]
+    )
 
 
 def test_fixed_batch_is_verified_at_its_size(exporter, mlp):

@@ -18,7 +18,6 @@ from modelyard.compression.records import (
     PruningStats,
     QuantizationStats,
 )
-from modelyard.compression.samples import batches_of, reference_for, synthetic_batches
 from modelyard.torchtools import quantize
 from modelyard.torchtools.conversion import to_runnable
 from modelyard.torchtools.inputs import Inputs, call, resolve_example, tensors_of
@@ -26,6 +25,7 @@ from modelyard.torchtools.layers import MB, n_parameters, size_mb, unwrapped
 from modelyard.torchtools.onnx_module import OnnxModule
 from modelyard.torchtools.originals import note_original
 from modelyard.torchtools.parity import tree_of
+from modelyard.torchtools.samples import batches_of, reference_for, synthetic_batches
 
 BACKENDS = ("fbgemm", "x86", "onednn", "qnnpack")
 

@@ -9,10 +9,10 @@ from torch import nn
 
 from modelyard._core.errors import ConfigError, InputError
 from modelyard.compression.records import Evaluation
-from modelyard.compression.samples import batches_of
 from modelyard.torchtools.inputs import Inputs, as_inputs, batch_size, call, with_batch
 from modelyard.torchtools.layers import evaluating, size_mb
 from modelyard.torchtools.parity import flat_outputs
+from modelyard.torchtools.samples import batches_of
 from modelyard.torchtools.timing import MS_PER_S, interleaved_medians
 
 _TIMING_BUDGET_S = 1.0

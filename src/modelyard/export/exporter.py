@@ -1,42 +1,73 @@
-"""`ModelExporter`: ONNX files written whole and proved, and what can be asked of them."""
+"""`ModelExporter`: files written whole and proved, and what can be asked of them."""
 
-import os
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import onnx
-import psutil
 import torch
 from torch import nn
 
 from modelyard._core.errors import ConfigError, ConversionError
-from modelyard._core.files import write_bytes
 from modelyard._core.ids import checked_name
-from modelyard.export.inspection import inspected, read_graph
-from modelyard.export.optimization import optimized
-from modelyard.export.records import ModelInfo, OnnxBenchmark, OutputComparison
-from modelyard.torchtools.conversion import ATOL, DEFAULT_OPSET, RTOL, to_onnx
-from modelyard.torchtools.inputs import (
-    Inputs,
-    as_inputs,
-    call,
-    resolve_example,
-    tensors_of,
+from modelyard.export.benchmark import Shape, benchmarked
+from modelyard.export.comparison import compared_with_file
+from modelyard.export.files import put_in_place
+from modelyard.export.inspection import inspected
+from modelyard.export.metadata import (
+    as_texts,
+    checked_metadata,
+    input_statistics,
+    with_metadata,
 )
-from modelyard.torchtools.layers import MB, evaluating, unwrapped
-from modelyard.torchtools.onnx_module import OnnxModule, make_session, run_session
+from modelyard.export.presets import check_output, preset_named
+from modelyard.export.records import Exported, ModelInfo, OnnxBenchmark, OutputComparison
+from modelyard.export.targets import PRECISIONS, Job, check_precision, target_named
+from modelyard.export.targets.base import Written
+from modelyard.export.visualization import graph_page
+from modelyard.torchtools.conversion import (
+    ATOL,
+    DEFAULT_OPSET,
+    RTOL,
+    DynamicAxes,
+    own_graph,
+    preserved,
+    routes,
+    subject_of,
+)
+from modelyard.torchtools.inputs import Inputs, as_nested_inputs, call, resolve_example
+from modelyard.torchtools.layers import unwrapped
+from modelyard.torchtools.onnx_module import OnnxModule
 from modelyard.torchtools.originals import warn_if_original
-from modelyard.torchtools.parity import difference, flat_outputs, worst
+from modelyard.torchtools.parity import flat_outputs
+from modelyard.torchtools.policies import DeterministicPolicy, as_module, example_observation
+from modelyard.torchtools.provenance import noted_provenance
+from modelyard.torchtools.quantize import DEFAULT_MAX_ERROR
+from modelyard.torchtools.samples import batches_of
 from modelyard.torchtools.signature import check_input, noted_signature
-from modelyard.torchtools.timing import summarized, time_calls
 
-# A protobuf message cannot be larger than 2 GiB; the file keeps a margin below that.
-_LARGEST_FILE_BYTES = 1_500_000_000
+# So many of the user's batches are compared one by one; all of them calibrate.
+_MOST_COMPARED = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Wishes:
+    """What the caller asked for."""
+
+    target: str
+    opset: int
+    precision: str
+    dynamic_axes: DynamicAxes | None
+    should_verify: bool
+    should_optimize: bool
+    max_error: float
+    preset: str | None
+    input_names: Sequence[str] | None
+    output_names: Sequence[str] | None
 
 
 class ModelExporter:
-    """Writes models as ONNX files. Stateless but for the folder; thread-safe.
+    """Writes models as files for other runtimes. Stateless but for the folder; thread-safe.
 
     Args:
         output_dir: Folder for the files; made at the first export.
@@ -47,70 +78,159 @@ class ModelExporter:
 
     def export_to_onnx(
         self,
-        model: nn.Module,
+        model: Any,
         model_name: str,
         input_shape: Sequence[int] | None = None,
         opset_version: int = DEFAULT_OPSET,
-        dynamic_axes: Mapping[str, Mapping[int, str]] | None = None,
+        dynamic_axes: DynamicAxes | None = None,
         verify: bool = True,  # noqa: FBT001, FBT002 - the design document's signature
         *,
         optimize: bool = True,
         example_input: Any = None,
-        metadata: Mapping[str, str] | None = None,
+        **options: Any,
     ) -> str:
         """Write `<output_dir>/<model_name>.onnx`, whole and verified or not at all.
 
-        One input and one output are named `input` and `output`; several take the argument names
-        of `forward` and `output_0`, `output_1`...
-
-        Args:
-            model: Any module, also an `OnnxModule`, whose graph is the export. Not changed.
-            model_name: Name of the file without `.onnx`.
-            input_shape: Shape of one float32 input, batch first; only describes the input: with a
-                dynamic batch, other sizes are tried too.
-            opset_version: The opset the file has in the end.
-            dynamic_axes: Sizes that may vary, as `{"input": {0: "batch_size"}}`. None: the batch
-                of everything. `{}`: nothing varies.
-            verify: Compare with the model at several batch sizes and kinds of input.
-            optimize: Keep a simplified graph where it measures faster and answers the same.
-            example_input: Tensor, or tuple or dict of tensors, instead of `input_shape`.
-            metadata: Texts to store in the file.
+        `export` with target "onnx": see there for the arguments, for those in `options`, and for
+        what is raised.
 
         Returns:
             The file's path.
+        """
+        exported = self.export(
+            model,
+            model_name,
+            "onnx",
+            input_shape=input_shape,
+            opset_version=opset_version,
+            dynamic_axes=dynamic_axes,
+            verify=verify,
+            optimize=optimize,
+            example_input=example_input,
+            **options,
+        )
+        return str(exported.path)
+
+    def export(
+        self,
+        model: Any,
+        model_name: str,
+        target: str = "onnx",
+        *,
+        input_shape: Sequence[int] | None = None,
+        example_input: Any = None,
+        preset: str | None = None,
+        opset_version: int = DEFAULT_OPSET,
+        dynamic_axes: DynamicAxes | None = None,
+        precision: str = "fp32",
+        verify: bool = True,
+        optimize: bool = True,
+        validation_data: Any = None,
+        max_error: float = DEFAULT_MAX_ERROR,
+        input_names: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Exported:
+        """Write a model in another format, whole and verified or not at all.
+
+        One input and one output are named `input` and `output`. Several inputs take the argument
+        names of `forward`, with the key or position behind it where an argument is nested
+        (`batch_ids`); several outputs the keys of a dict or named tuple, else `output_0`...
+
+        Args:
+            model: Any module, also pruned, compiled, scripted or an `OnnxModule`, whose graph is
+                the export; or an algorithm of stable-baselines3, whose deterministic action is.
+                Not changed.
+            model_name: Name of the file without its ending.
+            target: "onnx" (`.onnx`), "torch_export" (`.pt2`), "torchscript" (`.pt`) or "openvino"
+                (`.xml` and `.bin`; needs the extra `openvino`).
+            input_shape: Shape of one float32 input, batch first; only describes the input: with a
+                dynamic batch, other sizes are tried too.
+            example_input: Instead of it, what `forward` takes: a tensor, a tuple (positional) or a
+                dict (by name) whose values may be nested, None or constants.
+            preset: Instead of both, "ts2vec", "transformer" or "ppo": the shapes of the design
+                document; a model that gives another shape is refused.
+            opset_version: The opset that the ONNX graph has in the end.
+            dynamic_axes: Sizes that may vary, as `{"input": {0: "batch_size", 1: "time"}}`; equal
+                names vary together. None: the batch of everything. `{}`: nothing varies.
+            precision: "fp32"; "fp16" (half the size, computed in float16); "bf16" (weights stored
+                in bfloat16, computed in float32); "int8" (by the recipes of ModelCompressor).
+            verify: Compare with the model at several sizes and kinds of input.
+            optimize: Keep a simplified ONNX graph where it measures faster and answers the same.
+            validation_data: The user's own samples, as for ModelCompressor: compared on, used to
+                calibrate int8, and described in the file.
+            max_error: Largest relative error that int8 may have.
+            input_names: Names instead of the usual ones, one a tensor.
+            output_names: The same for the outputs.
+            metadata: Texts or plain values to store in the file, beside what is known of a model
+                that came from the registry (`version_id, model_name, metrics, git_commit`).
+
+        Returns:
+            What was written and what was proved.
 
         Raises:
-            ConversionError: The model cannot be converted faithfully at this opset; an older file
-                of this name stays.
+            ConversionError: The model cannot be converted faithfully; an older file of this name
+                stays. Says what was tried and what to do.
+            QuantizationError: The precision costs more than it may.
             ExampleInputRequiredError: No input was given and none can be inferred.
-            ConfigError: A name with odd characters, or unknown names in `dynamic_axes`.
+            InputError: What was given does not run, or is no module.
+            ConfigError: An unknown target, precision, preset or name in `dynamic_axes`, or a
+                model's name with odd characters.
         """
         checked_name(model_name, what="model_name")
-        module = unwrapped(model)
-        warn_if_original(model, action="exported")
-        example = self._example(module, example_input, input_shape)
-        graph = to_onnx(
-            module, example, opset=opset_version, dynamic_axes=dynamic_axes, verify=verify
+        wishes = _Wishes(
+            target=target,
+            opset=opset_version,
+            precision=precision,
+            dynamic_axes=dynamic_axes,
+            should_verify=verify,
+            should_optimize=optimize,
+            max_error=max_error,
+            preset=preset,
+            input_names=input_names,
+            output_names=output_names,
         )
-        data = graph.data
-        if optimize and not isinstance(module, OnnxModule):
-            data = optimized(data, example)
-        path = self.output_dir / f"{model_name}.onnx"
-        write_bytes(path, _with_metadata(data, metadata))
-        return str(path)
+        _check(wishes)
+        module = unwrapped(as_module(model))
+        warn_if_original(module if model is module else model, action="exported")
+        known = {**noted_provenance(module), **checked_metadata(metadata)}
+        if isinstance(module, OnnxModule):
+            written, interface = _own_graph(module, wishes, known), None
+        else:
+            if preset is not None and example_input is None and input_shape is None:
+                input_shape = preset_named(preset).input_shape
+            example = _example(module, example_input, input_shape)
+            batches = _batches(validation_data, example)
+            written, interface = _written(
+                module, example, batches, wishes, known, is_given=example_input is not None
+            )
+        path = self.output_dir / f"{model_name}{target_named(target).suffixes[0]}"
+        put_in_place(path, written.files)
+        return Exported(
+            path=path,
+            target=target,
+            opset=opset_version if target in {"onnx", "openvino"} else None,
+            precision=precision,
+            route=written.route,
+            size_bytes=sum(map(len, written.files.values())),
+            inputs=interface.inputs if interface else _names(path, "inputs"),
+            outputs=interface.outputs if interface else _names(path, "outputs"),
+            verification=written.verification,
+            details=dict(written.details),
+        )
 
     def get_model_info(self, onnx_path: str | Path) -> ModelInfo:
         """Inputs, outputs, operators, size and metadata of an ONNX file.
 
         Raises:
             NotFoundError: There is no such file.
-            InputError: It is no ONNX model.
+            InputError: It is no ONNX model, or its weights are not beside it.
         """
         return inspected(onnx_path)
 
     def compare_outputs(
         self,
-        pytorch_model: nn.Module,
+        pytorch_model: Any,
         onnx_path: str | Path,
         test_input: Any,
         *,
@@ -120,106 +240,182 @@ class ModelExporter:
         """How far the file's answers are from the module's on `test_input`.
 
         Args:
-            pytorch_model: The module, run in eval mode.
+            pytorch_model: The module, run in eval mode, or an algorithm of stable-baselines3.
             onnx_path: The file.
-            test_input: Tensor, or tuple or dict of tensors, batch first.
+            test_input: What `forward` takes; see `export`.
             rtol: Part of the output's size that a difference may have.
             atol: Difference allowed besides.
 
         Raises:
-            NotFoundError, InputError: The file is missing or no ONNX model.
+            NotFoundError, InputError: The file is missing, no ONNX model, or takes something else.
         """
-        inputs = as_inputs(test_input)
-        graph = read_graph(onnx_path)
-        with evaluating(pytorch_model):
-            expected = flat_outputs(call(pytorch_model, inputs))
-        actual = run_session(make_session(Path(onnx_path).read_bytes()), tensors_of(inputs))
-        gaps = [difference(want, got) for want, got in zip(expected, actual, strict=True)]
-        names = [value.name for value in graph.graph.output]
-        total = worst(gaps)
-        return {
-            "max_abs_diff": total.max_abs,
-            "max_rel_diff": total.max_rel,
-            "mean_abs_diff": total.mean_abs,
-            "is_close": all(gap.is_within(rtol=rtol, atol=atol) for gap in gaps),
-            "rtol": rtol,
-            "atol": atol,
-            "outputs": {
-                name: {
-                    "max_abs_diff": gap.max_abs,
-                    "max_rel_diff": gap.max_rel,
-                    "mean_abs_diff": gap.mean_abs,
-                    "is_close": gap.is_within(rtol=rtol, atol=atol),
-                }
-                for name, gap in zip(names, gaps, strict=True)
-            },
-        }
+        return compared_with_file(
+            unwrapped(as_module(pytorch_model)),
+            Path(onnx_path),
+            as_nested_inputs(test_input),
+            rtol=rtol,
+            atol=atol,
+        )
 
     def benchmark_onnx(
         self,
         onnx_path: str | Path,
-        input_shape: Sequence[int],
+        input_shape: Shape | None = None,
         num_iterations: int = 1000,
         warmup_iterations: int = 10,
+        *,
+        pytorch_model: Any = None,
+        example_input: Any = None,
+        n_threads: int | None = None,
     ) -> OnnxBenchmark:
         """Latency of the file in ONNX Runtime, one call after another.
 
         Args:
             onnx_path: The file.
-            input_shape: Of each call, batch first.
+            input_shape: Of each call, batch first; for several inputs, a shape for each by name.
+                Floats are made up, whole numbers are 0.
             num_iterations: Calls measured, 1 or more.
             warmup_iterations: Calls before that.
+            pytorch_model: The module to compare with, called in turns with the file on as many
+                threads.
+            example_input: Instead of `input_shape`, what `forward` takes.
+            n_threads: Threads within an operator; None for ONNX Runtime's choice by size.
+
+        Raises:
+            NotFoundError, InputError: The file is missing, no ONNX model, or takes something else.
+            ConfigError: `num_iterations` below 1, or no input.
+        """
+        module = None if pytorch_model is None else unwrapped(as_module(pytorch_model))
+        return benchmarked(
+            Path(onnx_path),
+            shape=input_shape,
+            example=example_input,
+            module=module,
+            n=num_iterations,
+            warmup=warmup_iterations,
+            n_threads=n_threads,
+        )
+
+    def visualize(
+        self, onnx_path: str | Path, output_path: str | Path | None = None, *, profile: bool = True
+    ) -> str:
+        """Draw the graph as one HTML page that needs no network.
+
+        Operators stand in the order they compute, linked by what they hand on, and coloured by
+        their share of the time, which ONNX Runtime's profile of some runs on made-up inputs gives.
+
+        Args:
+            onnx_path: The file.
+            output_path: The page; None for the file's own name with `.html`.
+            profile: Whether to run the graph for the times.
+
+        Returns:
+            The page's path.
 
         Raises:
             NotFoundError, InputError: The file is missing or no ONNX model.
-            ConfigError: `num_iterations` below 1.
         """
-        if num_iterations < 1:
-            raise ConfigError(f"num_iterations must be 1 or more, got {num_iterations}.")
-        read_graph(onnx_path)
-        process = psutil.Process(os.getpid())
-        before = process.memory_info().rss
-        session = make_session(Path(onnx_path).read_bytes())
-        tensors = _inputs_for(session, input_shape)
-        durations = time_calls(
-            lambda: run_session(session, tensors), n=num_iterations, warmup=warmup_iterations
+        return graph_page(Path(onnx_path), output_path, should_profile=profile)
+
+
+def _check(wishes: _Wishes) -> None:
+    target = target_named(wishes.target)
+    if wishes.precision not in PRECISIONS:
+        raise ConfigError(
+            f"precision must be one of {', '.join(PRECISIONS)}, got {wishes.precision!r}."
         )
-        return {
-            **summarized(durations, items_per_call=int(input_shape[0])),
-            "memory_mb": max(0.0, (process.memory_info().rss - before) / MB),
-            "n_threads": torch.get_num_threads(),
-            "input_shape": [int(size) for size in input_shape],
-            "num_iterations": num_iterations,
-        }
-
-    @staticmethod
-    def _example(model: nn.Module, given: Any, shape: Sequence[int] | None) -> Inputs:
-        if isinstance(model, OnnxModule) and given is None and shape is None:
-            return torch.empty(0)  # its graph is the export; nothing is traced
-        inputs = resolve_example(model, given, shape=shape)
-        signature = noted_signature(model)
-        if signature is not None:
-            check_input(signature, inputs)
-        return inputs
+    check_precision(target, wishes.target, wishes.precision)
+    if not isinstance(wishes.opset, int) or isinstance(wishes.opset, bool):
+        raise ConfigError(f"opset_version must be a whole number, got {wishes.opset!r}.")
+    routes(wishes.opset)
+    if wishes.preset is not None:
+        preset_named(wishes.preset)
 
 
-def _inputs_for(session: Any, shape: Sequence[int]) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    inputs = session.get_inputs()
-    if len(inputs) != 1 or inputs[0].type != "tensor(float)":
-        wanted = ", ".join(f"{value.name} {value.shape} {value.type}" for value in inputs)
-        raise ConfigError(f"benchmark_onnx needs a graph with one float input; it takes {wanted}.")
-    return [torch.randn(tuple(shape), generator=generator)]
+def _example(module: nn.Module, given: Any, shape: Sequence[int] | None) -> Inputs:
+    if given is None and shape is None and isinstance(module, DeterministicPolicy):
+        given = example_observation(module)
+    inputs = resolve_example(module, given, shape=shape, is_nested_allowed=True)
+    signature = noted_signature(module)
+    if signature is not None and _is_flat(inputs):
+        check_input(signature, inputs)
+    return inputs
 
 
-def _with_metadata(data: bytes, metadata: Mapping[str, str] | None) -> bytes:
-    if metadata:
-        model = onnx.load_from_string(data)
-        onnx.helper.set_model_props(model, {k: str(v) for k, v in metadata.items()})
-        data = model.SerializeToString()
-    if len(data) > _LARGEST_FILE_BYTES:
+def _is_flat(inputs: Inputs) -> bool:
+    if isinstance(inputs, torch.Tensor):
+        return True
+    items = inputs.values() if isinstance(inputs, dict) else inputs
+    return all(isinstance(item, torch.Tensor) for item in items)
+
+
+def _batches(data: Any, example: Inputs) -> list[Inputs]:
+    if data is None:
+        return []
+    if not _is_flat(example):
+        return [as_nested_inputs(item) for item in data]
+    n_inputs = 1 if isinstance(example, torch.Tensor) else len(example)
+    return batches_of(data, n_inputs=n_inputs, what="validation_data")
+
+
+def _written(
+    module: nn.Module,
+    example: Inputs,
+    batches: Sequence[Inputs],
+    wishes: _Wishes,
+    known: Mapping[str, Any],
+    *,
+    is_given: bool,
+) -> Any:
+    """The verified files, and the interface they were made with."""
+    with preserved(module):
+        subject = subject_of(
+            module,
+            example,
+            dynamic_axes=wishes.dynamic_axes,
+            verify=wishes.should_verify,
+            given=batches[:_MOST_COMPARED],
+            input_names=wishes.input_names,
+            output_names=wishes.output_names,
+        )
+        interface = subject.interface
+        if wishes.preset is not None:
+            answer = flat_outputs(call(subject.module, interface.example))
+            check_output(wishes.preset, preset_named(wishes.preset), answer)
+        seen = batches or ([example] if is_given else [])
+        statistics = input_statistics(interface.inputs, seen) if seen else None
+        texts = as_texts({**known, **_own_metadata(wishes, statistics)})
+        job = Job(
+            subject=subject,
+            opset=wishes.opset,
+            precision=wishes.precision,
+            calibration=batches,
+            max_error=wishes.max_error,
+            should_optimize=wishes.should_optimize,
+            metadata=texts,
+        )
+        return target_named(wishes.target).write(job), interface
+
+
+def _own_metadata(wishes: _Wishes, statistics: Mapping[str, Any] | None) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "precision": wishes.precision,
+        "verification": "compared" if wishes.should_verify else "none",
+    }
+    return found | ({"input_statistics": statistics} if statistics else {})
+
+
+def _own_graph(module: OnnxModule, wishes: _Wishes, known: Mapping[str, Any]) -> Written:
+    if wishes.target != "onnx" or wishes.precision != "fp32":
         raise ConversionError(
-            f"The graph has {len(data) / MB:.0f} MB; one ONNX file holds at most "
-            f"{_LARGEST_FILE_BYTES / MB:.0f} MB. Compress the model first."
+            f"An OnnxModule ({module.recipe}) is exported as the ONNX graph it is: leave target "
+            "and precision out, or export the float model it was made from."
         )
-    return data
+    graph = own_graph(module, wishes.opset)
+    data = with_metadata(graph.data, as_texts(known)) if known else graph.data
+    return Written(files={".onnx": data}, route=graph.route, verification=None)
+
+
+def _names(path: Path, which: str) -> tuple[str, ...]:
+    info: Any = inspected(path)
+    return tuple(value["name"] for value in info[which])

@@ -1,5 +1,6 @@
 """`OnnxModule`: an ONNX graph that is called, saved, exported and served like any module."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ _DTYPES = {
     "tensor(float16)": torch.float16,
     "tensor(int64)": torch.int64,
     "tensor(int32)": torch.int32,
+    "tensor(int16)": torch.int16,
     "tensor(int8)": torch.int8,
     "tensor(uint8)": torch.uint8,
     "tensor(bool)": torch.bool,
@@ -96,11 +98,22 @@ class OnnxModule(nn.Module):
         return {**self.__dict__, "_session": None}
 
 
-def make_session(graph: bytes, *, threads: int | None = None, optimize: bool = True) -> Any:
-    """An ONNX Runtime session over a serialised model.
+def dtype_named(name: str) -> torch.dtype:
+    """The dtype behind ONNX Runtime's name of a tensor type, as "tensor(float)".
+
+    Raises:
+        InputError: No dtype of torch's.
+    """
+    if name not in _DTYPES:
+        raise InputError(f"The graph has an input of type {name}, which is no tensor of numbers.")
+    return _DTYPES[name]
+
+
+def make_session(graph: bytes | Path, *, threads: int | None = None, optimize: bool = True) -> Any:
+    """An ONNX Runtime session over a model.
 
     Args:
-        graph: The model.
+        graph: The serialised model, or its file.
         threads: Threads within an operator; None for one if the graph is small, else for as many
             as PyTorch uses.
         optimize: Whether ONNX Runtime may fuse operators.
@@ -119,8 +132,9 @@ def make_session(graph: bytes, *, threads: int | None = None, optimize: bool = T
     return ort.InferenceSession(graph, options, providers=providers)
 
 
-def _default_threads(graph: bytes) -> int:
-    return 1 if len(graph) < _SMALL_GRAPH_BYTES else torch.get_num_threads()
+def _default_threads(graph: bytes | Path) -> int:
+    size = graph.stat().st_size if isinstance(graph, Path) else len(graph)
+    return 1 if size < _SMALL_GRAPH_BYTES else torch.get_num_threads()
 
 
 def run_session(session: Any, tensors: list[torch.Tensor]) -> list[torch.Tensor]:

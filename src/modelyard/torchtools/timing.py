@@ -34,6 +34,23 @@ def time_calls(call: Callable[[], object], *, n: int, warmup: int = 10) -> list[
     return durations
 
 
+def interleaved_calls(
+    calls: Mapping[str, Callable[[], object]], *, n: int, warmup: int = 10
+) -> dict[str, list[float]]:
+    """Seconds of each of `n` calls of each, taken in turns, after `warmup` that do not count."""
+    durations: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        for _ in range(warmup):
+            call()
+    with _no_garbage_collection():
+        for _ in range(n):
+            for name, call in calls.items():
+                start = time.perf_counter()
+                call()
+                durations[name].append(time.perf_counter() - start)
+    return durations
+
+
 def interleaved_medians(
     calls: Mapping[str, Callable[[], object]], *, budget_s: float, max_rounds: int = 200
 ) -> dict[str, float]:

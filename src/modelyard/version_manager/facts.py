@@ -134,3 +134,16 @@ def _refuse_non_finite(value: Any, where: str) -> None:
     if isinstance(value, list):
         for i, item in enumerate(value):
             _refuse_non_finite(item, f"{where}[{i}]")
+
+
+def provenance_of(version: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file exported from the version says of where it is from."""
+    environment = version.get("environment") or {}
+    found = {
+        "version_id": version["version_id"],
+        "model_name": version["model_name"],
+        "metrics": version["metrics"],
+        "git_commit": environment.get("git_commit"),
+        "git_dirty": environment.get("git_dirty"),
+    }
+    return {key: value for key, value in found.items() if value is not None}

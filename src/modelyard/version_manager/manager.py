@@ -17,6 +17,7 @@ from modelyard.storage import Store, open_store
 from modelyard.storage import tables as t
 from modelyard.torchtools.layers import unwrapped
 from modelyard.torchtools.originals import warn_if_original
+from modelyard.torchtools.provenance import note_provenance
 from modelyard.torchtools.signature import note_signature, signature_of
 from modelyard.version_manager import (
     catalog,
@@ -204,6 +205,7 @@ class ModelVersionManager(RegistryKeeper):
         else:
             model = loading.load_into(model_class, version, paths)
         note_signature(model, version["signature"])
+        note_provenance(model, facts.provenance_of(version))
         return model
 
     def read_training_state(self, version_id: str) -> dict[str, Any]:

@@ -13,17 +13,28 @@ from modelyard.torchtools.conversion.converting import (
     Subject,
     graph_of,
     own_graph,
+    program_of,
+    refuse_frozen,
+    run_of,
     subject_of,
     to_onnx,
     to_runnable,
 )
-from modelyard.torchtools.conversion.graphs import opset_of
-from modelyard.torchtools.conversion.interface import DynamicAxes, Interface
-from modelyard.torchtools.conversion.routes import NEWEST_OPSET, OLDEST_OPSET, preserved
-from modelyard.torchtools.conversion.verification import ATOL, RTOL, Verification
+from modelyard.torchtools.conversion.failures import failure_text
+from modelyard.torchtools.conversion.graphs import opset_of, opset_of_bytes
+from modelyard.torchtools.conversion.interface import BATCH, DynamicAxes, Interface
+from modelyard.torchtools.conversion.routes import (
+    NEWEST_OPSET,
+    OLDEST_OPSET,
+    preserved,
+    routes,
+    script_trace,
+)
+from modelyard.torchtools.conversion.verification import ATOL, RTOL, Run, Verification
 
 __all__ = [
     "ATOL",
+    "BATCH",
     "DEFAULT_OPSET",
     "LARGEST_FILE_BYTES",
     "NEWEST_OPSET",
@@ -32,12 +43,20 @@ __all__ = [
     "DynamicAxes",
     "Graph",
     "Interface",
+    "Run",
     "Subject",
     "Verification",
+    "failure_text",
     "graph_of",
     "opset_of",
+    "opset_of_bytes",
     "own_graph",
     "preserved",
+    "program_of",
+    "refuse_frozen",
+    "routes",
+    "run_of",
+    "script_trace",
     "subject_of",
     "to_onnx",
     "to_runnable",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 import torch
@@ -20,6 +21,7 @@ from modelyard.torchtools.conversion.preparation import prepared
 from modelyard.torchtools.conversion.routes import (
     FIRST_TORCH_EXPORT_OPSET,
     branches_on_data,
+    exported_program,
     preserved,
     routes,
     traced,
@@ -61,8 +63,12 @@ class Subject:
     kind: str
     lowest: torch.dtype
 
-    def compared(self, run: Run) -> Verification:
+    def compared(self, run: Run, *, lowest: torch.dtype | None = None) -> Verification:
         """Every sample through `run`.
+
+        Args:
+            run: What was written.
+            lowest: The least precise floating dtype in it, if that is not the module's.
 
         Raises:
             MismatchError: An answer is off by more than the bounds.
@@ -71,9 +77,17 @@ class Subject:
             run,
             self.samples,
             self.interface,
-            lowest=self.lowest,
+            lowest=lowest or self.lowest,
             own_errors=own_errors_of(self.module, self.interface),
         )
+
+    def ran(self, run: Run) -> Verification:
+        """Every sample through `run`; only that it runs, and the shapes, are looked at.
+
+        Raises:
+            MismatchError: It fails, or answers with another shape.
+        """
+        return compared(run, self.samples, self.interface, lowest=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +233,16 @@ def graph_of(subject: Subject, *, opset: int) -> Graph:
         except Exception as error:  # noqa: BLE001 - the exporters raise anything; the next route may do
             failures.append(failure_of(route, error))
     raise ConversionError(told(subject.kind, f"ONNX at opset {opset}", failures, opset=opset))
+
+
+def program_of(subject: Subject) -> Any:
+    """The subject through torch.export, taking what `forward` was given. Inside `preserved`."""
+    inputs, dims = subject.interface.example, subject.interface.dynamic_dims()
+    if isinstance(inputs, dict):
+        return exported_program(subject.module, (), inputs, dims)
+    if isinstance(inputs, tuple):
+        return exported_program(subject.module, inputs, {}, dims)
+    return exported_program(subject.module, (inputs,), {}, (dims,))
 
 
 def refuse_frozen(subject: Subject, frozen: Sequence[str]) -> None:

@@ -99,14 +99,26 @@ def told(kind: str, what: str, failures: list[Failure], *, opset: int | None = N
     return f"{kind} could not be converted to {what}. {tried} {remedy(failures, opset=opset)}"
 
 
+def failure_text(kind: str, what: str, route: str, error: Exception) -> str:
+    """The text for a single route's failure.
+
+    Args:
+        kind: Name of the module's class.
+        what: What was asked for, as "TorchScript".
+        route: The route's name.
+        error: What it raised.
+    """
+    return told(kind, what, [failure_of(route, error)])
+
+
 def remedy(failures: list[Failure], *, opset: int | None = None) -> str:
     """The one thing to try first."""
     causes = [failure.cause for failure in failures]
     if Cause.BRANCH in causes:
         return (
             "forward branches on the data, which a trace freezes: compute both sides and choose "
-            "with torch.where, or compile that part with torch.jit.script and export at opset "
-            f"{LAST_TORCHSCRIPT_OPSET} or older."
+            "with torch.where, or compile that part with torch.jit.script and export to ONNX at "
+            f"opset {LAST_TORCHSCRIPT_OPSET} or older."
         )
     if Cause.SIZE in causes:
         return (

@@ -23,6 +23,11 @@ def opset_of(graph: onnx.ModelProto) -> int:
     )
 
 
+def opset_of_bytes(graph: bytes) -> int:
+    """`opset_of` of a serialised graph."""
+    return opset_of(onnx.load_from_string(graph))
+
+
 def finished(
     graph: onnx.ModelProto, *, inputs: Sequence[str], outputs: Sequence[str], axes: Axes
 ) -> onnx.ModelProto:

@@ -10,7 +10,7 @@ from torch import nn
 
 from modelyard._core.errors import ConfigError, InputError
 from modelyard.torchtools.inputs import Inputs, call, mapped, tensors_of
-from modelyard.torchtools.parity import flat_outputs, restructured
+from modelyard.torchtools.parity import flat_outputs, map_tensors, restructured
 
 BATCH = "batch_size"
 
@@ -52,9 +52,36 @@ class Interface:
         inputs: Inputs = restructured(self.example, list(tensors))
         return inputs
 
+    def dynamic_dims(self) -> Any:
+        """For torch.export: what varies, in the nesting of the example."""
+        remaining = iter(self.axes_of_inputs())
+
+        def dims(_: torch.Tensor) -> _Dims:
+            # DYNAMIC lets torch.export find sizes that must agree; a name would forbid that.
+            return _Dims(dict.fromkeys(next(remaining), torch.export.Dim.DYNAMIC))
+
+        return _without_constants(map_tensors(self.example, dims))
+
     def axes_of_inputs(self) -> list[dict[int, str]]:
         """Names of the varying sizes of each input, in order."""
         return [dict(self.axes.get(name, {})) for name in self.inputs]
+
+
+@dataclass(frozen=True)
+class _Dims:
+    """What varies of one tensor."""
+
+    by_axis: dict[int, Any]
+
+
+def _without_constants(specs: Any) -> Any:
+    if isinstance(specs, _Dims):
+        return specs.by_axis or None
+    if isinstance(specs, dict):
+        return {key: _without_constants(item) for key, item in specs.items()}
+    if isinstance(specs, tuple | list):
+        return type(specs)(_without_constants(item) for item in specs)
+    return None
 
 
 def interface_of(

@@ -1,0 +1,61 @@
+"""OpenVINO: an `.xml` with the graph and a `.bin` with the weights, for Intel's processors."""
+
+import io
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modelyard._core.errors import ConversionError
+from modelyard._core.extras import require
+from modelyard.export.targets.base import Job, Written, verified
+from modelyard.torchtools.conversion import graph_of
+from modelyard.torchtools.onnx_module import as_array
+
+# Its own default is bfloat16 where the processor has it, with errors of a hundredth.
+EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
+
+
+class OpenVinoTarget:
+    """OpenVINO's own format, made from the verified ONNX graph.
+
+    In "fp16" the weights are stored in float16 and the file is half as large.
+    """
+
+    suffixes: tuple[str, ...] = (".xml", ".bin")
+    precisions: tuple[str, ...] = ("fp32", "fp16")
+
+    def write(self, job: Job) -> Written:
+        """Graph and weights, read again, compiled in float32 and compared."""
+        openvino: Any = require("openvino", extra="openvino")
+        graph = graph_of(job.subject, opset=job.opset)
+        core = openvino.Core()
+        try:
+            model = core.read_model(io.BytesIO(graph.data))
+        except RuntimeError as error:
+            raise ConversionError(
+                f"OpenVINO does not take {job.subject.kind} at opset {job.opset}: {error}"
+            ) from error
+        for key, value in job.metadata.items():
+            model.set_rt_info(value, ["modelyard", key])
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.xml"
+            openvino.save_model(model, path, compress_to_fp16=job.precision == "fp16")
+            compiled = core.compile_model(core.read_model(path), "CPU", EXACT)
+            # The weights first: a graph is never seen beside another's weights.
+            files = {suffix: path.with_suffix(suffix).read_bytes() for suffix in (".bin", ".xml")}
+        lowest = torch.float16 if job.precision == "fp16" else None
+        return Written(
+            files=files,
+            route=graph.route,
+            verification=verified(job, _run_of(compiled), "OpenVINO", lowest=lowest),
+        )
+
+
+def _run_of(compiled: Any) -> Any:
+    def run(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        answers = compiled([as_array(tensor) for tensor in tensors])
+        return [torch.from_numpy(answers[port].copy()) for port in compiled.outputs]
+
+    return run

@@ -1,0 +1,64 @@
+"""`.pt2`: the module through torch.export, to be loaded without its source."""
+
+import io
+import json
+from typing import Any
+
+import torch
+
+from modelyard._core.errors import ConversionError
+from modelyard.export.targets.base import Job, Written, verified
+from modelyard.torchtools.conversion import Interface, failure_text, program_of
+from modelyard.torchtools.parity import flat_outputs
+
+# Where torch.export keeps lines and paths of the source.
+_TRACES = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn")
+
+
+class TorchExportTarget:
+    """An exported program that takes what the module's `forward` was given.
+
+    The file holds no sample inputs: those are pickled, and a pickle runs code when it is read.
+    """
+
+    suffixes: tuple[str, ...] = (".pt2",)
+    precisions: tuple[str, ...] = ("fp32",)
+
+    def write(self, job: Job) -> Written:
+        """The program, loaded again and compared."""
+        try:
+            program = program_of(job.subject)
+        except Exception as error:
+            raise ConversionError(
+                failure_text(job.subject.kind, "a .pt2 file", "torch_export", error)
+            ) from error
+        program.example_inputs = None
+        _forget_sources(program)
+        buffer = io.BytesIO()
+        torch.export.save(
+            program, buffer, extra_files={"modelyard.json": json.dumps(dict(job.metadata))}
+        )
+        data = buffer.getvalue()
+        verification = verified(job, _run_of(data, job.subject.interface), "a .pt2 file")
+        return Written(files={".pt2": data}, route="torch_export", verification=verification)
+
+
+def _forget_sources(program: Any) -> None:
+    for module in program.graph_module.modules():
+        graph = getattr(module, "graph", None)
+        for node in graph.nodes if graph is not None else ():
+            for key in _TRACES:
+                node.meta.pop(key, None)
+
+
+def _run_of(data: bytes, interface: Interface) -> Any:
+    module = torch.export.load(io.BytesIO(data)).module()
+
+    def run(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        inputs = interface.nested(tensors)
+        with torch.inference_mode():
+            if isinstance(inputs, dict):
+                return flat_outputs(module(**inputs))
+            return flat_outputs(module(*(inputs if isinstance(inputs, tuple) else (inputs,))))
+
+    return run

@@ -1,0 +1,109 @@
+"""Graphs with numbers of 16 bits: float16 to compute in, bfloat16 to store weights in."""
+
+import logging
+import warnings
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_ir
+from onnx import TensorProto, numpy_helper
+from onnx_ir.passes.common import TopologicalSortPass
+from onnxruntime.transformers import float16 as converter
+
+from modelyard._core.errors import QuantizationError
+
+# Below this a weight saves less than the operator that widens it costs.
+_FEWEST_ELEMENTS = 32
+_FIRST_BFLOAT16_OPSET = 13
+
+
+def float16(graph: bytes) -> bytes:
+    """The graph computing in float16; inputs and outputs keep their types.
+
+    Operators without a float16 form stay in float32 between casts.
+
+    Args:
+        graph: A serialised float32 model.
+
+    Raises:
+        QuantizationError: A weight is too large for float16 (65504).
+    """
+    model = onnx.load_from_string(graph)
+    largest = max(
+        (float(np.abs(array).max()) for array in _float_weights(model) if array.size), default=0.0
+    )
+    if not np.isfinite(largest) or largest > np.finfo(np.float16).max:
+        raise QuantizationError(
+            f"A weight of {largest:.3g} is too large for float16, whose largest number is 65504. "
+            'Use precision="bf16" or "fp32".'
+        )
+    level = logging.getLogger().level
+    try:
+        logging.getLogger().setLevel(logging.ERROR)  # it tells of every tiny weight
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            halved = converter.convert_float_to_float16(
+                model, keep_io_types=True, disable_shape_infer=False
+            )
+    finally:
+        logging.getLogger().setLevel(level)
+    return _sorted(halved)
+
+
+def bfloat16_weights(graph: bytes) -> bytes:
+    """The graph with its large weights stored in bfloat16 and widened to float32 where used.
+
+    Half the size; computed in float32, since ONNX Runtime has no bfloat16 kernels on CPUs.
+
+    Args:
+        graph: A serialised float32 model of opset 13 or newer.
+
+    Raises:
+        QuantizationError: The opset is older: its Cast knows no bfloat16.
+    """
+    model = onnx.load_from_string(graph)
+    opset = max(entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"})
+    if opset < _FIRST_BFLOAT16_OPSET:
+        raise QuantizationError(
+            f"bfloat16 needs opset {_FIRST_BFLOAT16_OPSET} or newer, got {opset}."
+        )
+    casts = []
+    for value in model.graph.initializer:
+        array = numpy_helper.to_array(value)
+        if value.data_type != TensorProto.FLOAT or array.size < _FEWEST_ELEMENTS:
+            continue
+        name, stored = value.name, f"{value.name}_bf16"
+        narrow = array.astype(ml_dtypes.bfloat16)
+        value.CopyFrom(
+            onnx.helper.make_tensor(
+                stored, TensorProto.BFLOAT16, array.shape, narrow.tobytes(), raw=True
+            )
+        )
+        casts.append(
+            onnx.helper.make_node(
+                "Cast", [stored], [name], name=f"widen_{name}", to=TensorProto.FLOAT
+            )
+        )
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def _float_weights(model: onnx.ModelProto) -> list[Any]:
+    return [
+        numpy_helper.to_array(value)
+        for value in model.graph.initializer
+        if value.data_type == TensorProto.FLOAT
+    ]
+
+
+def _sorted(model: onnx.ModelProto) -> bytes:
+    """The graph with every node after those it needs, as the standard asks."""
+    ordered = onnx_ir.from_proto(model)
+    TopologicalSortPass()(ordered)
+    data: bytes = onnx_ir.to_proto(ordered).SerializeToString()
+    return data
