@@ -1,4 +1,4 @@
-"""`modelyard export` and `modelyard inspect`: ONNX files."""
+"""`modelyard export` and `modelyard inspect`: models as files for other runtimes."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,7 @@ from modelyard.cli.registry import (
 from modelyard.cli.showing import show_json, show_line, show_pairs
 
 if TYPE_CHECKING:
+    from modelyard.export import Exported
     from modelyard.version_manager import ModelVersionManager
 
 
@@ -24,54 +25,134 @@ def export(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="VERSION_OR_FILE", help="A version's id, an ONNX file, or a module's file."
+            metavar="MODEL",
+            help="A version's id, an ONNX file, a module's file, or package.module:factory.",
         ),
     ],
+    target: Annotated[
+        str, typer.Option(help="onnx, torch_export, torchscript or openvino.")
+    ] = "onnx",
     target_dir: Annotated[Path, typer.Option(help="Folder for the file.")] = MODELS / "onnx",
-    opset: Annotated[int, typer.Option(help="The opset the file has in the end.")] = 14,
+    name: Annotated[
+        str | None, typer.Option(help="The file's name without ending; by default the model's.")
+    ] = None,
+    opset: Annotated[
+        int | None, typer.Option(help="The opset in the end; 14, or that of an ONNX file.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16 or int8.")] = "fp32",
     input_shape: Annotated[
         str | None,
         typer.Option(help="As 1,263; by default the example input saved with the version."),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Shapes of the design document: ts2vec, transformer, ppo.")
+    ] = None,
+    dynamic: Annotated[
+        list[str] | None,
+        typer.Option(help="A size that varies, as input:1=time; again for another."),
+    ] = None,
+    fixed: Annotated[bool, typer.Option("--fixed", help="No size varies.")] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Samples to compare on and calibrate int8 with: .npz, .npy or .csv."),
+    ] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option(help="A text for the file, as desk=rates; again for more.")
     ] = None,
     base_dir: BaseDir = MODELS,
     database_url: DatabaseUrl = None,
     storage_url: StorageUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a version as an ONNX file, whole and verified or not at all."""
+    """Write a model for another runtime, whole and verified or not at all."""
     shape = None if input_shape is None else _shape_of(input_shape)
-    file = Path(source)
-    if file.is_file():
-        from modelyard.cli.modules import module_in  # noqa: PLC0415 - brings torch
-
-        model, name, example = module_in(file), file.stem, None
-    else:
-        registry = open_registry(base_dir, database_url, storage_url)
-        model, name = registry.load_model(source), source
-        example = None if shape is not None else _example_of(registry, source)
+    axes = _axes_of(dynamic or [], is_fixed=fixed)
+    texts = dict(_pair(text, option="--metadata", like="desk=rates") for text in metadata or [])
+    model, own_name, example = _model_of(source, base_dir, database_url, storage_url)
     from modelyard.export import ModelExporter  # noqa: PLC0415 - brings torch
 
-    exporter = ModelExporter(target_dir)
-    path = exporter.export_to_onnx(model, name, shape, opset, example_input=example)
-    info = exporter.get_model_info(path)
+    exported = ModelExporter(target_dir).export(
+        model,
+        name or own_name,
+        target,
+        input_shape=shape,
+        example_input=None if shape is not None or preset is not None else example,
+        preset=preset,
+        opset_version=_opset_of(model, opset),
+        dynamic_axes=axes,
+        precision=precision,
+        validation_data=_samples_in(data),
+        metadata=texts,
+    )
     if as_json:
-        show_json({"path": path, **info})
+        show_json(_told(exported))
     else:
-        show_line(f"{path}: {info['file_size_mb']:.3f} MB, opset {info['opset_version']}")
+        show_line(_summary(exported))
 
 
 def inspect(
     file: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    graph: Annotated[
+        Path | None, typer.Option(help="Draw the graph as an HTML page, by this name.")
+    ] = None,
+    profile: Annotated[
+        bool, typer.Option(help="With --graph, run it to see where the time goes.")
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Show what an ONNX file holds: inputs, outputs, operators, size."""
+    """Show what an ONNX file holds: inputs, outputs, operators, size, metadata."""
     from modelyard.export import ModelExporter  # noqa: PLC0415 - brings torch
 
-    info = ModelExporter().get_model_info(file)
+    exporter = ModelExporter()
+    info: dict[str, Any] = dict(exporter.get_model_info(file))
+    if graph is not None:
+        info["graph"] = exporter.visualize(file, graph, profile=profile)
     if as_json:
         show_json(info)
     else:
         show_pairs(info)
+
+
+def _model_of(
+    source: str, base_dir: Path, database_url: str | None, storage_url: str | None
+) -> tuple[Any, str, Any]:
+    """The model, a name for it, and the example saved with it."""
+    file = Path(source)
+    if file.is_file() or ":" in source:
+        from modelyard.cli.modules import module_of  # noqa: PLC0415 - brings torch
+
+        own_name = file.stem if file.is_file() else source.rpartition(":")[2]
+        return module_of(source), own_name, None
+    registry = open_registry(base_dir, database_url, storage_url)
+    return registry.load_model(source), source, _example_of(registry, source)
+
+
+def _example_of(registry: "ModelVersionManager", version_id: str) -> Any:
+    """The input saved with a version, or None."""
+    try:
+        return registry.read_artifact(version_id, "example_input")
+    except NotFoundError:
+        return None
+
+
+def _opset_of(model: Any, wanted: int | None) -> int:
+    from modelyard.torchtools.conversion import (  # noqa: PLC0415 - brings torch
+        DEFAULT_OPSET,
+        opset_of_bytes,
+    )
+    from modelyard.torchtools.onnx_module import OnnxModule  # noqa: PLC0415 - as above
+
+    if wanted is not None:
+        return wanted
+    return opset_of_bytes(model.graph_bytes) if isinstance(model, OnnxModule) else DEFAULT_OPSET
+
+
+def _samples_in(path: Path | None) -> Any:
+    if path is None:
+        return None
+    from modelyard.pipeline.loading import load_user_data  # noqa: PLC0415 - brings torch
+
+    return load_user_data(path).inputs
 
 
 def _shape_of(text: str) -> tuple[int, ...]:
@@ -86,9 +167,56 @@ def _shape_of(text: str) -> tuple[int, ...]:
     return shape
 
 
-def _example_of(registry: "ModelVersionManager", version_id: str) -> Any:
-    """The input saved with a version, or None."""
-    try:
-        return registry.read_artifact(version_id, "example_input")
-    except NotFoundError:
-        return None
+def _axes_of(texts: list[str], *, is_fixed: bool) -> dict[str, dict[int, str]] | None:
+    if is_fixed:
+        if texts:
+            raise ConfigError("--fixed says that no size varies; leave out --dynamic.")
+        return {}
+    axes: dict[str, dict[int, str]] = {}
+    for text in texts:
+        place, size = _pair(text, option="--dynamic", like="input:1=time")
+        name, colon, axis = place.rpartition(":")
+        if not colon or not axis.isdecimal():
+            raise ConfigError(f"--dynamic must be such as input:1=time; got {text!r}.")
+        axes.setdefault(name, {})[int(axis)] = size
+    return axes or None
+
+
+def _pair(text: str, *, option: str, like: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key or not value:
+        raise ConfigError(f"{option} must be such as {like}; got {text!r}.")
+    return key, value
+
+
+def _told(exported: "Exported") -> dict[str, Any]:
+    """What was written as plain values, with what an ONNX file holds."""
+    from modelyard.export import ModelExporter  # noqa: PLC0415 - brings torch
+
+    verification = exported.verification
+    told: dict[str, Any] = {
+        "path": str(exported.path),
+        "target": exported.target,
+        "opset": exported.opset,
+        "precision": exported.precision,
+        "route": exported.route,
+        "size_bytes": exported.size_bytes,
+        "verification": None if verification is None else vars(verification),
+        "details": exported.details,
+    }
+    if exported.target == "onnx":
+        told |= ModelExporter().get_model_info(exported.path)
+    return told
+
+
+def _summary(exported: "Exported") -> str:
+    parts = [f"{exported.size_bytes / 1e6:.3f} MB", exported.precision]
+    if exported.opset is not None:
+        parts.append(f"opset {exported.opset}")
+    verification = exported.verification
+    if verification is not None:
+        parts.append(
+            f"differs by {verification.max_abs_diff:.1e} at the most over "
+            f"{verification.n_samples} samples"
+        )
+    return f"{exported.path}: {', '.join(parts)}"

@@ -1,4 +1,4 @@
-"""ONNX files that give the model's answers, or a clear error and no file.
+"""Files for other runtimes that give the model's answers, or a clear error and no file.
 
 Example:
     >>> import tempfile, torch
@@ -10,6 +10,16 @@ Example:
 """
 
 from modelyard.export.exporter import ModelExporter
-from modelyard.export.records import ModelInfo, OnnxBenchmark, OutputComparison
+from modelyard.export.presets import PRESETS
+from modelyard.export.records import Exported, ModelInfo, OnnxBenchmark, OutputComparison
+from modelyard.export.targets import TARGETS
 
-__all__ = ["ModelExporter", "ModelInfo", "OnnxBenchmark", "OutputComparison"]
+__all__ = [
+    "PRESETS",
+    "TARGETS",
+    "Exported",
+    "ModelExporter",
+    "ModelInfo",
+    "OnnxBenchmark",
+    "OutputComparison",
+]

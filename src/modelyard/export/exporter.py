@@ -156,7 +156,8 @@ class ModelExporter:
             precision: "fp32"; "fp16" (half the size, computed in float16); "bf16" (weights stored
                 in bfloat16, computed in float32); "int8" (by the recipes of ModelCompressor).
             verify: Compare with the model at several sizes and kinds of input.
-            optimize: Keep a simplified ONNX graph where it measures faster and answers the same.
+            optimize: Keep a simplified ONNX graph where it measures faster and answers the same;
+                in "fp32" only.
             validation_data: The user's own samples, as for ModelCompressor: compared on, used to
                 calibrate int8, and described in the file.
             max_error: Largest relative error that int8 may have.

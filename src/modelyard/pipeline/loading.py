@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from modelyard._core.errors import ConfigError, InputError
+from modelyard.torchtools.policies import as_module, is_algorithm
 from modelyard.version_manager import load_module_file
 
 _FORMS = "an .npz with `inputs` (and `targets`), an .npy of inputs, or a .csv with a header line"
@@ -34,6 +35,8 @@ class UserData:
 
 def load_user_model(spec: str) -> nn.Module:
     """The module of `package.module:factory`, called without arguments, or of a file.
+
+    Of an algorithm of stable-baselines3, its deterministic policy.
 
     A file is what `torch.save(model)` wrote; it is read without running code, so its classes must
     be torch.nn's or imported already.
@@ -93,6 +96,8 @@ def _made(module_name: str, factory_name: str) -> nn.Module:
             f"--model {module_name}:{factory_name} cannot be imported: {error}."
         ) from error
     model = factory()
+    if is_algorithm(model):
+        return as_module(model)
     if not isinstance(model, nn.Module):
         raise InputError(
             f"{module_name}:{factory_name}() gives a {type(model).__name__}, no nn.Module."

@@ -26,7 +26,7 @@ class DeterministicPolicy(nn.Module):
         policy: The algorithm's policy.
 
     Shape:
-        - Input: observations, batch first; a dict of them by name for a dict space.
+        - Input: observations, batch first; for a dict space, one dict of them by name.
         - Output: actions, batch first.
     """
 
@@ -39,17 +39,15 @@ class DeterministicPolicy(nn.Module):
         space: Any = policy.action_space
         self._is_squashed = bool(getattr(policy, "squash_output", False))
         self._is_box = hasattr(space, "low")
-        self._is_dict = hasattr(policy.observation_space, "spaces")
         if self._is_box:
             # Not persistent: the bounds belong to the policy's own description.
             self.register_buffer("low", torch.as_tensor(np.array(space.low)), persistent=False)
             self.register_buffer("high", torch.as_tensor(np.array(space.high)), persistent=False)
 
-    def forward(self, *observation: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
+    def forward(self, observation: Any) -> torch.Tensor:
         """Actions for the observations."""
         policy: Any = self.policy
-        given = named if self._is_dict else observation[0]
-        action: torch.Tensor = policy._predict(given, deterministic=True)  # noqa: SLF001 - what `predict` itself calls; it has no public form on tensors
+        action: torch.Tensor = policy._predict(observation, deterministic=True)  # noqa: SLF001 - what `predict` itself calls; it has no public form on tensors
         if not self._is_box:
             return action
         action = action.reshape(-1, *self.low.shape)
@@ -93,9 +91,8 @@ def as_module(model: Any) -> nn.Module:
 
 def example_observation(policy: DeterministicPolicy) -> Inputs | None:
     """Two made-up observations of the policy's space; None for a space that is not known."""
-    space = policy.policy.observation_space
-    observation: Inputs | None = _observation(space, np.random.default_rng(0))
-    return observation
+    observation = _observation(policy.policy.observation_space, np.random.default_rng(0))
+    return (observation,) if isinstance(observation, dict) else observation
 
 
 def _observation(space: Any, rng: np.random.Generator) -> Any:

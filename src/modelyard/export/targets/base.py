@@ -10,6 +10,7 @@ from modelyard._core.errors import ConfigError, ConversionError
 from modelyard.torchtools.conversion import Run, Subject, Verification
 from modelyard.torchtools.inputs import Inputs
 
+_LONGEST = 400
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
@@ -92,9 +93,14 @@ def verified(
         return job.subject.compared(run, lowest=lowest)
     except ConversionError as error:
         raise ConversionError(
-            f"{job.subject.kind} as {what} is not the module: {error}. Export it as ONNX, or "
-            "leave the size named above out of dynamic_axes."
+            f"{job.subject.kind} as {what} is not the module: {in_short(error)}. Export it as "
+            "ONNX, or leave the size named above out of dynamic_axes."
         ) from error
+
+
+def in_short(error: Exception) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split())[:_LONGEST]
 
 
 def check_precision(target: Target, name: str, precision: str) -> None:

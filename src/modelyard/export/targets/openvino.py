@@ -9,7 +9,7 @@ import torch
 
 from modelyard._core.errors import ConversionError
 from modelyard._core.extras import require
-from modelyard.export.targets.base import Job, Written, verified
+from modelyard.export.targets.base import Job, Written, in_short, verified
 from modelyard.torchtools.conversion import graph_of
 from modelyard.torchtools.onnx_module import as_array
 
@@ -35,7 +35,8 @@ class OpenVinoTarget:
             model = core.read_model(io.BytesIO(graph.data))
         except RuntimeError as error:
             raise ConversionError(
-                f"OpenVINO does not take {job.subject.kind} at opset {job.opset}: {error}"
+                f"OpenVINO does not take {job.subject.kind} at opset {job.opset}: "
+                f"{in_short(error)}"
             ) from error
         for key, value in job.metadata.items():
             model.set_rt_info(value, ["modelyard", key])

@@ -34,4 +34,6 @@ def masked_attention(
     else:
         scores = scores + attn_mask
     is_all_masked = scores.amax(-1, keepdim=True) == -math.inf
-    return torch.softmax(scores, -1).masked_fill(is_all_masked, 0.0) @ value
+    # Filled before the softmax too: some runtimes carry its NaN through the choice behind it.
+    weights = torch.softmax(scores.masked_fill(is_all_masked, 0.0), -1)
+    return weights.masked_fill(is_all_masked, 0.0) @ value
