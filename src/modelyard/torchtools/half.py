@@ -13,10 +13,14 @@ from onnx_ir.passes.common import TopologicalSortPass
 from onnxruntime.transformers import float16 as converter
 
 from modelyard._core.errors import QuantizationError
+from modelyard.torchtools.probing import does_crash
 
 # Below this a weight saves less than the operator that widens it costs.
 _FEWEST_ELEMENTS = 32
 _FIRST_BFLOAT16_OPSET = 13
+_LARGEST_FLOAT16 = 65504.0
+# Fused with a MatMul in float16, a Transpose crashes ONNX Runtime 1.32 on CPUs.
+_KEPT_IN_FLOAT32 = (*converter.DEFAULT_OP_BLOCK_LIST, "Transpose")
 
 
 def float16(graph: bytes) -> bytes:
@@ -28,15 +32,16 @@ def float16(graph: bytes) -> bytes:
         graph: A serialised float32 model.
 
     Raises:
-        QuantizationError: A weight is too large for float16 (65504).
+        QuantizationError: A weight is too large for float16 (65504), or the graph crashes ONNX
+            Runtime, which is tried in another process.
     """
     model = onnx.load_from_string(graph)
     largest = max(
         (float(np.abs(array).max()) for array in _float_weights(model) if array.size), default=0.0
     )
-    if not np.isfinite(largest) or largest > np.finfo(np.float16).max:
+    if not largest <= _LARGEST_FLOAT16:
         raise QuantizationError(
-            f"A weight of {largest:.3g} is too large for float16, whose largest number is 65504. "
+            f"A weight of {largest:.3g} is too large for float16: 65504 is its largest number. "
             'Use precision="bf16" or "fp32".'
         )
     level = logging.getLogger().level
@@ -45,11 +50,17 @@ def float16(graph: bytes) -> bytes:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             halved = converter.convert_float_to_float16(
-                model, keep_io_types=True, disable_shape_infer=False
+                model, keep_io_types=True, op_block_list=[*_KEPT_IN_FLOAT32]
             )
     finally:
         logging.getLogger().setLevel(level)
-    return _sorted(halved)
+    data = _sorted(halved)
+    if does_crash(data):
+        raise QuantizationError(
+            "ONNX Runtime crashes on loading this graph in float16 on this machine. Use "
+            'precision="bf16", which stores weights in 16 bits and computes in float32.'
+        )
+    return data
 
 
 def bfloat16_weights(graph: bytes) -> bytes:

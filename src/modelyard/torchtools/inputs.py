@@ -218,7 +218,8 @@ def _tried(model: nn.Module, inputs: Inputs) -> tuple[Any, str | None]:
     state = torch.get_rng_state()
     try:
         with evaluating(model):
-            return call(model, mapped(inputs, lambda tensor: tensor.to(device_of(model)))), None
+            # A copy: forward may write into its input.
+            return call(model, mapped(inputs, lambda t: t.clone().to(device_of(model)))), None
     except Exception as error:  # noqa: BLE001 - a user's forward can raise anything
         return None, f"{type(error).__name__}: {error}"
     finally:

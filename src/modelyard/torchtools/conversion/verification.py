@@ -252,9 +252,11 @@ def _negative(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _answered(model: nn.Module, kind: str, sizes: Sizes, inputs: Inputs) -> Sample | None:
-    tensors = [tensor.clone() for tensor in tensors_of(inputs)]  # forward may write into them
+    tensors = tensors_of(inputs)
     try:
-        expected = [tensor.cpu() for tensor in flat_outputs(call(model, inputs))]
+        # A copy: forward may write into its input.
+        answer = call(model, mapped(inputs, torch.Tensor.clone))
+        expected = [tensor.cpu() for tensor in flat_outputs(answer)]
     except Exception as error:
         if kind == "example":
             told = ", ".join(f"{name} {size}" for name, size in sizes.items())

@@ -1,0 +1,340 @@
+"""Every target: the file alone gives the model's answers, or there is no file."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import openvino
+import pytest
+import torch
+from torch import nn
+
+from modelyard._core.errors import (
+    ConfigError,
+    ConversionError,
+    MissingDependencyError,
+    QuantizationError,
+)
+from modelyard.export import PRESETS, TARGETS, ModelExporter
+from modelyard.export.files import put_in_place
+from modelyard.export.optimization import is_faster
+from modelyard.trading import build_models, presets
+
+
+class Branches(nn.Module):
+    def forward(self, x):
+        return 2 * x if x.sum() > 0 else -x
+
+
+class Nested(nn.Module):
+    def forward(self, batch, scale=None, *, power=2):
+        x = batch["prices"] ** power
+        return {"x": x if scale is None else x * scale, "sum": x.sum(1)}
+
+
+class FreezesBatch(nn.Module):
+    """What a trace makes of it holds for the traced batch alone."""
+
+    def forward(self, x):
+        n = int(x.shape[0])
+        return x.reshape(n, -1) + torch.arange(n).reshape(-1, 1)
+
+
+@pytest.fixture
+def exporter(tmp_path):
+    return ModelExporter(tmp_path / "out")
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.LayerNorm(32), nn.Linear(32, 3)).eval()
+
+
+def loaded(exported):
+    """The file as a function, by its own runtime and nothing of ours."""
+    if exported.target == "onnx":
+        session = ort.InferenceSession(str(exported.path), providers=["CPUExecutionProvider"])
+        return lambda x: torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
+    if exported.target == "torch_export":
+        return torch.export.load(exported.path).module()
+    if exported.target == "torchscript":
+        return torch.jit.load(exported.path)
+    compiled = openvino.Core().compile_model(
+        exported.path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    return lambda x: torch.from_numpy(compiled([x.numpy()])[0])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.load:FutureWarning")
+def test_a_file_answers_by_itself(exporter, model, target):
+    exported = exporter.export(model, "net", target, input_shape=(1, 8))
+    assert exported.path == exporter.output_dir / f"net{TARGETS[target].suffixes[0]}"
+    assert exported.verification.n_samples == 20
+    assert exported.verification.sizes == {"batch_size": (1, 2, 3, 8)}
+    answer = loaded(exported)
+    for n in (1, 5):
+        x = torch.randn(n, 8)
+        with torch.no_grad():
+            torch.testing.assert_close(answer(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", ["onnx", "torch_export", "torchscript"])
+def test_nothing_of_this_machine_is_in_a_file(exporter, target):
+    exported = exporter.export(
+        Nested(), "net", target, example_input={"batch": {"prices": torch.randn(2, 3)}}
+    )
+    data = exported.path.read_bytes()
+    assert __file__.encode() not in data
+    assert b"/site-packages" not in data
+    if target != "onnx":
+        with zipfile.ZipFile(exported.path) as archive:
+            assert not [name for name in archive.namelist() if "debug" in name]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_branch_on_the_data_is_refused_and_an_older_file_stays(exporter, target):
+    path = exporter.output_dir / f"net{TARGETS[target].suffixes[0]}"
+    path.parent.mkdir()
+    path.write_text("older")
+    with pytest.raises(ConversionError, match=r"return 2 \* x if x.sum.*branches on the data"):
+        exporter.export(Branches(), "net", target, input_shape=(2, 3))
+    assert [file.name for file in exporter.output_dir.iterdir()] == [path.name]
+    assert path.read_text() == "older"
+
+
+def test_a_frozen_batch_is_refused_in_a_trace(exporter):
+    with pytest.raises(
+        ConversionError, match="as TorchScript is not the module: what was written"
+    ):
+        exporter.export(FreezesBatch(), "net", "torchscript", input_shape=(2, 3))
+
+
+def test_an_exported_program_takes_what_forward_takes(exporter):
+    example = {"batch": {"prices": torch.randn(2, 3)}, "scale": None, "power": 3}
+    exported = exporter.export(Nested(), "net", "torch_export", example_input=example)
+    assert (exported.inputs, exported.outputs) == (("batch_prices",), ("x", "sum"))
+    program = torch.export.load(exported.path)
+    assert program.example_inputs is None
+    batch = {"prices": torch.randn(4, 3)}
+    answer = program.module()(batch=batch, scale=None, power=3)
+    torch.testing.assert_close(answer["sum"], (batch["prices"] ** 3).sum(1))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.load:FutureWarning")
+def test_a_scripted_module_is_written_as_it_is(exporter):
+    script = torch.jit.script(Branches())
+    exported = exporter.export(script, "net", "torchscript", input_shape=(2, 3))
+    assert exported.route == "scripted"
+    x = -torch.ones(2, 3)
+    assert torch.equal(torch.jit.load(exported.path)(x), -x)
+
+
+@pytest.mark.parametrize("target", ["torch_export", "torchscript", "openvino"])
+def test_metadata_is_in_every_file(exporter, model, target):
+    exported = exporter.export(
+        model, "net", target, input_shape=(1, 8), metadata={"desk": "rates"}
+    )
+    if target == "openvino":
+        info = openvino.Core().read_model(exported.path).get_rt_info(["modelyard", "desk"])
+        assert info.astype(str) == "rates"
+    else:
+        with zipfile.ZipFile(exported.path) as archive:
+            (name,) = [n for n in archive.namelist() if n.endswith("modelyard.json")]
+            assert json.loads(archive.read(name))["desk"] == "rates"
+
+
+@pytest.mark.parametrize(
+    ("precision", "largest"), [("fp16", 5e-3), ("bf16", 5e-2), ("int8", 5e-2)]
+)
+def test_smaller_numbers_make_a_smaller_file_of_the_same_answers(exporter, precision, largest):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 4)).eval()
+    full = exporter.export(model, "full", input_shape=(1, 64))
+    small = exporter.export(model, "small", input_shape=(1, 64), precision=precision)
+    assert small.size_bytes < 0.6 * full.size_bytes
+    assert onnx.load(small.path).opset_import[0].version == 14
+    x = torch.randn(16, 64)
+    with torch.no_grad():
+        want = model(x)
+    got = loaded(small)(x)
+    assert got.dtype == torch.float32
+    assert float((got - want).norm() / want.norm()) < largest
+    assert exporter.get_model_info(small.path)["metadata"]["precision"] == precision
+
+
+def test_int8_is_calibrated_and_judged_on_the_users_data(exporter):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv1d(4, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 14, 3)
+    ).eval()
+    data = torch.randn(64, 4, 16)
+    exported = exporter.export(
+        model, "net", example_input=data[:2], precision="int8", validation_data=data
+    )
+    details = exported.details
+    assert details["recipe"] == "static_int8"
+    assert details["validated_on"] == "validation_data"
+    assert 0 < details["max_error"] < 0.1
+    with pytest.raises(QuantizationError, match="the limit is 0.0%"):
+        exporter.export(model, "none", example_input=data[:2], precision="int8", max_error=0.00001)
+    assert not (exporter.output_dir / "none.onnx").exists()
+
+
+def test_int8_of_labels_is_judged_by_how_many_differ(exporter):
+    class Acts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(16, 64)
+
+        def forward(self, x):
+            return self.net(x).argmax(1)
+
+    torch.manual_seed(0)
+    exported = exporter.export(Acts(), "acts", input_shape=(2, 16), precision="int8")
+    assert exported.details["max_error"] * 256 == pytest.approx(
+        round(exported.details["max_error"] * 256)
+    )
+
+
+def test_openvino_stores_half_precision_weights(exporter):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 4)).eval()
+    full = exporter.export(model, "full", "openvino", input_shape=(1, 64))
+    small = exporter.export(model, "small", "openvino", input_shape=(1, 64), precision="fp16")
+    weights = [exported.path.with_suffix(".bin").stat().st_size for exported in (full, small)]
+    assert weights[1] < 0.55 * weights[0]
+
+
+def test_openvino_is_asked_for_by_its_extra(exporter, model, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    with pytest.raises(MissingDependencyError, match=r"modelyard\[openvino\]"):
+        exporter.export(model, "net", "openvino", input_shape=(1, 8))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "tflite"}, "target must be one of onnx, torch_export, torchscript, openvino"),
+        ({"precision": "fp8"}, "precision must be one of fp32, fp16, bf16, int8"),
+        ({"target": "torchscript", "precision": "int8"}, "'torchscript' is written in fp32"),
+        ({"target": "openvino", "precision": "bf16"}, "'openvino' is written in fp32, fp16"),
+        ({"preset": "dqn"}, "preset must be one of ts2vec, transformer, ppo"),
+        ({"opset_version": "14"}, "opset_version must be a whole number"),
+        ({"metadata": {"precision": "x"}}, "may not hold precision"),
+        ({"metadata": ["x"]}, "metadata must be a dict"),
+        ({"metadata": {"x": object()}}, "metadata.x holds a builtins.object"),
+        ({"input_names": ["a", "b"]}, "input_names must be 1"),
+    ],
+)
+def test_wrong_options_are_named(exporter, model, options, message):
+    with pytest.raises(ConfigError, match=message):
+        exporter.export(model, "net", **{"input_shape": (1, 8)} | options)
+
+
+@pytest.mark.parametrize("opset", [14, pytest.param(25, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("preset", "name"), [("ts2vec", "ts2vec"), ("transformer", "transformer"), ("ppo", "policy")]
+)
+def test_the_documents_configurations_are_presets(exporter, preset, name, opset):
+    model = getattr(build_models(presets.quick().architecture, seed=0), name).eval()
+    exported = exporter.export(model, preset, preset=preset, opset_version=opset)
+    info = exporter.get_model_info(exported.path)
+    shapes = PRESETS[preset]
+    assert info["opset_version"] == opset
+    assert info["inputs"][0]["shape"] == ["batch_size", *shapes.input_shape[1:]]
+    assert info["outputs"][0]["shape"] == ["batch_size", *shapes.output_shape[1:]]
+
+
+def test_a_preset_refuses_another_output(exporter):
+    with pytest.raises(ConversionError, match=r"give \(1, 4\); this one gives \(1, 5\)"):
+        exporter.export(nn.Linear(263, 5), "net", preset="ppo")
+
+
+def test_an_onnx_module_is_one_graph_and_nothing_else(exporter, model):
+    from modelyard.compression import ModelCompressor
+
+    compressor = ModelCompressor(model)
+    compressor.dynamic_quantization()
+    exported = exporter.export(compressor.model, "int8", metadata={"desk": "rates"})
+    assert (exported.route, exported.verification) == ("onnx_module", None)
+    assert exported.inputs == ("input",)
+    assert exporter.get_model_info(exported.path)["metadata"] == {"desk": "rates"}
+    with pytest.raises(ConversionError, match="the ONNX graph it is"):
+        exporter.export(compressor.model, "int8", "torchscript")
+
+
+@pytest.mark.parametrize(
+    ("ratios", "expected"),
+    [
+        ({"1": 0.8, "8": 1.0}, True),
+        ({"1": 0.8, "8": 1.1}, False),
+        ({"1": 0.99, "8": 1.0}, False),
+        ({}, False),
+    ],
+)
+def test_a_simplified_graph_gains_somewhere_and_loses_nowhere(ratios, expected):
+    times = {n: {"raw_ms": 1.0, "optimized_ms": ratio} for n, ratio in ratios.items()}
+    assert is_faster(times) is expected
+
+
+def test_files_that_belong_together_are_put_in_place_together(tmp_path, monkeypatch):
+    path = tmp_path / "v1.2.xml"
+    put_in_place(path, {".bin": b"weights 1", ".xml": b"graph 1"})
+
+    def no_room(_path):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("modelyard.export.files.fsync_file", no_room)
+        with pytest.raises(OSError, match="No space left"):
+            put_in_place(path, {".bin": b"weights 2", ".xml": b"graph 2"})
+    assert path.read_bytes() == b"graph 1"
+    assert path.with_suffix(".bin").read_bytes() == b"weights 1"
+    put_in_place(path, {".bin": b"weights 2", ".xml": b"graph 2"})
+    assert path.read_bytes() == b"graph 2"
+    assert path.with_suffix(".bin").read_bytes() == b"weights 2"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_crash_between_two_files_leaves_no_graph_beside_others_weights(tmp_path, monkeypatch):
+    path = tmp_path / "net.xml"
+    put_in_place(path, {".bin": b"weights 1", ".xml": b"graph 1"})
+    replace = Path.replace
+
+    def dies_after_the_first(self, target):
+        if str(target).endswith(".xml"):
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", dies_after_the_first)
+    with pytest.raises(KeyboardInterrupt):
+        put_in_place(path, {".bin": b"weights 2", ".xml": b"graph 2"})
+    assert not path.exists()
+    assert path.with_suffix(".bin").read_bytes() == b"weights 2"
+
+
+def test_two_exports_at_once_leave_the_process_as_it_was(exporter):
+    from concurrent.futures import ThreadPoolExecutor
+
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    models = [nn.Sequential(nn.Linear(4, n), nn.ReLU()).eval() for n in (3, 5, 7, 9)]
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(
+            pool.map(lambda m: exporter.export_to_onnx(m, f"net{m[0].out_features}"), models)
+        )
+    for model, path in zip(models, paths, strict=True):
+        assert exporter.compare_outputs(model, path, torch.randn(3, 4))["is_close"]
+    assert torch.backends.mha.get_fastpath_enabled() == fast_path
+
+
+def test_arrays_are_taken_as_inputs(exporter, model):
+    example = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
+    path = exporter.export_to_onnx(model, "net", example_input=example)
+    assert exporter.compare_outputs(model, path, example)["is_close"]

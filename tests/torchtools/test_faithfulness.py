@@ -1,0 +1,290 @@
+"""What a graph must keep of its model, and what is refused because no graph could."""
+
+import copy
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils import parametrizations, parametrize, prune
+
+from modelyard._core.errors import ConversionError, InputError
+from modelyard.torchtools.conversion import to_onnx
+from modelyard.torchtools.conversion.attention import masked_attention
+from modelyard.torchtools.conversion.failures import Cause, Failure, remedy
+from modelyard.torchtools.conversion.verification import bounds_for
+from modelyard.torchtools.onnx_module import OnnxModule, make_session, run_session
+
+
+class Rare(nn.Module):
+    """A branch that no ordinary input takes: samples cannot show it."""
+
+    def forward(self, x):
+        return x * 0.0 if bool((x > 1e6).any()) else x * 2.0
+
+
+class Counts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.n_calls = 0
+
+    def forward(self, x):
+        self.n_calls += 1
+        return x + self.n_calls
+
+
+class CountsInBuffer(nn.Module):
+    """A buffer that forward changes, though no answer depends on it."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("n_calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.n_calls += 1
+        return x + 1
+
+
+class WritesIntoInput(nn.Module):
+    def forward(self, x):
+        x += 1
+        return x * 2
+
+
+class Padded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x, is_padding):
+        return self.attention(x, x, x, key_padding_mask=is_padding, need_weights=False)[0]
+
+
+class Positive(nn.Module):
+    """Refuses inputs that are not positive, as some of those made up are."""
+
+    def forward(self, x):
+        if not torch.jit.is_tracing() and not bool((x > 0).all()):
+            raise ValueError("prices are positive")
+        return x.log()
+
+
+class Ranks(nn.Module):
+    def forward(self, x):
+        return torch.topk(x, 2, dim=1).indices
+
+
+class Normalises(nn.Module):
+    """Divides by almost nothing where its input is constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv1d(3, 4, 3), nn.InstanceNorm1d(4))
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def mlp():
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+
+
+def test_a_branch_no_sample_takes_is_found_in_the_source():
+    with pytest.raises(ConversionError, match=r"faithfulness.py:\d+: return x \* 0.0 if bool"):
+        to_onnx(Rare(), torch.randn(2, 3))
+    # Without verification nothing is asked of the source either.
+    assert to_onnx(Rare(), torch.randn(2, 3), verify=False).verification is None
+
+
+def test_a_model_with_a_state_is_told_from_one_with_chance():
+    with pytest.raises(ConversionError, match=r"even with the same random numbers.*as an input"):
+        to_onnx(Counts(), torch.randn(2, 3))
+
+
+def test_buffers_and_inputs_are_left_as_they_were():
+    model, x = CountsInBuffer(), torch.randn(2, 3)
+    to_onnx(model, x)
+    assert model.n_calls == 0
+    before = x.clone()
+    assert to_onnx(WritesIntoInput(), x).max_abs_diff == 0
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("opset", [14, pytest.param(18, marks=pytest.mark.slow)])
+def test_a_sequence_that_is_all_padding_gets_torchs_answer(opset):
+    torch.manual_seed(0)
+    model = Padded().eval()
+    x, mask = torch.randn(3, 5, 8), torch.zeros(3, 5, dtype=torch.bool)
+    mask[1] = True
+    graph = to_onnx(model, (x[:2], mask[:2]), opset=opset)
+    want = model(x, mask).detach()  # with gradients: torch's fast path answers NaN here
+    (got,) = run_session(make_session(graph.data), [x, mask])
+    assert bool(got.isfinite().all())
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    assert functional.scaled_dot_product_attention is not masked_attention
+
+
+@pytest.mark.parametrize("is_bool", [True, False])
+def test_attention_spelt_out_is_torchs(is_bool):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 5, 4, generator=generator) for _ in range(3))
+    mask = torch.rand(2, 1, 5, 5, generator=generator) > 0.4
+    mask[0, 0, 2] = False
+    if not is_bool:
+        mask = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
+    want = functional.scaled_dot_product_attention(q, k, v, mask)
+    torch.testing.assert_close(masked_attention(q, k, v, mask), want)
+    torch.testing.assert_close(
+        masked_attention(q, k, v, mask, scale=0.3),
+        functional.scaled_dot_product_attention(q, k, v, mask, scale=0.3),
+    )
+    torch.testing.assert_close(
+        masked_attention(q, k, v, is_causal=True),
+        functional.scaled_dot_product_attention(q, k, v, is_causal=True),
+    )
+
+
+def test_inputs_the_model_refuses_are_not_held_against_the_graph():
+    graph = to_onnx(Positive(), torch.rand(2, 3) + 0.5)
+    assert {"example", "negative", "zero"} & {*graph.verification.kinds} == {"example"}
+    assert 4 <= graph.verification.n_samples < 20
+
+
+def test_ranks_among_equals_may_differ():
+    assert to_onnx(Ranks(), torch.randn(2, 5)).max_abs_diff == 0
+
+
+def test_noise_of_the_models_own_is_not_held_against_the_graph():
+    torch.manual_seed(1)
+    assert to_onnx(Normalises().eval(), torch.randn(2, 3, 9)).verification.n_samples == 20
+
+
+def test_masks_are_folded_in_a_copy():
+    model = mlp()
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    graph = onnx.load_from_string(to_onnx(model, torch.randn(2, 6)).data)
+    assert prune.is_pruned(model)
+    assert [node.op_type for node in graph.graph.node] == ["Gemm", "Relu", "Gemm"]
+    (weight,) = [v for v in graph.graph.initializer if v.name == "0.weight"]
+    assert (onnx.numpy_helper.to_array(weight) == 0).mean() == 0.5
+
+
+@pytest.mark.parametrize("opset", [14, pytest.param(18, marks=pytest.mark.slow)])
+def test_parametrizations_are_folded_in_a_copy_and_the_model_still_trains(opset):
+    model = nn.Sequential(
+        parametrizations.weight_norm(nn.Linear(6, 8)),
+        parametrizations.spectral_norm(nn.Linear(8, 3)),
+    )
+    twin = copy.deepcopy(model).eval()
+    graph = to_onnx(model, torch.randn(2, 6), opset=opset)
+    assert parametrize.is_parametrized(model[0], "weight")
+    x = torch.randn(5, 6)
+    (got,) = run_session(make_session(graph.data), [x])
+    torch.testing.assert_close(got, twin(x).detach(), rtol=1e-4, atol=1e-5)
+    model(x).sum().backward()
+    assert model[0].parametrizations.weight.original1.grad is not None
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_wrapped_parts_and_models_are_converted_as_what_is_in_them():
+    inner = mlp()
+    host = nn.Sequential(torch.compile(inner), nn.DataParallel(nn.Linear(3, 2))).eval()
+    graph = onnx.load_from_string(to_onnx(host, torch.randn(2, 6)).data)
+    assert {v.name for v in graph.graph.initializer} >= {"0.0.weight", "1.weight"}
+    assert host[0] is not inner
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_scripted_branch_stays_a_branch():
+    @torch.jit.script_if_tracing
+    def by_sign(x):
+        return x * 2.0 if bool(x.sum() > 0) else -x
+
+    class Partly(nn.Module):
+        def forward(self, x):
+            return by_sign(x)
+
+    for model in (Partly(), torch.jit.script(nn.Sequential(nn.Linear(3, 3), nn.ReLU()))):
+        assert to_onnx(model, torch.randn(2, 3)).max_abs_diff < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: torch.ao.quantization.quantize_dynamic(mlp(), {nn.Linear}),
+            r"torch's quantized layers.*ModelCompressor",
+        ),
+        (lambda: nn.Sequential(nn.LazyLinear(3)), "has no shape yet: run the module once"),
+        (lambda: nn.Linear(6, 3, device="meta"), "on the meta device"),
+        (
+            lambda: nn.Sequential(OnnxModule(to_onnx(mlp(), torch.randn(2, 6)).data), nn.ReLU()),
+            "runs an ONNX graph.*Compress the whole module",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_no_exporter_takes_is_refused_with_the_way_out(make, message):
+    with pytest.raises(ConversionError, match=message):
+        to_onnx(make(), torch.randn(2, 6))
+
+
+def test_a_model_too_large_for_one_file_is_refused_before_anything_is_traced(monkeypatch):
+    monkeypatch.setattr("modelyard.torchtools.conversion.converting.LARGEST_FILE_BYTES", 100)
+    with pytest.raises(ConversionError, match="one ONNX file holds at most"):
+        to_onnx(mlp(), torch.randn(2, 6))
+
+
+def test_failures_of_the_example_itself_are_told():
+    class Fails(nn.Module):
+        def forward(self, x):
+            if x.shape[0] == 8:
+                raise ValueError("eight is too many")
+            return x
+
+    with pytest.raises(InputError, match="does not run on the example at batch_size 8.*too many"):
+        to_onnx(Fails(), torch.randn(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("causes", "opset", "said"),
+    [
+        ([Cause.NOT_WRITTEN], 14, "opset_version=18"),
+        ([Cause.NOT_WRITTEN], 25, "opset_version=23"),
+        ([Cause.NOT_WRITTEN, Cause.NOT_WRITTEN], 18, "Replace the operation"),
+        ([Cause.NOT_WRITTEN, Cause.BRANCH], 18, "torch.where"),
+        ([Cause.SIZE], 14, "without int"),
+        ([Cause.NO_KERNEL], 18, "no kernel"),
+        ([Cause.BRANCH, Cause.SIZE], 18, "torch.where"),
+    ],
+)
+def test_there_is_one_remedy_for_what_went_wrong(causes, opset, said):
+    failures = [Failure(route="r", cause=cause, message="m") for cause in causes]
+    assert said in remedy(failures, opset=opset)
+
+
+def test_bounds_follow_the_least_precise_type():
+    assert bounds_for(torch.int64, torch.float16).atol == 0
+    assert bounds_for(torch.float32, torch.float32).rtol == 1e-4
+    assert bounds_for(torch.float32, torch.float16) == bounds_for(torch.float16, torch.float32)
+    assert bounds_for(torch.float64, torch.float64).rtol < 1e-8
+
+
+@given(
+    sizes=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    batch=st.integers(1, 9),
+    seed=st.integers(0, 5),
+)
+def test_any_perceptron_answers_alike_at_any_batch(sizes, batch, seed):
+    torch.manual_seed(seed)
+    widths = [3, *sizes, 2]
+    layers = [nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+    model = nn.Sequential(*(part for layer in layers for part in (layer, nn.Tanh()))).eval()
+    graph = to_onnx(model, torch.randn(1, 3))
+    x = torch.randn(batch, 3)
+    (got,) = run_session(make_session(graph.data), [x])
+    np.testing.assert_allclose(got.numpy(), model(x).detach().numpy(), rtol=1e-4, atol=1e-5)
