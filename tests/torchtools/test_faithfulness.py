@@ -1,6 +1,7 @@
 """What a graph must keep of its model, and what is refused because no graph could."""
 
 import copy
+import itertools
 
 import numpy as np
 import onnx
@@ -246,7 +247,7 @@ def test_failures_of_the_example_itself_are_told():
                 raise ValueError("eight is too many")
             return x
 
-    with pytest.raises(InputError, match="does not run on the example at batch_size 8.*too many"):
+    with pytest.raises(InputError, match=r"does not run on the example at batch_size 8.*too many"):
         to_onnx(Fails(), torch.randn(2, 3))
 
 
@@ -282,7 +283,7 @@ def test_bounds_follow_the_least_precise_type():
 def test_any_perceptron_answers_alike_at_any_batch(sizes, batch, seed):
     torch.manual_seed(seed)
     widths = [3, *sizes, 2]
-    layers = [nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+    layers = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
     model = nn.Sequential(*(part for layer in layers for part in (layer, nn.Tanh()))).eval()
     graph = to_onnx(model, torch.randn(1, 3))
     x = torch.randn(batch, 3)
