@@ -21,11 +21,19 @@ from modelyard.trading import build_models, presets
 
 @dataclass(frozen=True)
 class Kind:
-    """A model and an input of two samples; `args` None: the exporter finds the input itself."""
+    """A model and an input of two samples.
+
+    Attributes:
+        name: What it is.
+        make: Makes it, the same each time after the same seed.
+        args: Gives what `forward` takes; None for an algorithm, whose spaces tell.
+        has_graph: Whether a graph can equal it at all.
+    """
 
     name: str
     make: Callable[[], Any]
     args: Callable[[], Any]
+    has_graph: bool = True
 
 
 def normal(*shape: int) -> torch.Tensor:
@@ -308,6 +316,7 @@ KINDS = [
         "PPO's raw policy (samples)",
         lambda: agent(PPO, _discrete)().policy,
         lambda: normal(2, 5),
+        has_graph=False,
     ),
     Kind("residual CNN, grouped", Residual, lambda: normal(2, 3, 8, 8)),
     Kind("transposed convolution", Transposed, lambda: normal(2, 4, 9)),
@@ -377,8 +386,8 @@ KINDS = [
     Kind("matrix transpose", MatrixTranspose, lambda: normal(2, 3, 3)),
     Kind("Fourier transform", Spectrum, lambda: normal(2, 16)),
     Kind("batch as a Python number", FixesBatch, lambda: normal(2, 3)),
-    Kind("branch on the data", Branching, lambda: normal(2, 4)),
-    Kind("branch no ordinary input takes", RareBranch, lambda: normal(2, 4)),
-    Kind("samples", Sampling, lambda: normal(2, 4)),
-    Kind("counts its calls", Counting, lambda: normal(2, 4)),
+    Kind("branch on the data", Branching, lambda: normal(2, 4), has_graph=False),
+    Kind("branch no ordinary input takes", RareBranch, lambda: normal(2, 4), has_graph=False),
+    Kind("samples", Sampling, lambda: normal(2, 4), has_graph=False),
+    Kind("counts its calls", Counting, lambda: normal(2, 4), has_graph=False),
 ]

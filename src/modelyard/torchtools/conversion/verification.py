@@ -56,7 +56,8 @@ class Sample:
     """An input and what the module answers to it.
 
     Attributes:
-        kind: "example", "normal", "large", "negative", "zero" or "given".
+        kind: "example", "normal", "large", "negative", "zero", "repeated" (whole numbers all
+            equal) or "given".
         sizes: The sizes that vary, by name.
         inputs: The input's tensors, in order.
         expected: The answer's tensors, in order.
@@ -218,6 +219,8 @@ def _inputs(interface: Interface) -> Iterator[tuple[str, Sizes, Inputs]]:
         yield "large", sizes, _imitated(resized, seed=2, scale=_LARGE)
         yield "negative", sizes, mapped(_imitated(resized, seed=3), _negative)
         yield "zero", sizes, mapped(resized, torch.zeros_like)
+        if any(_is_whole(tensor) for tensor in tensors_of(resized)):
+            yield "repeated", sizes, mapped(_imitated(resized, seed=5), _repeated)
     for name, other in interface.other_sizes.items():
         if name != BATCH:
             sizes = {**interface.sizes, name: other}
@@ -245,6 +248,15 @@ def _imitated(inputs: Inputs, *, seed: int, scale: float = 1.0) -> Inputs:
         return made.to(tensor.device)
 
     return mapped(inputs, imitate)
+
+
+def _is_whole(tensor: torch.Tensor) -> bool:
+    return not tensor.is_floating_point() and tensor.dtype != torch.bool
+
+
+def _repeated(tensor: torch.Tensor) -> torch.Tensor:
+    """One whole number everywhere: places written to twice, rows looked up twice."""
+    return torch.full_like(tensor, tensor.reshape(-1)[0]) if _is_whole(tensor) else tensor
 
 
 def _negative(tensor: torch.Tensor) -> torch.Tensor:
