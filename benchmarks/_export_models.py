@@ -78,6 +78,16 @@ class Seq2Seq(nn.Module):
         return self.net(source, target, tgt_is_causal=False)
 
 
+class Decoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Transformer(8, 2, 1, 1, 16, batch_first=True)
+
+    def forward(self, source, target):
+        mask = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
+        return self.net(source, target, tgt_mask=mask)
+
+
 class Causal(nn.Module):
     def __init__(self):
         super().__init__()
@@ -340,6 +350,7 @@ KINDS = [
         lambda: (normal(2, 5, 8), torch.tensor([[False] * 5, [False] * 3 + [True] * 2])),
     ),
     Kind("encoder-decoder", Seq2Seq, lambda: (normal(2, 5, 8), normal(2, 4, 8))),
+    Kind("decoder, mask made in forward", Decoder, lambda: (normal(2, 5, 8), normal(2, 4, 8))),
     Kind("causal attention over tokens", Causal, lambda: whole(50, 2, 7)),
     Kind("embedding bag", Bag, lambda: whole(20, 2, 4)),
     Kind("dict of outputs, one named softmax", TwoHeads, lambda: normal(2, 6)),

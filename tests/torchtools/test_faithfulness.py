@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from modelyard._core.errors import ConversionError, InputError
 from modelyard.torchtools.conversion import to_onnx
-from modelyard.torchtools.conversion.attention import masked_attention
+from modelyard.torchtools.conversion.attention import masked_attention, multi_head_attention
 from modelyard.torchtools.conversion.failures import Cause, Failure, remedy
 from modelyard.torchtools.conversion.verification import bounds_for
 from modelyard.torchtools.onnx_module import OnnxModule, make_session, run_session
@@ -127,6 +127,61 @@ def test_a_sequence_that_is_all_padding_gets_torchs_answer(opset):
     assert bool(got.isfinite().all())
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
     assert functional.scaled_dot_product_attention is not masked_attention
+
+
+class Decoder(nn.Module):
+    """Its mask is made from a length, and looked at by torch to see whether it is causal."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Transformer(8, 2, 1, 1, 16, batch_first=True)
+
+    def forward(self, source, target):
+        mask = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
+        return self.net(source, target, tgt_mask=mask)
+
+
+@pytest.mark.parametrize("opset", [14, pytest.param(18, marks=pytest.mark.slow)])
+def test_lengths_vary_in_encoders_and_causal_decoders(opset):
+    torch.manual_seed(0)
+    model = Decoder().eval()
+    axes = {"source": {0: "n", 1: "past"}, "target": {0: "n", 1: "future"}}
+    example = (torch.randn(2, 5, 8), torch.randn(2, 4, 8))
+    graph = to_onnx(model, example, opset=opset, dynamic_axes=axes)
+    source, target = torch.randn(3, 9, 8), torch.randn(3, 6, 8)
+    (got,) = run_session(make_session(graph.data), [source, target])
+    torch.testing.assert_close(got, model(source, target).detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"need_weights": False},
+        {"average_attn_weights": False},
+        {"attn_mask": torch.zeros(5, 7).masked_fill(torch.eye(5, 7) > 0, -torch.inf)},
+        {"attn_mask": torch.eye(5, 7) > 0, "need_weights": False},
+        {"attn_mask": (torch.arange(6 * 35) % 3 == 0).reshape(6, 5, 7), "need_weights": False},
+        {"key_padding_mask": torch.eye(3, 7) > 0},
+        {"key_padding_mask": torch.eye(3, 7) > 0, "attn_mask": torch.eye(5, 7) > 0},
+    ],
+)
+@pytest.mark.parametrize("widths", [{}, {"kdim": 6, "vdim": 10}])
+@pytest.mark.parametrize("extra", [{}, {"add_bias_kv": True}, {"add_zero_attn": True}])
+def test_multi_head_attention_spelt_out_is_torchs(options, widths, extra, monkeypatch):
+    torch.manual_seed(0)
+    model = nn.MultiheadAttention(8, 2, **widths, **extra).eval()
+    q = torch.randn(5, 3, 8)
+    k, v = torch.randn(7, 3, widths.get("kdim", 8)), torch.randn(7, 3, widths.get("vdim", 8))
+    want = model(q, k, v, **options)
+    monkeypatch.setattr(functional, "multi_head_attention_forward", multi_head_attention)
+    for a, b in zip(want, model(q, k, v, **options), strict=True):
+        if a is None:
+            assert b is None
+        else:
+            torch.testing.assert_close(b, a)
+    unbatched = model(q[:, 0], k[:, 0], v[:, 0])[0]
+    assert unbatched.shape == (5, 8)
 
 
 @pytest.mark.parametrize("is_bool", [True, False])
@@ -254,7 +309,7 @@ def test_failures_of_the_example_itself_are_told():
 @pytest.mark.parametrize(
     ("causes", "opset", "said"),
     [
-        ([Cause.NOT_WRITTEN], 14, "opset_version=18"),
+        ([Cause.NOT_WRITTEN], 14, "Replace the operation"),
         ([Cause.NOT_WRITTEN], 25, "opset_version=23"),
         ([Cause.NOT_WRITTEN, Cause.NOT_WRITTEN], 18, "Replace the operation"),
         ([Cause.NOT_WRITTEN, Cause.BRANCH], 18, "torch.where"),

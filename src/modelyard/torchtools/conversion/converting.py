@@ -11,6 +11,8 @@ from torch import nn
 from modelyard._core.errors import ConversionError
 from modelyard.torchtools.conversion.failures import (
     BranchesOnDataError,
+    Cause,
+    Failure,
     NotRunnableError,
     failure_of,
     told,
@@ -146,13 +148,17 @@ def to_runnable(model: nn.Module, example: Inputs) -> Graph:
     Raises:
         ConversionError: Neither works; tells of both.
     """
-    try:
-        return to_onnx(model, example)
-    except ConversionError as first:
+    if isinstance(model, OnnxModule):
+        return Graph(data=model.graph_bytes, route="onnx_module")
+    with preserved(model):
+        subject = subject_of(model, example)
         try:
-            return to_onnx(model, example, opset=FIRST_TORCH_EXPORT_OPSET)
-        except ConversionError as second:
-            raise ConversionError(f"{first} Then: {second}") from second
+            return graph_of(subject, opset=DEFAULT_OPSET, should_suggest=False)
+        except ConversionError as first:
+            try:
+                return graph_of(subject, opset=FIRST_TORCH_EXPORT_OPSET)
+            except ConversionError as second:
+                raise ConversionError(f"{first} Then: {second}") from second
 
 
 def own_graph(model: OnnxModule, opset: int) -> Graph:
@@ -220,8 +226,14 @@ def subject_of(
     )
 
 
-def graph_of(subject: Subject, *, opset: int) -> Graph:
+def graph_of(subject: Subject, *, opset: int, should_suggest: bool = True) -> Graph:
     """The subject as a graph, by the first route whose result is right. Inside `preserved`.
+
+    Args:
+        subject: What to convert.
+        opset: Opset the graph has to have.
+        should_suggest: Whether, where the one route to an old opset fails, a newer opset is tried
+            and suggested if it works.
 
     Raises:
         ConversionError: No route's is; tells what each said.
@@ -232,7 +244,28 @@ def graph_of(subject: Subject, *, opset: int) -> Graph:
             return _by(route, subject, opset=opset)
         except Exception as error:  # noqa: BLE001 - the exporters raise anything; the next route may do
             failures.append(failure_of(route, error))
-    raise ConversionError(told(subject.kind, f"ONNX at opset {opset}", failures, opset=opset))
+    works = should_suggest and _works_newer(subject, failures, opset=opset)
+    raise ConversionError(
+        told(
+            subject.kind,
+            f"ONNX at opset {opset}",
+            failures,
+            opset=opset,
+            working_opset=FIRST_TORCH_EXPORT_OPSET if works else None,
+        )
+    )
+
+
+def _works_newer(subject: Subject, failures: Sequence[Failure], *, opset: int) -> bool:
+    """Whether the oldest opset with a second route gives what this one does not."""
+    is_on_data = any(failure.cause is Cause.BRANCH for failure in failures)
+    if opset >= FIRST_TORCH_EXPORT_OPSET or is_on_data:
+        return False
+    try:
+        graph_of(subject, opset=FIRST_TORCH_EXPORT_OPSET, should_suggest=False)
+    except ConversionError:
+        return False
+    return True
 
 
 def program_of(subject: Subject) -> Any:

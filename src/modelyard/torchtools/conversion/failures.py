@@ -84,7 +84,14 @@ def _text_of(error: Exception) -> str:
     return " ".join(text.split()).rstrip(".") or type(error).__name__
 
 
-def told(kind: str, what: str, failures: list[Failure], *, opset: int | None = None) -> str:
+def told(
+    kind: str,
+    what: str,
+    failures: list[Failure],
+    *,
+    opset: int | None = None,
+    working_opset: int | None = None,
+) -> str:
     """The error's text: what each route said, and one remedy.
 
     Args:
@@ -92,11 +99,15 @@ def told(kind: str, what: str, failures: list[Failure], *, opset: int | None = N
         what: What was asked for, as "opset 14".
         failures: Of each route tried, in order.
         opset: For ONNX, the opset asked for.
+        working_opset: One that was seen to work instead, if any.
     """
     tried = " ".join(f"Tried {failure.route}: {failure.message}." for failure in failures)
     if opset is not None and len(failures) == 1:
         tried += f" {_why_no_other(opset)}"
-    return f"{kind} could not be converted to {what}. {tried} {remedy(failures, opset=opset)}"
+    advice = remedy(failures, opset=opset)
+    if working_opset is not None:
+        advice = f"opset_version={working_opset} works: its other route keeps what this one loses."
+    return f"{kind} could not be converted to {what}. {tried} {advice}"
 
 
 def failure_text(kind: str, what: str, route: str, error: Exception) -> str:
@@ -129,11 +140,6 @@ def remedy(failures: list[Failure], *, opset: int | None = None) -> str:
         return (
             "ONNX Runtime has no kernel for this operator and type here: use float32, or another "
             "opset."
-        )
-    if opset is not None and opset < FIRST_TORCH_EXPORT_OPSET:
-        return (
-            f"Try opset_version={FIRST_TORCH_EXPORT_OPSET} or newer, which has a second route, or "
-            "replace the operation named above."
         )
     if opset is not None and opset > LAST_TORCHSCRIPT_OPSET:
         return f"Try opset_version={LAST_TORCHSCRIPT_OPSET} or older, which has a second route."

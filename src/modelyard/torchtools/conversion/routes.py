@@ -15,9 +15,10 @@ import torch
 from torch import nn
 from torch.distributions import Distribution
 from torch.nn import functional
+from torch.nn.modules import transformer
 
 from modelyard._core.errors import ConversionError
-from modelyard.torchtools.conversion.attention import masked_attention
+from modelyard.torchtools.conversion.attention import masked_attention, multi_head_attention
 from modelyard.torchtools.conversion.graphs import WRAPPER
 from modelyard.torchtools.conversion.interface import Interface
 from modelyard.torchtools.inputs import mapped
@@ -119,7 +120,7 @@ def script_trace(model: nn.Module, interface: Interface) -> tuple[Any, tuple[str
     """The module through torch.jit.trace, and where the trace froze a value."""
     module = Flat(model, interface, is_bare=True)
     tensors = tuple(_tensors(interface))
-    with warnings.catch_warnings(record=True) as caught:
+    with _traceable(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         script = torch.jit.trace(module, tensors, check_trace=False)
     return script, _frozen(caught)
@@ -201,18 +202,30 @@ def _as_written() -> Iterator[None]:
     """Operations in the form that graphs can hold.
 
     Compiled functions run as they were written. Distributions do not check their arguments: those
-    checks are branches on the data. Attention with a mask is spelt out.
+    checks are branches on the data. Attention with a mask is spelt out, and nobody looks at a mask
+    to find out whether it is causal: that only chooses between two ways to the same answer.
     """
     validates = Distribution._validate_args  # noqa: SLF001 - there is a public way to set it only
     attention = functional.scaled_dot_product_attention
+    detects = transformer._detect_is_causal_mask  # noqa: SLF001 - it has no switch
     Distribution.set_default_validate_args(False)
     functional.scaled_dot_product_attention = masked_attention
+    transformer._detect_is_causal_mask = _as_told  # noqa: SLF001 - as above
     try:
         with torch.compiler.set_stance("force_eager"):
             yield
     finally:
         functional.scaled_dot_product_attention = attention
+        transformer._detect_is_causal_mask = detects  # noqa: SLF001 - as above
         Distribution.set_default_validate_args(validates)
+
+
+def _as_told(
+    mask: torch.Tensor | None,  # noqa: ARG001 - the signature of what it stands for
+    is_causal: bool | None = None,  # noqa: FBT001 - as above
+    size: int | None = None,  # noqa: ARG001 - as above
+) -> bool:
+    return bool(is_causal)
 
 
 @contextmanager
@@ -224,6 +237,17 @@ def _quiet() -> Iterator[None]:
             yield
 
 
+@contextmanager
+def _traceable() -> Iterator[None]:
+    """Attention in a form whose sequence length a trace keeps."""
+    forward = functional.multi_head_attention_forward
+    functional.multi_head_attention_forward = multi_head_attention
+    try:
+        yield
+    finally:
+        functional.multi_head_attention_forward = forward
+
+
 def _by_torchscript(model: nn.Module, interface: Interface, *, opset: int) -> Traced:
     buffer: Any = io.BytesIO()  # taken by this route, whatever the annotation says
     inputs = [f"in_{i}" for i in range(len(interface.inputs))]
@@ -232,7 +256,7 @@ def _by_torchscript(model: nn.Module, interface: Interface, *, opset: int) -> Tr
         *zip(inputs, interface.inputs, strict=True),
         *zip(outputs, interface.outputs, strict=True),
     ]
-    with warnings.catch_warnings(record=True) as caught:
+    with _traceable(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         module: Any = Flat(model, interface)
         if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):

@@ -256,7 +256,7 @@ def _is_whole(tensor: torch.Tensor) -> bool:
 
 def _repeated(tensor: torch.Tensor) -> torch.Tensor:
     """One whole number everywhere: places written to twice, rows looked up twice."""
-    return torch.full_like(tensor, tensor.reshape(-1)[0]) if _is_whole(tensor) else tensor
+    return torch.full_like(tensor, int(tensor.reshape(-1)[0])) if _is_whole(tensor) else tensor
 
 
 def _negative(tensor: torch.Tensor) -> torch.Tensor:
