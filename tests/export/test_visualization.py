@@ -6,7 +6,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -88,6 +88,7 @@ def test_times_are_medians_of_the_kernels():
     assert median_times(events) == {"a": 3.0}
 
 
+@example(n=6, pairs=[(0, 1), (0, 2), (1, 2)])
 @given(
     n=st.integers(1, 12),
     pairs=st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=25),

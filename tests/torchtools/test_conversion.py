@@ -87,7 +87,7 @@ def test_every_model_is_converted_at_the_documents_opset(name):
         np.testing.assert_allclose(run(graph.data, x)[0], want.numpy(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("opset", [13, 17, 18, 20])
+@pytest.mark.parametrize("opset", [13, 17, 18, pytest.param(20, marks=pytest.mark.slow)])
 def test_the_opset_asked_for_is_the_one_written(opset, mlp):
     graph = onnx.load_from_string(to_onnx(mlp, torch.zeros(2, 8), opset=opset).data)
     assert opset_of(graph) == opset
@@ -105,13 +105,14 @@ def test_example_of_one_sample_gives_a_dynamic_batch():
     assert run(graph.data, torch.randn(6, 5, 4))[0].shape == (6, 5, 4)
 
 
-@pytest.mark.parametrize("opset", [14, 18, 25])
+@pytest.mark.parametrize("opset", [14, 18, pytest.param(25, marks=pytest.mark.slow)])
 def test_branches_on_data_are_found_and_their_line_is_named(opset):
     message = r"test_conversion.py:\d+: return 2 \* x if.*branches on the data.*torch.where"
     with pytest.raises(ConversionError, match=message):
         to_onnx(Branches(), torch.randn(2, 3), opset=opset)
 
 
+@pytest.mark.slow
 def test_frozen_batches_are_found():
     with pytest.raises(
         ConversionError, match=r"on example input at batch 1.*opset_version=18 works"
@@ -180,6 +181,7 @@ def test_model_settings_and_streams_are_left_as_they_were(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_graph_to_run_takes_the_newer_route_where_it_must():
     assert to_runnable(MatrixTranspose(), torch.randn(2, 3, 3)).route == "torch_export"
     with pytest.raises(ConversionError, match="Then:"):

@@ -156,6 +156,7 @@ def test_sizes_of_outputs_that_vary_are_found():
     assert heads.axes["output"] == {0: "batch_size_0_0"}
 
 
+@pytest.mark.slow
 def test_a_graph_with_two_varying_sizes_runs_at_others():
     example = (torch.randn(2, 5, 4), torch.zeros(1, 2, 3))
     axes = {"x": {0: "n", 1: "time"}, "h": {1: "n"}}
@@ -204,6 +205,7 @@ def test_an_empty_input_is_refused():
         interface_of(nn.Linear(3, 2), torch.randn(0, 3))
 
 
+@pytest.mark.slow
 def test_unused_inputs_are_told():
     class Ignores(nn.Module):
         def forward(self, x, y):

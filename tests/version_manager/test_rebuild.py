@@ -278,6 +278,7 @@ def test_numbers_given_out_twice_lose_no_version_and_no_later_event(
     manager.store.close()
 
 
+@pytest.mark.slow
 def test_locked_database_is_not_taken_for_a_damaged_one(registry, save):
     save()
     registry.store.close()

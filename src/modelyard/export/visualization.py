@@ -142,21 +142,23 @@ def laid_out(
     Layers by Sugiyama, Tagawa and Toda (1981), through fast-sugiyama. Links over several layers
     bend at each, so that they pass between the boxes.
     """
-    n = len(boxes)
+    linked = sorted({key for link in links for key in link})
+    number = {key: index for index, key in enumerate(linked)}
+    numbered = [(number[a], number[b]) for a, b in links]
     places: dict[int, tuple[float, float]] = {}
     steps: list[tuple[int, int]] = []
-    next_key, left = n, 0.0
-    for positions, _, _, edges in (
-        from_edges(links, vertex_spacing=_SPACING, dummy_vertices=True) if links else ()
-    ):
-        # Numbers from n on are bends; each part of the graph counts them anew.
-        names: dict[int, int] = {}
+    n = next_key = len(boxes)
+    left = 0.0
+    layouts = from_edges(numbered, vertex_spacing=_SPACING, dummy_vertices=True) if links else ()
+    for positions, _, _, edges in layouts:
+        # Numbers past the linked boxes are bends; each part of the graph counts them anew.
+        names = dict(enumerate(linked))
         for raw, (x, y) in positions:
-            key = int(raw)
-            if key >= n:
-                names[key], next_key = next_key, next_key + 1
-            places[names.get(key, key)] = (x + left, y)
-        steps += [(names.get(int(a), int(a)), names.get(int(b), int(b))) for a, b in edges or ()]
+            index = int(raw)
+            if index not in names:
+                names[index], next_key = next_key, next_key + 1
+            places[names[index]] = (x + left, y)
+        steps += [(names[int(a)], names[int(b)]) for a, b in edges or ()]
         left = max(x for x, _ in places.values()) + _SPACING
     for box in boxes:
         if box.key not in places:

@@ -15,6 +15,7 @@ from modelyard.torchtools.conversion.failures import (
     Failure,
     NotRunnableError,
     failure_of,
+    text_of,
     told,
 )
 from modelyard.torchtools.conversion.graphs import finished, opset_of
@@ -22,6 +23,7 @@ from modelyard.torchtools.conversion.interface import DynamicAxes, Interface, in
 from modelyard.torchtools.conversion.preparation import prepared
 from modelyard.torchtools.conversion.routes import (
     FIRST_TORCH_EXPORT_OPSET,
+    Frozen,
     branches_on_data,
     exported_program,
     preserved,
@@ -278,15 +280,24 @@ def program_of(subject: Subject) -> Any:
     return exported_program(subject.module, (inputs,), {}, (dims,))
 
 
-def refuse_frozen(subject: Subject, frozen: Sequence[str]) -> None:
+def refuse_frozen(subject: Subject, frozen: Sequence[Frozen]) -> None:
     """Refuse what a trace froze, if it depends on the data; a size is left to the comparison.
 
     Raises:
-        BranchesOnDataError: It does.
+        BranchesOnDataError: It does, or a branch may and torch.export cannot tell.
     """
     if not frozen or not subject.samples:
         return
-    place = branches_on_data(subject.module, subject.interface)
+    try:
+        place = branches_on_data(subject.module, subject.interface)
+    except Exception as error:
+        branches = [each.place for each in frozen if each.is_truth_value]
+        if branches:
+            raise BranchesOnDataError(
+                f"it branches at {branches[0]}, and whether that depends on the data torch.export "
+                f"cannot tell ({text_of(error)})"
+            ) from error
+        return
     if place is not None:
         raise BranchesOnDataError(f"it keeps what depends on the data at {place}")
 

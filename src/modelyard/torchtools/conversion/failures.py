@@ -50,7 +50,7 @@ class Failure:
 
 def failure_of(route: str, error: Exception) -> Failure:
     """The failure behind an exception of a route."""
-    text = _text_of(error)
+    text = text_of(error)
     if isinstance(error, MismatchError):
         cause = Cause.SIZE if error.is_size else Cause.DIFFERENT
     elif isinstance(error, BranchesOnDataError):
@@ -74,7 +74,7 @@ def _branch_behind(error: BaseException | None) -> str | None:
     return None
 
 
-def _text_of(error: Exception) -> str:
+def text_of(error: Exception) -> str:
     """The reason, without the exporter's general advice around it."""
     while type(error).__module__.startswith("torch.onnx") and isinstance(
         error.__cause__, Exception

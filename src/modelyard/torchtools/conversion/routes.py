@@ -41,17 +41,30 @@ _lock = threading.RLock()
 
 
 @dataclass(frozen=True, kw_only=True)
+class Frozen:
+    """A place where a trace turned a tensor into a Python value.
+
+    Attributes:
+        place: `file:line`.
+        is_truth_value: Whether it became one, which is what branches are made on.
+    """
+
+    place: str
+    is_truth_value: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Traced:
     """A graph as an exporter wrote it.
 
     Attributes:
         graph: The graph.
         frozen: Where the trace turned a tensor into a Python value, which the graph cannot
-            compute again: `file:line: what`. Empty for a route that refuses such code.
+            compute again. Empty for a route that refuses such code.
     """
 
     graph: onnx.ModelProto
-    frozen: tuple[str, ...] = ()
+    frozen: tuple[Frozen, ...] = ()
 
 
 class Flat(nn.Module):
@@ -116,7 +129,7 @@ def exported_program(
     )
 
 
-def script_trace(model: nn.Module, interface: Interface) -> tuple[Any, tuple[str, ...]]:
+def script_trace(model: nn.Module, interface: Interface) -> tuple[Any, tuple[Frozen, ...]]:
     """The module through torch.jit.trace, and where the trace froze a value."""
     module = Flat(model, interface, is_bare=True)
     tensors = tuple(_tensors(interface))
@@ -127,15 +140,27 @@ def script_trace(model: nn.Module, interface: Interface) -> tuple[Any, tuple[str
 
 
 def branches_on_data(model: nn.Module, interface: Interface) -> str | None:
-    """Why torch.export finds a branch or a value that depends on the data; None if it does not.
+    """Where, by torch.export, a branch or a value depends on the data; None if it nowhere does.
 
-    None also where it fails for another reason: then nothing is known.
+    Raises:
+        Exception: torch.export fails for another reason, so that nothing is known.
     """
-    specs = _dynamic_dims(interface)
+    flat, dims = Flat(model, interface), (_dynamic_dims(interface),)
     try:
-        exported_program(Flat(model, interface), tuple(_tensors(interface)), {}, (specs,))
+        exported_program(flat, tuple(_tensors(interface)), {}, dims)
     except Exception as error:  # noqa: BLE001 - torch.export raises anything
-        return branch_in(error)
+        if (place := branch_in(error)) is not None:
+            return place
+    else:
+        return None
+    # It may have stumbled over a size that varies; with fixed sizes only the data are unknown.
+    # The tensors are new ones: torch.export marks those it was given.
+    try:
+        exported_program(flat, tuple(_tensors(interface)), {}, None)
+    except Exception as error:
+        if (place := branch_in(error)) is not None:
+            return place
+        raise
     return None
 
 
@@ -286,9 +311,12 @@ def _by_torchscript(model: nn.Module, interface: Interface, *, opset: int) -> Tr
     return Traced(graph=graph, frozen=_frozen(caught))
 
 
-def _frozen(caught: Sequence[warnings.WarningMessage]) -> tuple[str, ...]:
+def _frozen(caught: Sequence[warnings.WarningMessage]) -> tuple[Frozen, ...]:
     return tuple(
-        f"{message.filename}:{message.lineno}: {str(message.message).split('.')[0]}"
+        Frozen(
+            place=f"{message.filename}:{message.lineno}",
+            is_truth_value="Python boolean" in str(message.message),
+        )
         for message in caught
         if message.category.__name__ == "TracerWarning"
     )
