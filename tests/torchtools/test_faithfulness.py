@@ -210,6 +210,18 @@ def test_inputs_the_model_refuses_are_not_held_against_the_graph():
     assert 4 <= graph.verification.n_samples < 20
 
 
+class FillsIn(nn.Module):
+    """Sees to missing values itself."""
+
+    def forward(self, x):
+        return torch.nan_to_num(x, nan=0.5) * 2, torch.where(torch.isnan(x), 0.0, 1.0).sum(1)
+
+
+def test_missing_values_are_tried_where_the_model_sees_to_them():
+    assert "missing" in to_onnx(FillsIn(), torch.randn(2, 6)).verification.kinds
+    assert "missing" not in to_onnx(mlp(), torch.randn(2, 6)).verification.kinds
+
+
 def test_ranks_among_equals_may_differ():
     assert to_onnx(Ranks(), torch.randn(2, 5)).max_abs_diff == 0
 
@@ -315,6 +327,7 @@ def test_failures_of_the_example_itself_are_told():
         ([Cause.NOT_WRITTEN, Cause.BRANCH], 18, "torch.where"),
         ([Cause.SIZE], 14, "without int"),
         ([Cause.NO_KERNEL], 18, "no kernel"),
+        ([Cause.NOT_WRITTEN, Cause.DIFFERENT], 18, "translated wrongly"),
         ([Cause.BRANCH, Cause.SIZE], 18, "torch.where"),
     ],
 )

@@ -1,6 +1,7 @@
 """Names and varying sizes of a model's inputs and outputs."""
 
 from collections import namedtuple
+from dataclasses import dataclass
 
 import onnx
 import pytest
@@ -13,6 +14,12 @@ from modelyard.torchtools.conversion.interface import interface_of
 from modelyard.torchtools.onnx_module import make_session, run_session
 
 Answer = namedtuple("Answer", ["action", "value"])  # noqa: PYI024 - what users return
+
+
+@dataclass
+class Fields:
+    scores: torch.Tensor
+    total: torch.Tensor
 
 
 class Nested(nn.Module):
@@ -102,6 +109,7 @@ def test_nested_optional_and_constant_arguments_are_converted():
         (lambda x: {"action": x, "softmax": torch.softmax(x, 1)}, ("action", "softmax")),
         (lambda x: Answer(x + 1, x.sum(1)), ("action", "value")),
         (lambda x: (x + 1, None, [x.sum(1)]), ("output_0", "output_1")),
+        (lambda x: Fields(x + 1, x.sum(1)), ("scores", "total")),
         (lambda x: {"a": x, "b": (x, x)}, ("output_0", "output_1", "output_2")),
         (lambda x: {"input": x + 1, "b": x}, ("input_1", "b")),
     ],

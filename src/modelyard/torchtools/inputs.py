@@ -167,9 +167,7 @@ def resolve_example(
         inputs = convert(given) if given is not None else _normal(tuple(shape))
         problem = _problem(model, inputs)
         if problem is not None:
-            hint = ""
-            if isinstance(inputs, dict) and "keyword argument" in problem:
-                hint = " A dict holds arguments by name; one argument that is a dict is ({...},)."
+            hint = _hint(model, inputs, problem)
             raise InputError(
                 f"{type(model).__name__} does not run on an input of shape "
                 f"{[tuple(tensor.shape) for tensor in tensors_of(inputs)]}: {problem}{hint}"
@@ -184,6 +182,17 @@ def resolve_example(
     )
 
 
+def _hint(model: nn.Module, inputs: Inputs, problem: str) -> str:
+    """What is likely wrong with an input that does not run; empty where nothing is known."""
+    if isinstance(inputs, dict) and "keyword argument" in problem:
+        return " A dict holds arguments by name; one argument that is a dict is ({...},)."
+    weights = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()}
+    given = {tensor.dtype for tensor in tensors_of(inputs) if tensor.is_floating_point()}
+    if len(weights) == 1 and given and not given <= weights and "type" in problem:
+        return f" The input is {given.pop()}, the model {weights.pop()}."
+    return ""
+
+
 def _is_array(value: Any) -> bool:
     return isinstance(value, torch.Tensor | np.ndarray)
 
@@ -192,6 +201,8 @@ def _as_tensor(value: Any) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         return value
     try:
+        if isinstance(value, list | tuple | float):  # in torch's own default type
+            return torch.as_tensor(value)
         return torch.as_tensor(np.asarray(value))
     except (TypeError, ValueError) as error:
         raise InputError(

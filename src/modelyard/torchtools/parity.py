@@ -1,5 +1,6 @@
 """Whether two models give the same answers, and by how much they differ."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ def flat_outputs(output: Any) -> list[torch.Tensor]:
         return [output]
     if isinstance(output, Mapping):
         output = list(output.values())
+    elif dataclasses.is_dataclass(output) and not isinstance(output, type):
+        output = [getattr(output, field.name) for field in dataclasses.fields(output)]
     if isinstance(output, tuple | list):
         tensors = [tensor for item in output if item is not None for tensor in flat_outputs(item)]
         if tensors:

@@ -136,6 +136,11 @@ def remedy(failures: list[Failure], *, opset: int | None = None) -> str:
             "A size was frozen, or a loop over it: take it from x.shape without int(), replace "
             "the loop by a tensor operation, or leave the size out of dynamic_axes."
         )
+    if Cause.DIFFERENT in causes:
+        return (
+            "An operation is translated wrongly, or a value of the example was kept: export parts "
+            'of the module to find which, or use target="torch_export".'
+        )
     if Cause.NO_KERNEL in causes:
         return (
             "ONNX Runtime has no kernel for this operator and type here: use float32, or another "

@@ -1,5 +1,6 @@
 """What a graph takes and gives: names, sizes that may vary, and inputs of other sizes."""
 
+import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -204,6 +205,8 @@ def _output_names(answer: Any, taken: Sequence[str]) -> tuple[str, ...]:
         pairs = list(answer.items())
     elif hasattr(answer, "_fields"):  # a named tuple
         pairs = list(zip(answer._fields, answer, strict=True))
+    elif dataclasses.is_dataclass(answer):
+        pairs = [(field.name, getattr(answer, field.name)) for field in dataclasses.fields(answer)]
     is_flat = all(item is None or isinstance(item, torch.Tensor) for _, item in pairs)
     if pairs and is_flat:
         return _unique((str(key) for key, item in pairs if item is not None), taken)

@@ -56,8 +56,9 @@ class Sample:
     """An input and what the module answers to it.
 
     Attributes:
-        kind: "example", "normal", "large", "negative", "zero", "repeated" (whole numbers all
-            equal) or "given".
+        kind: "example", "normal", "large", "negative", "zero", "missing" (NaN among the numbers;
+            only where the module answers with numbers all the same), "repeated" (whole numbers
+            all equal) or "given".
         sizes: The sizes that vary, by name.
         inputs: The input's tensors, in order.
         expected: The answer's tensors, in order.
@@ -219,6 +220,7 @@ def _inputs(interface: Interface) -> Iterator[tuple[str, Sizes, Inputs]]:
         yield "large", sizes, _imitated(resized, seed=2, scale=_LARGE)
         yield "negative", sizes, mapped(_imitated(resized, seed=3), _negative)
         yield "zero", sizes, mapped(resized, torch.zeros_like)
+        yield "missing", sizes, mapped(_imitated(resized, seed=6), _missing)
         if any(_is_whole(tensor) for tensor in tensors_of(resized)):
             yield "repeated", sizes, mapped(_imitated(resized, seed=5), _repeated)
     for name, other in interface.other_sizes.items():
@@ -250,6 +252,14 @@ def _imitated(inputs: Inputs, *, seed: int, scale: float = 1.0) -> Inputs:
     return mapped(inputs, imitate)
 
 
+def _missing(tensor: torch.Tensor) -> torch.Tensor:
+    """Every third number missing."""
+    if not tensor.is_floating_point():
+        return tensor
+    holes = (torch.arange(tensor.numel(), device=tensor.device) % 3 == 0).reshape(tensor.shape)
+    return tensor.masked_fill(holes, math.nan)
+
+
 def _is_whole(tensor: torch.Tensor) -> bool:
     return not tensor.is_floating_point() and tensor.dtype != torch.bool
 
@@ -277,7 +287,13 @@ def _answered(model: nn.Module, kind: str, sizes: Sizes, inputs: Inputs) -> Samp
                 f"{type(error).__name__}: {error}. dynamic_axes={{}} fixes every size."
             ) from error
         return None
+    if kind == "missing" and not all(_is_finite(tensor) for tensor in expected):
+        return None  # what NaN gives is up to each runtime, unless the module sees to it
     return Sample(kind=kind, sizes=sizes, inputs=tensors, expected=expected)
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(tensor.isfinite().all())
 
 
 def _sizes_of(inputs: Inputs, interface: Interface, index: int) -> dict[str, int]:
@@ -361,8 +377,8 @@ def _gap(want: torch.Tensor, got: torch.Tensor, *, kind: str) -> Difference:
             # Where the module itself has no answer, on an input nobody gave, none has to match.
             defined = ~want.isnan()
             want, got = want[defined], got.cpu()[defined]
-        elif kind == "zero" and want.dtype != torch.bool:
-            got = want  # ranks among equals: any order is right
+        elif kind in {"zero", "missing"} and want.dtype != torch.bool:
+            got = want  # ranks among equals, or of NaN: any order is right
     return difference(want, got)
 
 
