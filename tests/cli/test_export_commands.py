@@ -29,7 +29,7 @@ def make():
 def test_a_version_goes_to_every_target(run_json, ids, target, suffixes):
     told = run_json("export", ids[0], "--target", target, "--target-dir", "out", "--name", "net")
     assert sorted(path.suffix for path in Path("out").iterdir()) == suffixes
-    assert told["verification"]["n_samples"] == 20
+    assert told["verification"]["n_samples"] == 22
     assert told["size_bytes"] == sum(path.stat().st_size for path in Path("out").iterdir())
 
 

@@ -75,8 +75,8 @@ def loaded(exported):
 def test_a_file_answers_by_itself(exporter, model, target):
     exported = exporter.export(model, "net", target, input_shape=(1, 8))
     assert exported.path == exporter.output_dir / f"net{TARGETS[target].suffixes[0]}"
-    assert exported.verification.n_samples == 20
-    assert exported.verification.sizes == {"batch_size": (1, 2, 3, 8)}
+    assert exported.verification.n_samples == 22
+    assert exported.verification.sizes == {"batch_size": (1, 2, 3, 8, 33, 130)}
     answer = loaded(exported)
     for n in (1, 5):
         x = torch.randn(n, 8)

@@ -102,7 +102,7 @@ def test_a_branch_no_sample_takes_is_found_in_the_source():
 
 
 def test_a_model_with_a_state_is_told_from_one_with_chance():
-    with pytest.raises(ConversionError, match=r"even with the same random numbers.*as an input"):
+    with pytest.raises(ConversionError, match=r"without drawing random numbers.*as an input"):
         to_onnx(Counts(), torch.randn(2, 3))
 
 
@@ -207,7 +207,7 @@ def test_attention_spelt_out_is_torchs(is_bool):
 def test_inputs_the_model_refuses_are_not_held_against_the_graph():
     graph = to_onnx(Positive(), torch.rand(2, 3) + 0.5)
     assert {"example", "negative", "zero"} & {*graph.verification.kinds} == {"example"}
-    assert 4 <= graph.verification.n_samples < 20
+    assert 4 <= graph.verification.n_samples < 22
 
 
 class FillsIn(nn.Module):
@@ -228,7 +228,7 @@ def test_ranks_among_equals_may_differ():
 
 def test_noise_of_the_models_own_is_not_held_against_the_graph():
     torch.manual_seed(1)
-    assert to_onnx(Normalises().eval(), torch.randn(2, 3, 9)).verification.n_samples == 20
+    assert to_onnx(Normalises().eval(), torch.randn(2, 3, 9)).verification.n_samples == 22
 
 
 def test_masks_are_folded_in_a_copy():

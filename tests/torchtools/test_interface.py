@@ -171,7 +171,10 @@ def test_a_graph_with_two_varying_sizes_runs_at_others():
     model = Recurrent().eval()
     for opset in (14, 18):
         graph = to_onnx(model, example, opset=opset, dynamic_axes=axes)
-        assert graph.verification.sizes == {"n": (2, 3), "time": (5, 6)}
+        assert graph.verification.sizes == {
+            "n": (1, 2, 3, 8, 33, 130),
+            "time": (1, 2, 4, 5, 6, 11, 28),
+        }
         x, h = torch.randn(7, 9, 4), torch.randn(1, 7, 3)
         for want, got in zip(
             model(x, h), run_session(make_session(graph.data), [x, h]), strict=True
@@ -179,12 +182,13 @@ def test_a_graph_with_two_varying_sizes_runs_at_others():
             torch.testing.assert_close(got, want.detach(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("model", "other"), [(AtMostSix(), 5), (Even(), 12)])
-def test_a_size_the_model_does_not_take_is_not_tried(model, other):
-    found = interface_of(
-        model, torch.randn(2, 6, 3), dynamic_axes={"input": {0: "batch_size", 1: "time"}}
-    )
-    assert found.other_sizes["time"] == other
+@pytest.mark.parametrize(
+    ("model", "tried"), [(AtMostSix(), {1, 3, 5, 6}), (Even(), {6, 12, 33 - 1})]
+)
+def test_a_size_the_model_does_not_take_is_not_tried(model, tried):
+    axes = {"input": {0: "batch_size", 1: "time"}}
+    graph = to_onnx(model, torch.randn(2, 6, 3), dynamic_axes=axes)
+    assert {*graph.verification.sizes["time"]} <= tried | {6}
 
 
 def test_inputs_whose_first_axes_differ_need_words():
@@ -202,7 +206,7 @@ def test_equal_names_are_equal_sizes():
 
 def test_a_batch_the_model_fixes_itself_is_told():
     with pytest.raises(
-        ConfigError, match=r"OnlyTwo itself does not run at batch_size 3.*={} fixes"
+        ConfigError, match=r"OnlyTwo itself does not run at batch_size 3.*{} fixes"
     ):
         to_onnx(OnlyTwo(), torch.randn(2, 3))
     assert to_onnx(OnlyTwo(), torch.randn(2, 3), dynamic_axes={}).max_abs_diff == 0

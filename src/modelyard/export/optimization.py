@@ -11,7 +11,7 @@ import onnx
 import onnxruntime as ort
 import torch
 
-from modelyard.torchtools.conversion import BATCH, Interface, opset_of
+from modelyard.torchtools.conversion import Interface, opset_of
 from modelyard.torchtools.inputs import tensors_of
 from modelyard.torchtools.onnx_module import make_session, run_session
 from modelyard.torchtools.parity import differences
@@ -61,7 +61,7 @@ def optimized(graph: bytes, interface: Interface) -> Measured:
         if not all(gap.is_within(rtol=_RTOL, atol=_ATOL) for gap in gaps):
             return raw
         medians = _medians({"raw_ms": before, "optimized_ms": after}, tensors)
-        n = str(sizes.get(BATCH, "fixed"))
+        n = str(sizes[interface.batch]) if interface.batch else "fixed"
         times[n] = {name: seconds * MS_PER_S for name, seconds in medians.items()}
         if times[n]["raw_ms"] > _LONGEST_CALL_MS:
             break  # a larger batch would take minutes to time
@@ -81,9 +81,9 @@ def is_faster(times: Mapping[str, Mapping[str, float]]) -> bool:
 
 
 def _sizes(interface: Interface) -> list[dict[str, int]]:
-    if BATCH not in interface.sizes:
+    if interface.batch is None:
         return [dict(interface.sizes)]
-    return [{**interface.sizes, BATCH: n} for n in BATCH_SIZES]
+    return [{**interface.sizes, interface.batch: n} for n in BATCH_SIZES]
 
 
 def _folded(graph: bytes) -> bytes | None:

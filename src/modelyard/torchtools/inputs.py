@@ -76,13 +76,27 @@ def _is_numbers(value: Sequence[Any]) -> bool:
 
 
 def call(model: Callable[..., Any], inputs: Inputs) -> Any:
-    """The model's answer, without gradients."""
+    """The model's answer, without gradients, as fast as it can be had.
+
+    What the model keeps of the call (a cached mask) cannot be trained with afterwards; where the
+    model goes back to its owner use `answer_of`.
+    """
     with torch.inference_mode():
-        if isinstance(inputs, torch.Tensor):
-            return model(inputs)
-        if isinstance(inputs, dict):
-            return model(**inputs)
-        return model(*inputs)
+        return _called(model, inputs)
+
+
+def answer_of(model: Callable[..., Any], inputs: Inputs) -> Any:
+    """The model's answer, without gradients; whatever it keeps of it stays an ordinary tensor."""
+    with torch.no_grad():
+        return _called(model, inputs)
+
+
+def _called(model: Callable[..., Any], inputs: Inputs) -> Any:
+    if isinstance(inputs, torch.Tensor):
+        return model(inputs)
+    if isinstance(inputs, dict):
+        return model(**inputs)
+    return model(*inputs)
 
 
 def tensors_of(inputs: Any) -> list[torch.Tensor]:
@@ -230,7 +244,8 @@ def _tried(model: nn.Module, inputs: Inputs) -> tuple[Any, str | None]:
     try:
         with evaluating(model):
             # A copy: forward may write into its input.
-            return call(model, mapped(inputs, lambda t: t.clone().to(device_of(model)))), None
+            copied = mapped(inputs, lambda tensor: tensor.clone().to(device_of(model)))
+            return answer_of(model, copied), None
     except Exception as error:  # noqa: BLE001 - a user's forward can raise anything
         return None, f"{type(error).__name__}: {error}"
     finally:

@@ -27,8 +27,8 @@ class TorchScriptTarget:
             if isinstance(subject.module, torch.jit.ScriptModule):
                 script, route = subject.module, "scripted"
             else:
-                script, frozen = script_trace(subject.module, subject.interface)
-                refuse_frozen(subject, frozen)
+                script, is_size_frozen = script_trace(subject.module, subject.interface)
+                refuse_frozen(subject, is_size_frozen=is_size_frozen)
                 route = "traced"
         except Exception as error:
             raise ConversionError(

@@ -15,22 +15,23 @@ from modelyard.torchtools.conversion.failures import (
     Failure,
     NotRunnableError,
     failure_of,
-    text_of,
     told,
 )
 from modelyard.torchtools.conversion.graphs import finished, opset_of
 from modelyard.torchtools.conversion.interface import DynamicAxes, Interface, interface_of
+from modelyard.torchtools.conversion.observation import Observed, observed
 from modelyard.torchtools.conversion.preparation import prepared
 from modelyard.torchtools.conversion.routes import (
     FIRST_TORCH_EXPORT_OPSET,
-    Frozen,
-    branches_on_data,
+    Bound,
+    bounds_by_torch_export,
     exported_program,
     preserved,
     routes,
     traced,
 )
 from modelyard.torchtools.conversion.verification import (
+    MismatchError,
     Run,
     Sample,
     Verification,
@@ -39,10 +40,10 @@ from modelyard.torchtools.conversion.verification import (
     own_errors_of,
     samples_of,
 )
-from modelyard.torchtools.inputs import Inputs, call, device_of, mapped
+from modelyard.torchtools.inputs import Inputs, answer_of, device_of, mapped
 from modelyard.torchtools.layers import MB, size_bytes
 from modelyard.torchtools.onnx_module import OnnxModule, make_session, run_session
-from modelyard.torchtools.parity import difference, flat_outputs
+from modelyard.torchtools.parity import difference
 
 DEFAULT_OPSET = 14
 # A protobuf message cannot be larger than 2 GiB; the file keeps a margin below that.
@@ -59,6 +60,7 @@ class Subject:
         samples: Inputs and answers to compare with; empty if nothing is compared.
         kind: Name of the class the user passed.
         lowest: The least precise floating dtype it computes in.
+        values_taken: Where it takes Python values from its data, which a trace would keep.
     """
 
     module: nn.Module
@@ -66,6 +68,7 @@ class Subject:
     samples: Sequence[Sample]
     kind: str
     lowest: torch.dtype
+    values_taken: tuple[str, ...]
 
     def compared(self, run: Run, *, lowest: torch.dtype | None = None) -> Verification:
         """Every sample through `run`.
@@ -210,7 +213,7 @@ def subject_of(
         )
     device = device_of(module)
     example = mapped(example, lambda tensor: tensor.detach().to(device))
-    _check_deterministic(module, example)
+    seen = _observed(module, example)
     interface = interface_of(
         module,
         example,
@@ -225,6 +228,7 @@ def subject_of(
         samples=samples,
         kind=type(model).__name__,
         lowest=lowest_dtype(module, samples),
+        values_taken=seen.values_taken,
     )
 
 
@@ -280,26 +284,46 @@ def program_of(subject: Subject) -> Any:
     return exported_program(subject.module, (inputs,), {}, (dims,))
 
 
-def refuse_frozen(subject: Subject, frozen: Sequence[Frozen]) -> None:
-    """Refuse what a trace froze, if it depends on the data; a size is left to the comparison.
+def refuse_frozen(subject: Subject, *, is_size_frozen: bool) -> None:
+    """Refuse a trace that would keep what depends on the data, or holds for some sizes only.
+
+    Args:
+        subject: What was traced.
+        is_size_frozen: Whether the trace turned tensors, then sizes, into Python values.
 
     Raises:
-        BranchesOnDataError: It does, or a branch may and torch.export cannot tell.
+        BranchesOnDataError: The module takes Python values from its data.
+        MismatchError: Another size takes another way through the code.
     """
-    if not frozen or not subject.samples:
+    if not subject.samples:
         return
-    try:
-        place = branches_on_data(subject.module, subject.interface)
-    except Exception as error:
-        branches = [each.place for each in frozen if each.is_truth_value]
-        if branches:
-            raise BranchesOnDataError(
-                f"it branches at {branches[0]}, and whether that depends on the data torch.export "
-                f"cannot tell ({text_of(error)})"
-            ) from error
-        return
-    if place is not None:
-        raise BranchesOnDataError(f"it keeps what depends on the data at {place}")
+    if subject.values_taken:
+        raise BranchesOnDataError(
+            f"it keeps what depends on the data at {subject.values_taken[0]}"
+        )
+    if is_size_frozen:
+        refuse_bounds(subject, bounds_by_torch_export(subject.module, subject.interface))
+
+
+def refuse_bounds(subject: Subject, bounds: Sequence[Bound]) -> None:
+    """Refuse what holds for some sizes only, if the module itself goes on.
+
+    Raises:
+        MismatchError: Names the size.
+    """
+    interface = subject.interface
+    for bound in bounds:
+        for size in bound.beyond():
+            sizes = {**interface.sizes, bound.name: size}
+            try:
+                answer_of(subject.module, interface.resized(sizes))
+            except Exception:  # noqa: BLE001, S112 - the module itself ends there too
+                continue
+            raise MismatchError(
+                f"the code takes another way at {bound.name} {size}, where what was written does "
+                "not follow",
+                is_size=True,
+            )
 
 
 def run_of(graph: bytes) -> Run:
@@ -317,7 +341,10 @@ def run_of(graph: bytes) -> Run:
 
 def _by(route: str, subject: Subject, *, opset: int) -> Graph:
     trace = traced(subject.module, subject.interface, route, opset=opset)
-    refuse_frozen(subject, trace.frozen)
+    if subject.samples:
+        refuse_bounds(subject, trace.bounds)
+        if route == "torchscript":
+            refuse_frozen(subject, is_size_frozen=trace.is_size_frozen)
     interface = subject.interface
     graph = finished(
         trace.graph, inputs=interface.inputs, outputs=interface.outputs, axes=interface.axes
@@ -332,29 +359,26 @@ def _by(route: str, subject: Subject, *, opset: int) -> Graph:
     return Graph(data=data, route=route, verification=subject.compared(run_of(data)))
 
 
-def _check_deterministic(model: nn.Module, example: Inputs) -> None:
-    """Refuse a model with two answers to one input.
+def _observed(model: nn.Module, example: Inputs) -> Observed:
+    """What the module does besides computing.
 
     Raises:
-        ConversionError: Says whether chance or a state is behind it.
+        ConversionError: It has two answers to one input; says whether chance or a state is behind.
     """
-
-    def answers(seed: int) -> list[torch.Tensor]:
-        torch.manual_seed(seed)
-        return flat_outputs(call(model, mapped(example, torch.Tensor.clone)))
-
-    first, other, again = answers(1), answers(2), answers(1)
+    seen = observed(model, example, _are_equal)
     kind = type(model).__name__
-    if not _are_equal(first, again):
+    if seen.is_random:
         raise ConversionError(
-            f"{kind} gives two answers to one input even with the same random numbers: it keeps a "
+            f"{kind} draws random numbers in forward, so it gives two answers to one input and no "
+            "graph can be equal to it. Take the sampling out of forward: wrap the part that "
+            "computes the distribution, or its mean."
+        )
+    if not seen.is_repeatable:
+        raise ConversionError(
+            f"{kind} gives two answers to one input without drawing random numbers: it keeps a "
             "state between calls. Take the state as an input and return the new one."
         )
-    if not _are_equal(first, other):
-        raise ConversionError(
-            f"{kind} gives two answers to one input, so no graph can be equal to it. Take the "
-            "sampling out of forward: wrap the part that computes the distribution, or its mean."
-        )
+    return seen
 
 
 def _are_equal(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> bool:

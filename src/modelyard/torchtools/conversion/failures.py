@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
+from modelyard._core.errors import ConversionError
 from modelyard.torchtools.conversion.routes import (
     FIRST_TORCH_EXPORT_OPSET,
     LAST_TORCHSCRIPT_OPSET,
@@ -25,11 +26,11 @@ class Cause(Enum):
     NOT_WRITTEN = "the exporter fails"
 
 
-class BranchesOnDataError(Exception):
+class BranchesOnDataError(ConversionError):
     """A trace would keep one branch of several, or a value that depends on the input."""
 
 
-class NotRunnableError(Exception):
+class NotRunnableError(ConversionError):
     """The runtime refuses the graph."""
 
 
@@ -50,7 +51,7 @@ class Failure:
 
 def failure_of(route: str, error: Exception) -> Failure:
     """The failure behind an exception of a route."""
-    text = text_of(error)
+    text = _text_of(error)
     if isinstance(error, MismatchError):
         cause = Cause.SIZE if error.is_size else Cause.DIFFERENT
     elif isinstance(error, BranchesOnDataError):
@@ -74,7 +75,7 @@ def _branch_behind(error: BaseException | None) -> str | None:
     return None
 
 
-def text_of(error: Exception) -> str:
+def _text_of(error: Exception) -> str:
     """The reason, without the exporter's general advice around it."""
     while type(error).__module__.startswith("torch.onnx") and isinstance(
         error.__cause__, Exception

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from modelyard._core.errors import ConfigError, InputError
-from modelyard.torchtools.inputs import Inputs, call, mapped, tensors_of
+from modelyard.torchtools.inputs import Inputs, answer_of, mapped, tensors_of
 from modelyard.torchtools.parity import flat_outputs, map_tensors, restructured
 
 BATCH = "batch_size"
@@ -32,7 +32,6 @@ class Interface:
         axes: Names of the sizes that may vary, by input or output and axis. Equal names vary
             together.
         sizes: What they are in the example, by name.
-        other_sizes: For each of them, a size the model was seen to take as well.
         is_single: Whether the answer is one bare tensor.
     """
 
@@ -41,8 +40,12 @@ class Interface:
     outputs: tuple[str, ...]
     axes: Axes
     sizes: Sizes
-    other_sizes: Sizes
     is_single: bool
+
+    @property
+    def batch(self) -> str | None:
+        """Name of the size that is the batch: it varies on the first axis of an input."""
+        return next((by_axis[0] for by_axis in self.axes_of_inputs() if 0 in by_axis), None)
 
     def resized(self, sizes: Sizes) -> Inputs:
         """The example with each named size cut, or repeated from the start, to `sizes`."""
@@ -108,7 +111,7 @@ def interface_of(
         ConfigError: Unknown names or axes, or a size that the model does not let vary.
     """
     inputs = _chosen(input_names, _input_names(model, example), what="input_names")
-    answer = call(model, _copied(example))
+    answer = answer_of(model, _copied(example))
     outputs = _chosen(output_names, _output_names(answer, inputs), what="output_names")
     if clash := sorted(set(inputs) & set(outputs)):
         raise ConfigError(
@@ -121,9 +124,7 @@ def interface_of(
     if grown != sizes:
         example = _resized(example, inputs, axes, grown)
         answer = _grown_answer(model, example, grown)
-    seen, other_sizes = _seen_to_vary(
-        model, example, answer, inputs=inputs, axes=axes, sizes=grown
-    )
+    seen = _seen_to_vary(model, example, answer, inputs=inputs, axes=axes, sizes=grown)
     by_output = {
         name: {**found, **axes.get(name, {})} for name, found in zip(outputs, seen, strict=True)
     }
@@ -134,7 +135,6 @@ def interface_of(
         outputs=outputs,
         axes={**{name: axes[name] for name in inputs if name in axes}, **by_output},
         sizes=grown,
-        other_sizes=other_sizes,
         is_single=isinstance(answer, torch.Tensor),
     )
 
@@ -296,7 +296,7 @@ def _resized(inputs: Inputs, names: Sequence[str], axes: Axes, sizes: Sizes) -> 
 
 def _grown_answer(model: nn.Module, example: Inputs, sizes: Sizes) -> Any:
     try:
-        return call(model, _copied(example))
+        return answer_of(model, _copied(example))
     except Exception as error:
         raise ConfigError(_refusal(model, sizes, error)) from error
 
@@ -309,22 +309,20 @@ def _seen_to_vary(
     inputs: Sequence[str],
     axes: Axes,
     sizes: Sizes,
-) -> tuple[list[dict[int, str]], dict[str, int]]:
-    """Names of the sizes of each output that change with an input's, and the other sizes tried."""
+) -> list[dict[int, str]]:
+    """Names of the sizes of each output that change with an input's."""
     before = flat_outputs(answer)
     seen: list[dict[int, str]] = [{} for _ in before]
-    other_sizes = {}
     for symbol, size in sizes.items():
         other, after = _at_another_size(
             model, example, symbol, size=size, inputs=inputs, axes=axes
         )
-        other_sizes[symbol] = other
         for index, (old, new) in enumerate(zip(before, after, strict=False)):
             for axis, (a, b) in enumerate(zip(old.shape, new.shape, strict=False)):
                 if a != b and axis not in seen[index]:
                     is_same = a == size and b == other
                     seen[index][axis] = symbol if is_same else f"{symbol}_{index}_{axis}"
-    return seen, other_sizes
+    return seen
 
 
 def _at_another_size(
@@ -344,7 +342,7 @@ def _at_another_size(
             continue
         try:
             resized = _resized(example, inputs, axes, {symbol: other})
-            return other, flat_outputs(call(model, _copied(resized)))
+            return other, flat_outputs(answer_of(model, _copied(resized)))
         except Exception as error:  # noqa: BLE001 - a user's forward can raise anything
             problem = error
     raise ConfigError(_refusal(model, {symbol: candidates[0]}, problem))
@@ -355,6 +353,6 @@ def _refusal(model: nn.Module, sizes: Sizes, error: Exception | None) -> str:
     first = str(error).strip().splitlines()[:1]
     return (
         f"{type(model).__name__} itself does not run at {told} ({type(error).__name__}: "
-        f"{''.join(first)}), so this size cannot vary. Leave it out of dynamic_axes; "
-        "dynamic_axes={} fixes every size."
+        f"{''.join(first)}), so this size cannot vary. Say which sizes do, as "
+        'dynamic_axes={"x": {0: "batch_size"}, "state_0": {1: "batch_size"}}; {} fixes every size.'
     )

@@ -3,6 +3,7 @@
 import io
 import logging
 import re
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -36,21 +37,35 @@ _PLACE = re.compile(
 )
 _NOISY_LOGGERS = ("torch.onnx", "torch.fx.experimental.symbolic_shapes")
 
+# Running a module at a larger size than this to see whether it goes on is asking too much.
+_LARGEST_SIZE_TRIED = 20_000
+
 # Settings of the whole process are changed while a model is traced.
 _lock = threading.RLock()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Frozen:
-    """A place where a trace turned a tensor into a Python value.
+class Bound:
+    """Sizes that torch.export found the code to take one way for.
 
     Attributes:
-        place: `file:line`.
-        is_truth_value: Whether it became one, which is what branches are made on.
+        name: The size's name.
+        lower: The smallest of them.
+        upper: The largest; None for no end.
     """
 
-    place: str
-    is_truth_value: bool
+    name: str
+    lower: int
+    upper: int | None
+
+    def beyond(self) -> list[int]:
+        """The sizes next to them. A size of 1 is left to the comparison."""
+        found = []
+        if self.upper is not None and self.upper < _LARGEST_SIZE_TRIED:
+            found.append(self.upper + 1)
+        if self.lower > 2:  # noqa: PLR2004 - torch.export's own lower end
+            found.append(self.lower - 1)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +74,14 @@ class Traced:
 
     Attributes:
         graph: The graph.
-        frozen: Where the trace turned a tensor into a Python value, which the graph cannot
-            compute again. Empty for a route that refuses such code.
+        bounds: Sizes it holds for, where the exporter knows.
+        is_size_frozen: Whether it tells of tensors, which sizes are in a trace, that became
+            Python values.
     """
 
     graph: onnx.ModelProto
-    frozen: tuple[Frozen, ...] = ()
+    bounds: tuple[Bound, ...] = ()
+    is_size_frozen: bool = False
 
 
 class Flat(nn.Module):
@@ -129,39 +146,55 @@ def exported_program(
     )
 
 
-def script_trace(model: nn.Module, interface: Interface) -> tuple[Any, tuple[Frozen, ...]]:
-    """The module through torch.jit.trace, and where the trace froze a value."""
+def script_trace(model: nn.Module, interface: Interface) -> tuple[Any, bool]:
+    """The module through torch.jit.trace, and whether sizes became Python values in it."""
     module = Flat(model, interface, is_bare=True)
     tensors = tuple(_tensors(interface))
     with _traceable(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         script = torch.jit.trace(module, tensors, check_trace=False)
-    return script, _frozen(caught)
+    return script, _is_size_frozen(caught)
 
 
-def branches_on_data(model: nn.Module, interface: Interface) -> str | None:
-    """Where, by torch.export, a branch or a value depends on the data; None if it nowhere does.
-
-    Raises:
-        Exception: torch.export fails for another reason, so that nothing is known.
-    """
+def bounds_by_torch_export(model: nn.Module, interface: Interface) -> tuple[Bound, ...]:
+    """Sizes for which the code goes one way; empty where torch.export cannot tell."""
     flat, dims = Flat(model, interface), (_dynamic_dims(interface),)
     try:
-        exported_program(flat, tuple(_tensors(interface)), {}, dims)
-    except Exception as error:  # noqa: BLE001 - torch.export raises anything
-        if (place := branch_in(error)) is not None:
-            return place
-    else:
-        return None
-    # It may have stumbled over a size that varies; with fixed sizes only the data are unknown.
-    # The tensors are new ones: torch.export marks those it was given.
+        program = exported_program(flat, tuple(_tensors(interface)), {}, dims)
+    except Exception:  # noqa: BLE001 - torch.export raises anything
+        return ()
+    return bounds_of(program, interface)
+
+
+def bounds_of(program: Any, interface: Interface) -> tuple[Bound, ...]:
+    """Sizes that an exported program holds for, by name.
+
+    Args:
+        program: Of a module that takes the interface's tensors, in order.
+        interface: Which sizes vary.
+    """
+    names = set(program.graph_signature.user_inputs)
+    nodes = [node for node in program.graph.nodes if node.name in names]
+    found = {}
+    for node, by_axis in zip(nodes, interface.axes_of_inputs(), strict=False):
+        for axis, name in by_axis.items():
+            size = node.meta["val"].shape[axis]
+            symbol = getattr(getattr(size, "node", None), "expr", None)
+            limits = program.range_constraints.get(symbol)
+            if limits is not None:
+                found[name] = Bound(
+                    name=name, lower=_whole(limits.lower) or 0, upper=_whole(limits.upper)
+                )
+    return tuple(found.values())
+
+
+def _whole(limit: Any) -> int | None:
+    """A limit as a number; None for no end."""
     try:
-        exported_program(flat, tuple(_tensors(interface)), {}, None)
-    except Exception as error:
-        if (place := branch_in(error)) is not None:
-            return place
-        raise
-    return None
+        value = int(limit)
+    except (TypeError, ValueError, OverflowError, AttributeError):
+        return None
+    return value if value < sys.maxsize // 2 else None
 
 
 def branch_in(error: Exception) -> str | None:
@@ -184,40 +217,61 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
     One thread at a time: these are settings of the process.
     """
-    with _lock:
-        states = torch.get_rng_state(), _cuda_states()
+    with _lock, ExitStack() as stack:
         fast_path = torch.backends.mha.get_fastpath_enabled()
-        loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
-        levels = [logger.level for logger in loggers]
-        buffers = [(b, b._version, b.detach().clone()) for b in model.buffers()]  # noqa: SLF001 - the public way to see a change is to compare
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
         torch.backends.mha.set_fastpath_enabled(False)  # its fused operator has no ONNX form
-        for logger in loggers:
+        for name in _NOISY_LOGGERS:
+            logger = logging.getLogger(name)
+            stack.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.CRITICAL)
-        try:
-            with ExitStack() as stack:
-                stack.enter_context(_quiet())
-                stack.enter_context(evaluating(model))
-                stack.enter_context(_as_written())
-                stack.enter_context(torch.no_grad())
-                yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-            torch.backends.mha.set_fastpath_enabled(fast_path)
-            _put_back(buffers)
-            torch.set_rng_state(states[0])
-            for device, state in enumerate(states[1]):
-                torch.cuda.set_rng_state(state, device)
+        stack.callback(_put_back, *_contents_of(model))
+        stack.enter_context(_quiet())
+        stack.enter_context(evaluating(model))
+        stack.enter_context(_as_written())
+        stack.enter_context(torch.no_grad())
+        yield
 
 
-def _cuda_states() -> list[torch.Tensor]:
-    return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+_Contents = list[tuple[nn.Module, dict[str, Any], dict[str, dict[str, Any]]]]
+_Values = list[tuple[torch.Tensor, int, torch.Tensor]]
+_TABLES = ("_parameters", "_buffers", "_modules")
 
 
-def _put_back(buffers: Sequence[tuple[torch.Tensor, int, torch.Tensor]]) -> None:
-    """Undo what forward did to the model's buffers: counters, running statistics."""
+def _contents_of(model: nn.Module) -> tuple[_Contents, _Values]:
+    """What each part holds, and the values of its buffers."""
+    parts = [part for part in model.modules() if not isinstance(part, torch.jit.ScriptModule)]
+    contents = [
+        (
+            part,
+            {key: value for key, value in vars(part).items() if key not in _TABLES},
+            {name: dict(vars(part)[name]) for name in _TABLES},
+        )
+        for part in parts
+    ]
+    values = [
+        (buffer, buffer._version, buffer.detach().clone())  # noqa: SLF001 - the only count of writes there is
+        for buffer in model.buffers()
+        if not buffer.is_inference()
+    ]
+    return contents, values
+
+
+def _put_back(contents: _Contents, values: _Values) -> None:
+    """Undo what forward did to the model: cached masks, counters, running statistics."""
+    for part, attributes, tables in contents:
+        held = vars(part)
+        for key in [key for key in held if key not in attributes and key not in _TABLES]:
+            del held[key]
+        held.update(attributes)
+        for name, table in tables.items():
+            now = held[name]
+            is_same = list(now) == list(table) and all(now[key] is table[key] for key in table)
+            if not is_same:
+                held[name].clear()
+                held[name].update(table)
     with torch.no_grad():
-        for buffer, version, value in buffers:
+        for buffer, version, value in values:
             if buffer._version != version:  # noqa: SLF001 - as above
                 buffer.copy_(value)
 
@@ -253,12 +307,31 @@ def _as_told(
     return bool(is_causal)
 
 
+class _NotFrom(io.TextIOBase):
+    """A stream that drops what one thread writes and passes on what the others do."""
+
+    def __init__(self, stream: Any, thread: int) -> None:
+        super().__init__()
+        self._stream = stream
+        self._thread = thread
+
+    def write(self, text: str, /) -> int:
+        if threading.get_ident() != self._thread and self._stream is not None:
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        if threading.get_ident() != self._thread and self._stream is not None:
+            self._stream.flush()
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     # The exporters announce progress and their own deprecation; what matters is verified.
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+    me = threading.get_ident()
+    with warnings.catch_warnings(), redirect_stdout(_NotFrom(sys.stdout, me)):
         warnings.simplefilter("ignore")
-        with redirect_stderr(io.StringIO()), _no_graph_dump():
+        with redirect_stderr(_NotFrom(sys.stderr, me)), _no_graph_dump():
             yield
 
 
@@ -308,18 +381,11 @@ def _by_torchscript(model: nn.Module, interface: Interface, *, opset: int) -> Tr
             f"the answer does not depend on {', '.join(lost)}, which the exporter leaves out; "
             "leave it out of the example input too"
         )
-    return Traced(graph=graph, frozen=_frozen(caught))
+    return Traced(graph=graph, is_size_frozen=_is_size_frozen(caught))
 
 
-def _frozen(caught: Sequence[warnings.WarningMessage]) -> tuple[Frozen, ...]:
-    return tuple(
-        Frozen(
-            place=f"{message.filename}:{message.lineno}",
-            is_truth_value="Python boolean" in str(message.message),
-        )
-        for message in caught
-        if message.category.__name__ == "TracerWarning"
-    )
+def _is_size_frozen(caught: Sequence[warnings.WarningMessage]) -> bool:
+    return any(message.category.__name__ == "TracerWarning" for message in caught)
 
 
 def _by_torch_export(model: nn.Module, interface: Interface, *, opset: int) -> Traced:
@@ -333,7 +399,9 @@ def _by_torch_export(model: nn.Module, interface: Interface, *, opset: int) -> T
     )
     if program is None:
         raise ConversionError("the exporter gave nothing")
-    return Traced(graph=program.model_proto)
+    exported = program.exported_program
+    bounds = bounds_of(exported, interface) if exported is not None else ()
+    return Traced(graph=program.model_proto, bounds=bounds)
 
 
 def _tensors(interface: Interface) -> list[torch.Tensor]:

@@ -12,7 +12,8 @@ from torch import nn
 
 from modelyard._core.errors import ConversionError, InputError
 from modelyard.torchtools.conversion.interface import BATCH, Interface, Sizes
-from modelyard.torchtools.inputs import Inputs, call, mapped, tensors_of
+from modelyard.torchtools.inputs import Inputs, answer_of, mapped, tensors_of
+from modelyard.torchtools.layers import MB, size_bytes
 from modelyard.torchtools.parity import Difference, difference, flat_outputs
 
 # Right conversions stay below 1.3e-6 absolute on outputs of size 1; frozen branches and batches
@@ -20,6 +21,10 @@ from modelyard.torchtools.parity import Difference, difference, flat_outputs
 RTOL = 1e-4
 ATOL = 1e-5
 BATCHES = (1, 2, 3, 8)
+_LARGE_BATCHES = (33, 130)
+_LARGEST_SIZE = 4096
+# A model of this size and more is spared what takes longest.
+_HEAVY_BYTES = 20 * MB
 _LARGE = 10.0
 # Two computations that round independently differ by a few times what one is off.
 _NOISE = 8.0
@@ -58,7 +63,7 @@ class Sample:
     Attributes:
         kind: "example", "normal", "large", "negative", "zero", "missing" (NaN among the numbers;
             only where the module answers with numbers all the same), "repeated" (whole numbers
-            all equal) or "given".
+            all equal), "extreme" (whole numbers far apart) or "given".
         sizes: The sizes that vary, by name.
         inputs: The input's tensors, in order.
         expected: The answer's tensors, in order.
@@ -125,14 +130,15 @@ def samples_of(
     Raises:
         InputError: One of `given` does not fit.
     """
+    is_heavy = size_bytes(model) > _HEAVY_BYTES
     samples = [
         sample
-        for kind, sizes, inputs in _inputs(interface)
-        if (sample := _answered(model, kind, sizes, inputs)) is not None
+        for kind, sizes, inputs in _inputs(interface, is_heavy=is_heavy)
+        if (sample := _answered(model, kind, sizes, inputs, interface)) is not None
     ]
     for index, inputs in enumerate(given):
         sizes = _sizes_of(inputs, interface, index)
-        sample = _answered(model, "given", sizes, inputs)
+        sample = _answered(model, "given", sizes, inputs, interface)
         if sample is None:
             raise InputError(f"{type(model).__name__} does not run on sample {index} given.")
         samples.append(sample)
@@ -212,8 +218,8 @@ def lowest_dtype(model: nn.Module, samples: Sequence[Sample]) -> torch.dtype:
     return max(kinds, key=lambda kind: _BOUNDS[kind].rtol, default=torch.float32)
 
 
-def _inputs(interface: Interface) -> Iterator[tuple[str, Sizes, Inputs]]:
-    for sizes in _sizes(interface):
+def _inputs(interface: Interface, *, is_heavy: bool) -> Iterator[tuple[str, Sizes, Inputs]]:
+    for sizes in _batch_sizes(interface):
         resized = interface.resized(sizes)
         yield "example", sizes, resized
         yield "normal", sizes, _imitated(resized, seed=1)
@@ -223,16 +229,30 @@ def _inputs(interface: Interface) -> Iterator[tuple[str, Sizes, Inputs]]:
         yield "missing", sizes, mapped(_imitated(resized, seed=6), _missing)
         if any(_is_whole(tensor) for tensor in tensors_of(resized)):
             yield "repeated", sizes, mapped(_imitated(resized, seed=5), _repeated)
-    for name, other in interface.other_sizes.items():
-        if name != BATCH:
-            sizes = {**interface.sizes, name: other}
-            yield "normal", sizes, _imitated(interface.resized(sizes), seed=4)
+            if all(tensor.device.type == "cpu" for tensor in tensors_of(resized)):
+                # Elsewhere an index out of range ends the process's use of the device.
+                yield "extreme", sizes, mapped(_imitated(resized, seed=7), _extreme)
+    for sizes in _other_sizes(interface, is_heavy=is_heavy):
+        yield "normal", sizes, _imitated(interface.resized(sizes), seed=4)
 
 
-def _sizes(interface: Interface) -> list[Sizes]:
-    if BATCH not in interface.sizes:
+def _batch_sizes(interface: Interface) -> list[Sizes]:
+    if interface.batch is None:
         return [interface.sizes]
-    return [{**interface.sizes, BATCH: n} for n in BATCHES]
+    return [{**interface.sizes, interface.batch: n} for n in BATCHES]
+
+
+def _other_sizes(interface: Interface, *, is_heavy: bool) -> Iterator[Sizes]:
+    """Sizes far from the example's: a loop or a branch over a size shows there, if anywhere."""
+    for name, size in interface.sizes.items():
+        if name == interface.batch:
+            others: tuple[int, ...] = _LARGE_BATCHES[:1] if is_heavy else _LARGE_BATCHES
+        else:
+            others = (1, size // 2, size - 1, size + 1, 2 * size + 1)
+            others += (5 * size + 3,) if size <= _LARGEST_SIZE // 5 and not is_heavy else ()
+        for other in dict.fromkeys(others):
+            if 0 < other != size:
+                yield {**interface.sizes, name: other}
 
 
 def _imitated(inputs: Inputs, *, seed: int, scale: float = 1.0) -> Inputs:
@@ -270,17 +290,32 @@ def _repeated(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _negative(tensor: torch.Tensor) -> torch.Tensor:
-    return -tensor.abs() if tensor.is_floating_point() else tensor
+    if tensor.is_floating_point():
+        return -tensor.abs()
+    return -1 - tensor if _is_whole(tensor) and tensor.dtype != torch.uint8 else tensor
 
 
-def _answered(model: nn.Module, kind: str, sizes: Sizes, inputs: Inputs) -> Sample | None:
+def _extreme(tensor: torch.Tensor) -> torch.Tensor:
+    """Whole numbers from a quarter of what their type holds, 2^40 at the most, of both signs."""
+    if not _is_whole(tensor):
+        return tensor
+    limits = torch.iinfo(tensor.dtype)
+    high = min(limits.max // 4, 2**40)
+    low = max(limits.min // 4, -high)
+    generator = torch.Generator().manual_seed(8)
+    return torch.randint(low, high, tensor.shape, generator=generator, dtype=tensor.dtype)
+
+
+def _answered(
+    model: nn.Module, kind: str, sizes: Sizes, inputs: Inputs, interface: Interface
+) -> Sample | None:
     tensors = tensors_of(inputs)
     try:
         # A copy: forward may write into its input.
-        answer = call(model, mapped(inputs, torch.Tensor.clone))
+        answer = answer_of(model, mapped(inputs, torch.Tensor.clone))
         expected = [tensor.cpu() for tensor in flat_outputs(answer)]
     except Exception as error:
-        if kind == "example":
+        if kind == "example" and (interface.batch == BATCH or sizes == interface.sizes):
             told = ", ".join(f"{name} {size}" for name, size in sizes.items())
             raise InputError(
                 f"{type(model).__name__} itself does not run on the example at {told}: "
@@ -360,7 +395,7 @@ def _own_errors(exact: nn.Module | None, interface: Interface, sample: Sample) -
         return none
     inputs = [t.double() if t.is_floating_point() else t.clone() for t in sample.inputs]
     try:
-        answers = flat_outputs(call(exact, interface.nested(inputs)))
+        answers = flat_outputs(answer_of(exact, interface.nested(inputs)))
     except Exception:  # noqa: BLE001 - a user's forward may insist on its dtype
         return none
     if len(answers) != len(none):
