@@ -34,23 +34,38 @@ class Difference:
         return self.max_abs <= atol + rtol * self.scale
 
 
+Path = tuple[str | int, ...]
+
+
 def flat_outputs(output: Any) -> list[torch.Tensor]:
-    """The tensors of an answer, however nested, in order.
+    """The tensors of an answer, however nested, in order; what else is in it is left out.
 
     Raises:
         InputError: The answer holds no tensor.
     """
+    tensors = list(outputs_by_path(output).values())
+    if not tensors:
+        raise InputError(
+            f"The model answered with a {type(output).__name__} that holds no tensor."
+        )
+    return tensors
+
+
+def outputs_by_path(output: Any, path: Path = ()) -> dict[Path, torch.Tensor]:
+    """The tensors of an answer by where they are in it: keys, positions, names of fields."""
     if isinstance(output, torch.Tensor):
-        return [output]
+        return {path: output}
+    items: list[tuple[Any, Any]] = []
     if isinstance(output, Mapping):
-        output = list(output.values())
+        items = list(output.items())
     elif dataclasses.is_dataclass(output) and not isinstance(output, type):
-        output = [getattr(output, field.name) for field in dataclasses.fields(output)]
-    if isinstance(output, tuple | list):
-        tensors = [tensor for item in output if item is not None for tensor in flat_outputs(item)]
-        if tensors:
-            return tensors
-    raise InputError(f"The model answered with a {type(output).__name__} that holds no tensor.")
+        items = [(field.name, getattr(output, field.name)) for field in dataclasses.fields(output)]
+    elif isinstance(output, tuple | list):
+        items = list(enumerate(output))
+    found: dict[Path, torch.Tensor] = {}
+    for key, item in items:
+        found |= outputs_by_path(item, (*path, key))
+    return found
 
 
 def difference(expected: torch.Tensor, actual: torch.Tensor) -> Difference:

@@ -11,7 +11,13 @@ from torch import nn
 
 from modelyard._core.errors import ConfigError, InputError
 from modelyard.torchtools.inputs import Inputs, answer_of, mapped, tensors_of
-from modelyard.torchtools.parity import flat_outputs, map_tensors, restructured
+from modelyard.torchtools.parity import (
+    Path,
+    flat_outputs,
+    map_tensors,
+    outputs_by_path,
+    restructured,
+)
 
 BATCH = "batch_size"
 
@@ -33,6 +39,7 @@ class Interface:
             together.
         sizes: What they are in the example, by name.
         is_single: Whether the answer is one bare tensor.
+        paths: Where in the answer the tensors are. In a trace, sizes are tensors too.
     """
 
     example: Inputs
@@ -41,6 +48,7 @@ class Interface:
     axes: Axes
     sizes: Sizes
     is_single: bool
+    paths: tuple[Path, ...]
 
     @property
     def batch(self) -> str | None:
@@ -136,6 +144,7 @@ def interface_of(
         axes={**{name: axes[name] for name in inputs if name in axes}, **by_output},
         sizes=grown,
         is_single=isinstance(answer, torch.Tensor),
+        paths=tuple(outputs_by_path(answer)),
     )
 
 
@@ -207,9 +216,9 @@ def _output_names(answer: Any, taken: Sequence[str]) -> tuple[str, ...]:
         pairs = list(zip(answer._fields, answer, strict=True))
     elif dataclasses.is_dataclass(answer):
         pairs = [(field.name, getattr(answer, field.name)) for field in dataclasses.fields(answer)]
-    is_flat = all(item is None or isinstance(item, torch.Tensor) for _, item in pairs)
-    if pairs and is_flat:
-        return _unique((str(key) for key, item in pairs if item is not None), taken)
+    named = [str(key) for key, item in pairs if isinstance(item, torch.Tensor)]
+    if len(named) == n:
+        return _unique(named, taken)
     return _unique((f"output_{i}" for i in range(n)), taken)
 
 

@@ -24,7 +24,7 @@ from modelyard.torchtools.conversion.graphs import WRAPPER
 from modelyard.torchtools.conversion.interface import Interface
 from modelyard.torchtools.inputs import mapped
 from modelyard.torchtools.layers import evaluating
-from modelyard.torchtools.parity import flat_outputs
+from modelyard.torchtools.parity import outputs_by_path
 
 OLDEST_OPSET = 9
 FIRST_TORCH_EXPORT_OPSET = 18
@@ -110,7 +110,10 @@ class Flat(nn.Module):
             answer = module(**inputs)
         else:
             answer = module(*inputs) if isinstance(inputs, tuple) else module(inputs)
-        return answer if self._is_bare else tuple(flat_outputs(answer))
+        if self._is_bare:
+            return answer
+        found = outputs_by_path(answer)
+        return tuple(found[path] for path in self._interface.paths)
 
 
 def routes(opset: int) -> list[str]:
