@@ -50,6 +50,7 @@ _RTOL, _ATOL = 1e-3, 1e-4
 # Words of our messages, and the letter a refusal is told by.
 _REASONS = {
     "two answers": ("R", "it gives two answers to one input: chance, or a state between calls"),
+    "translated wrongly": ("O", ""),
     "samples its actions": ("R", ""),
     "branches on the data": ("B", "it branches on the data"),
     "was built at opset": ("Q", "its graph was quantized at another opset"),
@@ -61,6 +62,9 @@ _REASONS = {
     "OpenVINO does not take": ("O", "an operator is not supported there"),
     "opset_version=": ("O", "an operator has no form at this opset, or a wrong one"),
     "Exporting a ScriptModule": ("O", ""),
+    "starts from a float32 model": ("F", "it does not compute in float32"),
+    "OpenVINO computes in float32": ("F", ""),
+    "ONNX Runtime crashes": ("C", "ONNX Runtime crashes on it"),
     "int8 changes the outputs": ("E", "int8 costs more than a tenth of the output"),
     "off by more than that precision": ("E", ""),
 }

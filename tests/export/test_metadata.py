@@ -2,6 +2,7 @@
 
 import math
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from modelyard._core.clock import ManualClock
 from modelyard._core.errors import InputError
 from modelyard.export import ModelExporter
 from modelyard.export.metadata import as_texts, as_values, input_statistics
+from modelyard.torchtools.onnx_module import OnnxModule
 from modelyard.version_manager import ModelVersionManager
 
 PLAIN = st.recursive(
@@ -94,6 +96,57 @@ def test_a_version_that_was_trained_on_is_no_longer_that_version(registry, tmp_p
     exporter = ModelExporter(tmp_path / "onnx")
     path = exporter.export_to_onnx(model, "ppo", (1, 4))
     assert "version_id" not in exporter.get_model_info(path)["metadata"]
+
+
+def zeroed(model):
+    for parameter in model.parameters():
+        parameter.data.mul_(0)
+
+
+def through_numpy(model):
+    model[0].weight.detach().numpy()[:] = 0
+
+
+def another_part(model):
+    model[1] = nn.Tanh()
+
+
+def one_more_part(model):
+    model.append(nn.Softmax(-1))
+
+
+def in_inference_mode(model):
+    with torch.inference_mode():
+        model[0].bias.add_(1.0)
+
+
+@pytest.mark.parametrize(
+    "change", [zeroed, through_numpy, another_part, one_more_part, in_inference_mode]
+)
+def test_whatever_changes_a_version_makes_it_another_model(registry, tmp_path, change):
+    saved = registry.save_model(nn.Sequential(nn.Linear(4, 2), nn.ReLU()), "ppo")
+    model, exporter = registry.load_model(saved), ModelExporter(tmp_path)
+    path = exporter.export_to_onnx(model, "before", (1, 4))
+    assert exporter.get_model_info(path)["metadata"]["version_id"] == saved
+    change(model)
+    path = exporter.export_to_onnx(model, "after", (1, 4))
+    assert "version_id" not in exporter.get_model_info(path)["metadata"]
+
+
+def test_a_file_that_is_exported_again_keeps_what_it_says(tmp_path):
+    exporter = ModelExporter(tmp_path)
+    path = exporter.export_to_onnx(
+        nn.Linear(4, 2), "net", (1, 4), metadata={"desk": "fx", "sizes": [1, 2]}
+    )
+    again = OnnxModule(Path(path).read_bytes())
+    path = exporter.export_to_onnx(again, "again", metadata={"desk": "rates", "by": "me"})
+    assert exporter.get_model_info(path)["metadata"] == {
+        "desk": "rates",
+        "by": "me",
+        "sizes": [1, 2],
+        "precision": "fp32",
+        "verification": "compared",
+    }
 
 
 def test_the_same_model_gives_the_same_bytes(tmp_path):

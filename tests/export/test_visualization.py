@@ -40,6 +40,13 @@ def test_without_a_profile_nothing_is_run(path, tmp_path):
     assert "Not profiled" in Path(page).read_text()
 
 
+def test_the_model_is_not_written_over(path):
+    before = Path(path).read_bytes()
+    with pytest.raises(ConfigError, match=r"must end in \.html"):
+        ModelExporter().visualize(path, path)
+    assert Path(path).read_bytes() == before
+
+
 def test_names_cannot_write_into_the_page(tmp_path):
     value = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(

@@ -22,8 +22,7 @@ from modelyard.torchtools.inputs import (
     tensors_of,
 )
 from modelyard.torchtools.layers import MB, evaluating
-from modelyard.torchtools.onnx_module import dtype_named, make_session, run_session
-from modelyard.torchtools.parity import restructured
+from modelyard.torchtools.onnx_module import dtype_named, in_order, make_session, run_session
 from modelyard.torchtools.threads import torch_threads
 from modelyard.torchtools.timing import interleaved_calls, summarized
 
@@ -65,7 +64,7 @@ def benchmarked(
     session = make_session(path, threads=n_threads)
     threads = session.get_session_options().intra_op_num_threads
     inputs = _inputs(session, shape, example)
-    tensors = tensors_of(inputs)
+    tensors = in_order(inputs, session)
     calls: dict[str, Any] = {"onnx": lambda: _run(session, tensors)}
     if module is not None:
         of_module = _for_module(module, inputs)
@@ -139,7 +138,8 @@ def _made_up(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generato
 
 def _for_module(module: nn.Module, inputs: Inputs) -> Inputs:
     device = device_of(module)
-    return mapped(restructured(inputs, tensors_of(inputs)), lambda tensor: tensor.to(device))
+    # A copy: forward may write into its input.
+    return mapped(inputs, lambda tensor: tensor.clone().to(device))
 
 
 def _wanted(session: Any) -> str:

@@ -7,9 +7,9 @@ from torch import nn
 from modelyard._core.errors import InputError
 from modelyard.export.inspection import read_graph
 from modelyard.export.records import OutputComparison
-from modelyard.torchtools.inputs import Inputs, call, device_of, mapped, tensors_of
+from modelyard.torchtools.inputs import Inputs, answer_of, device_of, mapped
 from modelyard.torchtools.layers import evaluating
-from modelyard.torchtools.onnx_module import make_session, run_session
+from modelyard.torchtools.onnx_module import in_order, make_session, run_session
 from modelyard.torchtools.parity import difference, flat_outputs, worst
 
 
@@ -27,13 +27,14 @@ def compared_with_file(
     try:
         with evaluating(module):
             copied = mapped(inputs, lambda tensor: tensor.clone().to(device))
-            expected = flat_outputs(call(module, copied))
+            expected = flat_outputs(answer_of(module, copied))
     except Exception as error:
         raise InputError(
             f"{type(module).__name__} does not run on test_input: {type(error).__name__}: {error}"
         ) from error
     try:
-        actual = run_session(make_session(path), tensors_of(inputs))
+        session = make_session(path)
+        actual = run_session(session, in_order(inputs, session))
     except Exception as error:
         raise InputError(f"{str(path)!r} does not run on test_input: {error}") from error
     names = [value.name for value in graph.graph.output]

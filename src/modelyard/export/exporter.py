@@ -35,7 +35,7 @@ from modelyard.torchtools.conversion import (
     routes,
     subject_of,
 )
-from modelyard.torchtools.inputs import Inputs, as_nested_inputs, call, resolve_example
+from modelyard.torchtools.inputs import Inputs, answer_of, as_nested_inputs, resolve_example
 from modelyard.torchtools.layers import unwrapped
 from modelyard.torchtools.onnx_module import OnnxModule
 from modelyard.torchtools.originals import warn_if_original
@@ -46,6 +46,7 @@ from modelyard.torchtools.quantize import DEFAULT_MAX_ERROR
 from modelyard.torchtools.samples import batches_of
 from modelyard.torchtools.signature import check_input, noted_signature
 
+_DTYPES = {torch.float64: "fp64", torch.float16: "fp16", torch.bfloat16: "bf16"}
 # So many of the user's batches are compared one by one; all of them calibrate.
 _MOST_COMPARED = 4
 
@@ -200,8 +201,9 @@ class ModelExporter:
         else:
             if preset is not None and example_input is None and input_shape is None:
                 input_shape = preset_named(preset).input_shape
-            example = _example(module, example_input, input_shape)
-            batches = _batches(validation_data, example)
+            with preserved(module):
+                example = _example(module, example_input, input_shape)
+            batches = _batches(validation_data, example, is_finite_needed=precision == "int8")
             written, interface = _written(
                 module, example, batches, wishes, known, is_given=example_input is not None
             )
@@ -350,13 +352,15 @@ def _is_flat(inputs: Inputs) -> bool:
     return all(isinstance(item, torch.Tensor) for item in items)
 
 
-def _batches(data: Any, example: Inputs) -> list[Inputs]:
+def _batches(data: Any, example: Inputs, *, is_finite_needed: bool) -> list[Inputs]:
     if data is None:
         return []
     if not _is_flat(example):
         return [as_nested_inputs(item) for item in data]
     n_inputs = 1 if isinstance(example, torch.Tensor) else len(example)
-    return batches_of(data, n_inputs=n_inputs, what="validation_data")
+    return batches_of(
+        data, n_inputs=n_inputs, what="validation_data", is_finite_needed=is_finite_needed
+    )
 
 
 def _written(
@@ -380,12 +384,17 @@ def _written(
             output_names=wishes.output_names,
         )
         interface = subject.interface
+        if wishes.precision != "fp32" and subject.lowest != torch.float32:
+            raise ConfigError(
+                f"precision={wishes.precision!r} starts from a float32 model; this one computes "
+                f"in {subject.lowest}. Pass model.float()."
+            )
         if wishes.preset is not None:
-            answer = flat_outputs(call(subject.module, interface.example))
+            answer = flat_outputs(answer_of(subject.module, interface.example))
             check_output(wishes.preset, preset_named(wishes.preset), answer)
         seen = batches or ([example] if is_given else [])
         statistics = input_statistics(interface.inputs, seen) if seen else None
-        texts = as_texts({**known, **_own_metadata(wishes, statistics)})
+        texts = as_texts({**known, **_own_metadata(wishes, statistics, subject.lowest)})
         job = Job(
             subject=subject,
             opset=wishes.opset,
@@ -398,15 +407,26 @@ def _written(
         return target_named(wishes.target).write(job), interface
 
 
-def _own_metadata(wishes: _Wishes, statistics: Mapping[str, Any] | None) -> dict[str, Any]:
+def _own_metadata(
+    wishes: _Wishes, statistics: Mapping[str, Any] | None, lowest: torch.dtype
+) -> dict[str, Any]:
+    verification = "measured" if wishes.precision == "int8" else "compared"
     found: dict[str, Any] = {
-        "precision": wishes.precision,
-        "verification": "compared" if wishes.should_verify else "none",
+        "precision": _DTYPES.get(lowest, "fp32")
+        if wishes.precision == "fp32"
+        else wishes.precision,
+        "verification": verification if wishes.should_verify else "none",
     }
     return found | ({"input_statistics": statistics} if statistics else {})
 
 
 def _own_graph(module: OnnxModule, wishes: _Wishes, known: Mapping[str, Any]) -> Written:
+    asked = (wishes.dynamic_axes, wishes.input_names, wishes.output_names)
+    if any(wish is not None for wish in asked):
+        raise ConfigError(
+            "An OnnxModule is exported as the graph it is: leave dynamic_axes, input_names and "
+            "output_names out, or export the float model it was made from."
+        )
     if wishes.target != "onnx" or wishes.precision != "fp32":
         raise ConversionError(
             f"An OnnxModule ({module.recipe}) is exported as the ONNX graph it is: leave target "

@@ -28,8 +28,10 @@ def as_texts(values: Mapping[str, Any]) -> dict[str, str]:
     """Values as texts for a file.
 
     Raises:
-        ConfigError: A value JSON cannot hold.
+        ConfigError: A value JSON cannot hold, or two keys that are one as text.
     """
+    if len({str(key) for key in values}) < len(values):
+        raise ConfigError("metadata has two keys that are one as text.")
     texts, in_json = {}, []
     for key, value in values.items():
         if isinstance(value, str):
@@ -110,6 +112,12 @@ def _quantile(values: torch.Tensor, share: float) -> float:
     return float(values.kthvalue(rank).values)
 
 
+def merged(before: Mapping[str, str], texts: Mapping[str, str]) -> dict[str, str]:
+    """Texts that a file has, with others over them."""
+    values = as_values(before) | as_values(texts)
+    return as_texts(values)
+
+
 def with_metadata(data: bytes, texts: Mapping[str, str]) -> bytes:
     """A serialised graph with texts in it.
 
@@ -118,7 +126,8 @@ def with_metadata(data: bytes, texts: Mapping[str, str]) -> bytes:
     """
     if texts:
         model = onnx.load_from_string(data)
-        onnx.helper.set_model_props(model, dict(texts))
+        before = {entry.key: entry.value for entry in model.metadata_props}
+        onnx.helper.set_model_props(model, merged(before, texts))
         data = model.SerializeToString()
     if len(data) > LARGEST_FILE_BYTES:
         raise ConversionError(

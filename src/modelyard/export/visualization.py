@@ -52,8 +52,11 @@ def graph_page(path: Path, output_path: str | Path | None, *, should_profile: bo
 
     Raises:
         NotFoundError, InputError: The file is missing, no ONNX model, or does not run.
-        ConfigError: It has more operators than a picture can hold.
+        ConfigError: It has more operators than a picture can hold, or the page another ending.
     """
+    target = Path(output_path) if output_path is not None else path.with_suffix(".html")
+    if target.suffix.lower() not in {".html", ".htm"}:
+        raise ConfigError(f"The page's name must end in .html, got {str(target)!r}.")
     graph = read_graph(path).graph
     if len(graph.node) > _MOST_NODES:
         raise ConfigError(
@@ -62,7 +65,6 @@ def graph_page(path: Path, output_path: str | Path | None, *, should_profile: bo
     times = operator_times(path) if should_profile else {}
     boxes, links = boxes_and_links(graph, times)
     placed, lines, size = laid_out(boxes, links)
-    target = Path(output_path) if output_path is not None else path.with_suffix(".html")
     by_kind = _by_kind(boxes)
     page = (
         _templates()

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from modelyard._core.errors import InputError
+from modelyard.torchtools.inputs import tensors_of
 from modelyard.torchtools.parity import from_tree
 
 # ONNX Runtime's names of tensor types, as PyTorch dtypes.
@@ -142,6 +143,14 @@ def run_session(session: Any, tensors: list[torch.Tensor]) -> list[torch.Tensor]
     names = [value.name for value in session.get_inputs()]
     feed = {name: as_array(tensor) for name, tensor in zip(names, tensors, strict=True)}
     return [torch.from_numpy(value) for value in session.run(None, feed)]
+
+
+def in_order(inputs: Any, session: Any) -> list[torch.Tensor]:
+    """The tensors of an input in the order of the graph's: by name where all names agree."""
+    names = [value.name for value in session.get_inputs()]
+    if isinstance(inputs, dict) and inputs.keys() == set(names):
+        return [inputs[name] for name in names]
+    return tensors_of(inputs)
 
 
 def as_array(tensor: torch.Tensor) -> np.ndarray[Any, Any]:

@@ -107,9 +107,11 @@ def _observation(space: Any, rng: np.random.Generator) -> Any:
             values = np.clip(rng.standard_normal(shape), space.low, space.high)
         return torch.as_tensor(values.astype(space.dtype))
     if hasattr(space, "nvec"):
-        return torch.as_tensor(rng.integers(0, space.nvec, size=(2, *np.shape(space.nvec))))
+        values = rng.integers(0, space.nvec, size=(2, *np.shape(space.nvec)))
+        return torch.as_tensor(values.astype(space.dtype))
     if hasattr(space, "n"):
         n = int(np.max(space.n))
         shape = (2, *space.shape)
-        return torch.as_tensor(rng.integers(0, n if space.shape == () else 2, size=shape))
+        values = rng.integers(0, n if space.shape == () else 2, size=shape)
+        return torch.as_tensor(values.astype(space.dtype))
     return None

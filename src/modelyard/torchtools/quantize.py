@@ -310,6 +310,9 @@ def _through_files(graph: bytes, write: Callable[[Path, Path], None]) -> bytes:
         write(prepared, target)
         model = onnx.load(target)
     _drop_unused_domains(model)
+    kept = [entry for entry in model.metadata_props if not entry.key.startswith("onnx.")]
+    del model.metadata_props[:]  # the quantizer's own notes
+    model.metadata_props.extend(kept)
     data: bytes = model.SerializeToString()
     return data
 

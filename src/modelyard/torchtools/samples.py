@@ -29,7 +29,9 @@ _MOST_SAMPLES = 2048
 _FEW_SAMPLES = 32
 
 
-def batches_of(data: Any, *, n_inputs: int = 1, what: str = "data") -> list[Inputs]:
+def batches_of(
+    data: Any, *, n_inputs: int = 1, what: str = "data", is_finite_needed: bool = True
+) -> list[Inputs]:
     """Batches of at most 32 samples, 2,048 samples at the most.
 
     Args:
@@ -37,15 +39,16 @@ def batches_of(data: Any, *, n_inputs: int = 1, what: str = "data") -> list[Inpu
             of batches; of batches `(inputs, targets)` the targets are dropped.
         n_inputs: How many tensors the model takes.
         what: The argument's name, for messages.
+        is_finite_needed: Whether NaN and infinity are refused, as calibration must.
 
     Raises:
-        InputError: No samples, or values that are not finite.
+        InputError: No samples, or values that are not finite where they have to be.
     """
     whole = [_without_targets(item, n_inputs) for item in _items(data)]
     batches = [part for item in whole for part in _cut(item)]
     if not batches:
         raise InputError(f"{what} holds no samples; a generator can be read only once.")
-    _check(batches, what)
+    _check(batches, what, is_finite_needed=is_finite_needed)
     return batches[: _MOST_SAMPLES // _BATCH]
 
 
@@ -98,11 +101,12 @@ def _cut(inputs: Inputs) -> list[Inputs]:
     ]
 
 
-def _check(batches: Sequence[Inputs], what: str) -> None:
+def _check(batches: Sequence[Inputs], what: str, *, is_finite_needed: bool) -> None:
     n = sum(batch_size(batch) for batch in batches)
     for position in range(len(tensors_of(batches[0]))):
         values = torch.cat([tensors_of(batch)[position].reshape(-1) for batch in batches])
-        if values.is_floating_point() and not bool(values.isfinite().all()):
+        is_float = is_finite_needed and values.is_floating_point()
+        if is_float and not bool(values.isfinite().all()):
             raise InputError(f"{what} holds NaN or infinity; clean it before calibrating.")
         if values.numel() > 1 and bool((values == values[0]).all()):
             _logger.warning("%s is constant: ranges taken from it mean little.", what)

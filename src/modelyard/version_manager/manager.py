@@ -25,6 +25,7 @@ from modelyard.version_manager import (
     facts,
     loading,
     manifests,
+    module_format,
     promotion,
     rebuild,
     saving,
@@ -205,7 +206,11 @@ class ModelVersionManager(RegistryKeeper):
         else:
             model = loading.load_into(model_class, version, paths)
         note_signature(model, version["signature"])
-        note_provenance(model, facts.provenance_of(version))
+        note_provenance(
+            model,
+            facts.provenance_of(version),
+            lambda: module_format.read_tensors(paths.weights)[0],
+        )
         return model
 
     def read_training_state(self, version_id: str) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from modelyard._core.errors import ConversionError
+from modelyard._core.errors import ConversionError, ModelyardError, QuantizationError
 from modelyard.export.metadata import with_metadata
 from modelyard.export.optimization import Measured, optimized
-from modelyard.export.targets.base import PRECISIONS, Job, Written
+from modelyard.export.targets.base import PRECISIONS, Job, Written, in_short
 from modelyard.torchtools import half, quantize
 from modelyard.torchtools.conversion import (
     Graph,
@@ -88,12 +88,18 @@ def _int8(job: Job, graph: Graph) -> tuple[Graph, dict[str, Any]]:
         if is_static
         else quantize.dynamic_int8(torch.qint8)
     )
-    quantized = quantize.quantized_within(
-        graph.data,
-        recipe,
-        reference_for(subject.module, batches),
-        max_error=job.max_error,
-    )
+    reference = reference_for(subject.module, batches)
+    try:
+        quantized = quantize.quantized_within(
+            graph.data, recipe, reference, max_error=job.max_error
+        )
+    except ModelyardError:
+        raise
+    except Exception as error:
+        raise QuantizationError(
+            f"ONNX Runtime does not quantize this graph at opset {job.opset}: {in_short(error)}. "
+            "Try another opset_version, 14 or newer."
+        ) from error
     _check_opset(quantized.data, job)
     details = {
         "recipe": "static_int8" if is_static else "dynamic_int8",

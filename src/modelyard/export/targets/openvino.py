@@ -29,6 +29,11 @@ class OpenVinoTarget:
     def write(self, job: Job) -> Written:
         """Graph and weights, read again, compiled in float32 and compared."""
         openvino: Any = require("openvino", extra="openvino")
+        if job.subject.lowest == torch.float64:
+            raise ConversionError(
+                f"OpenVINO computes in float32; {job.subject.kind} computes in float64. Pass "
+                "model.float(), or export it as ONNX."
+            )
         graph = graph_of(job.subject, opset=job.opset)
         core = openvino.Core()
         try:

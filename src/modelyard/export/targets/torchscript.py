@@ -10,7 +10,8 @@ import torch
 
 from modelyard._core.errors import ConversionError
 from modelyard.export.targets.base import Job, Written, verified
-from modelyard.torchtools.conversion import failure_text, refuse_frozen, script_trace
+from modelyard.torchtools.conversion import Interface, failure_text, refuse_frozen, script_trace
+from modelyard.torchtools.inputs import call
 from modelyard.torchtools.parity import flat_outputs
 
 
@@ -37,7 +38,8 @@ class TorchScriptTarget:
         buffer = io.BytesIO()
         torch.jit.save(script, buffer, {"modelyard.json": json.dumps(dict(job.metadata))})
         data = _without_sources(buffer.getvalue())
-        verification = verified(job, _run_of(data), "TorchScript")
+        run = _run_of(data, subject.interface if route == "scripted" else None)
+        verification = verified(job, run, "TorchScript")
         return Written(files={".pt": data}, route=route, verification=verification)
 
 
@@ -54,13 +56,16 @@ def _without_sources(archive: bytes) -> bytes:
     return target.getvalue()
 
 
-def _run_of(data: bytes) -> Any:
+def _run_of(data: bytes, interface: Interface | None) -> Any:
+    """The script as something to compare; a scripted module takes what the module took."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its deprecation
         script = torch.jit.load(io.BytesIO(data))
 
     def run(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
         with torch.inference_mode():
-            return flat_outputs(script(*tensors))
+            if interface is None:
+                return flat_outputs(script(*tensors))
+            return flat_outputs(call(script, interface.nested(tensors)))
 
     return run

@@ -136,7 +136,8 @@ def samples_of(
         for kind, sizes, inputs in _inputs(interface, is_heavy=is_heavy)
         if (sample := _answered(model, kind, sizes, inputs, interface)) is not None
     ]
-    for index, inputs in enumerate(given):
+    for index, one in enumerate(given):
+        inputs = _in_order(one, interface.example)
         sizes = _sizes_of(inputs, interface, index)
         sample = _answered(model, "given", sizes, inputs, interface)
         if sample is None:
@@ -329,6 +330,13 @@ def _answered(
 
 def _is_finite(tensor: torch.Tensor) -> bool:
     return not tensor.is_floating_point() or bool(tensor.isfinite().all())
+
+
+def _in_order(inputs: Inputs, example: Inputs) -> Inputs:
+    """A dict in the order of the example's names."""
+    if isinstance(inputs, dict) and isinstance(example, dict) and inputs.keys() == example.keys():
+        return {name: inputs[name] for name in example}
+    return inputs
 
 
 def _sizes_of(inputs: Inputs, interface: Interface, index: int) -> dict[str, int]:
