@@ -83,6 +83,7 @@ def test_an_onnx_file_keeps_its_own_opset(run_json, ids):
         (["--precision", "fp8"], "precision must be one of"),
         (["--preset", "dqn"], "preset must be one of"),
         (["--preset", "ppo"], "does not run on an input of shape"),
+        (["--preset", "ppo", "--input-shape", "1,4"], "one of example_input, input_shape and"),
         (["--dynamic", "input=time"], "--dynamic must be such as input:1=time"),
         (["--dynamic", "input:1"], "--dynamic must be such as input:1=time"),
         (["--dynamic", "x:0=n"], "names x; this model has input, output"),

@@ -118,7 +118,7 @@ def test_benchmark_has_every_key(exporter, mlp):
     assert found["num_iterations"] == 20
     assert found["input_shape"] == [4, 8]
     assert {"mean_latency_ms", "memory_mb", "n_threads"} <= found.keys()
-    with pytest.raises(ConfigError, match="1 or more"):
+    with pytest.raises(ConfigError, match="num_iterations must be a whole number, 1 or more"):
         exporter.benchmark_onnx(path, (4, 8), num_iterations=0)
 
 

@@ -1,5 +1,6 @@
 """Every target: the file alone gives the model's answers, or there is no file."""
 
+import copy
 import json
 import zipfile
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import nn
 from modelyard._core.errors import (
     ConfigError,
     ConversionError,
+    InputError,
     MissingDependencyError,
     QuantizationError,
 )
@@ -225,8 +227,24 @@ def test_openvino_is_asked_for_by_its_extra(exporter, model, monkeypatch):
         ({"precision": "fp8"}, "precision must be one of fp32, fp16, bf16, int8"),
         ({"target": "torchscript", "precision": "int8"}, "'torchscript' is written in fp32"),
         ({"target": "openvino", "precision": "bf16"}, "'openvino' is written in fp32, fp16"),
-        ({"preset": "dqn"}, "preset must be one of ts2vec, transformer, ppo"),
+        ({"preset": "dqn", "input_shape": None}, "preset must be one of ts2vec, transformer, ppo"),
         ({"opset_version": "14"}, "opset_version must be a whole number"),
+        ({"opset_version": 14.5}, "opset_version must be a whole number"),
+        ({"target": []}, "target must be one of"),
+        ({"dynamic_axes": ["input"]}, "dynamic_axes must be such as"),
+        ({"dynamic_axes": {"input": "batch"}}, "dynamic_axes must be such as"),
+        ({"dynamic_axes": {"input": {0: None}}}, "dynamic_axes must be such as"),
+        ({"dynamic_axes": {"input": {1.5: "x"}}}, "dynamic_axes must be such as"),
+        ({"dynamic_axes": {0: {0: "x"}}}, "dynamic_axes must be such as"),
+        ({"input_names": 5}, "input_names must be a list of texts"),
+        ({"output_names": [""]}, "output_names must be a list of texts"),
+        ({"max_error": float("nan")}, "max_error must be a number"),
+        ({"input_shape": "1,8"}, "input_shape must be whole numbers"),
+        ({"input_shape": (2.0, 8)}, "input_shape must be whole numbers"),
+        ({"input_shape": (-1, 8)}, "input_shape must be whole numbers"),
+        ({"input_shape": {"input": (1, 8)}}, "input_shape must be whole numbers"),
+        ({"example_input": torch.zeros(2, 8)}, "one of example_input, input_shape and preset"),
+        ({"preset": "ppo"}, "one of example_input, input_shape and preset"),
         ({"metadata": {"precision": "x"}}, "may not hold precision"),
         ({"metadata": ["x"]}, "metadata must be a dict"),
         ({"metadata": {"x": object()}}, "metadata.x holds a builtins.object"),
@@ -332,6 +350,129 @@ def test_two_exports_at_once_leave_the_process_as_it_was(exporter):
     for model, path in zip(models, paths, strict=True):
         assert exporter.compare_outputs(model, path, torch.randn(3, 4))["is_close"]
     assert torch.backends.mha.get_fastpath_enabled() == fast_path
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda e, p, m: e.benchmark_onnx(p, (1, 8), "a"), "num_iterations must be a whole"),
+        (lambda e, p, m: e.benchmark_onnx(p, (1, 8), 0), "num_iterations must be a whole"),
+        (lambda e, p, m: e.benchmark_onnx(p, (1, 8), 5, -1), "warmup_iterations must be"),
+        (lambda e, p, m: e.benchmark_onnx(p, (1, 8), 5, n_threads=0), "n_threads must be"),
+        (lambda e, p, m: e.benchmark_onnx(p, (1, "a"), 5), "input_shape must be whole"),
+        (
+            lambda e, p, m: e.benchmark_onnx(p, (1, 8), 5, pytorch_model=nn.Linear(7, 7)),
+            "pytorch_model .Linear. does not run",
+        ),
+        (lambda e, p, m: e.compare_outputs(m, p, torch.zeros(1, 8), rtol="a"), "rtol must be"),
+        (lambda e, p, m: e.compare_outputs(m, p, torch.zeros(1, 9)), "does not run on test_input"),
+        (lambda e, p, m: e.get_model_info(None), "onnx_path must be a path"),
+        (lambda e, p, m: e.visualize(3), "onnx_path must be a path"),
+        (lambda e, p, m: ModelExporter(None), "output_dir must be a path"),
+    ],
+)
+def test_wrong_arguments_of_what_reads_files_are_named(exporter, model, call, message):
+    path = exporter.export_to_onnx(model, "net", (1, 8), optimize=False)
+    with pytest.raises((ConfigError, InputError), match=message):
+        call(exporter, path, model)
+
+
+class Difference(nn.Module):
+    def forward(self, a, b):
+        return a - 2 * b
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_inputs_by_name_may_come_in_any_order(exporter):
+    x, y = torch.randn(2, 3), torch.randn(2, 3)
+    exported = exporter.export(
+        Difference(), "net", example_input={"a": x, "b": y}, validation_data=[{"b": y, "a": x}]
+    )
+    assert exporter.compare_outputs(Difference(), exported.path, {"b": y, "a": x})["is_close"]
+    script = torch.jit.script(Difference())
+    exporter.export(script, "script", "torchscript", example_input={"b": y, "a": x})
+
+
+def test_an_example_is_not_changed_by_a_model_that_writes_into_it(exporter):
+    class Writes(nn.Module):
+        def forward(self, x):
+            x += 1
+            return x * 2
+
+    x = torch.zeros(2, 3)
+    path = exporter.export_to_onnx(Writes(), "net", example_input=x)
+    exporter.benchmark_onnx(path, None, 5, pytorch_model=Writes(), example_input=x)
+    exporter.compare_outputs(Writes(), path, x)
+    assert torch.equal(x, torch.zeros(2, 3))
+
+
+def test_missing_values_may_be_in_samples_of_a_model_that_sees_to_them(exporter):
+    class FillsIn(nn.Module):
+        def forward(self, x):
+            return torch.nan_to_num(x, nan=0.5) * 2
+
+    data = torch.randn(64, 3)
+    data[::3] = torch.nan
+    exported = exporter.export(
+        FillsIn(), "net", example_input=torch.zeros(2, 3), validation_data=data
+    )
+    assert "given" in exported.verification.kinds
+
+
+def test_writers_of_several_files_never_mix_them(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    path = tmp_path / "net.xml"
+
+    def write(n):
+        put_in_place(path, {".bin": b"%d" % n, ".xml": b"%d" % n})
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(10):
+            list(pool.map(write, range(8)))
+            assert path.read_bytes() == path.with_suffix(".bin").read_bytes()
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+def test_smaller_numbers_start_from_float32(exporter, model, precision):
+    with pytest.raises(ConfigError, match=r"starts from a float32 model.*float64"):
+        exporter.export(
+            copy.deepcopy(model).double(),
+            "net",
+            example_input=torch.randn(2, 8).double(),
+            precision=precision,
+        )
+
+
+def test_openvino_says_what_it_computes_in(exporter, model):
+    double = copy.deepcopy(model).double()
+    with pytest.raises(ConversionError, match="OpenVINO computes in float32"):
+        exporter.export(double, "net", "openvino", example_input=torch.randn(2, 8).double())
+
+
+def test_openvino_refuses_whole_numbers_it_cannot_hold(exporter):
+    class Minutes(nn.Module):
+        def forward(self, x):
+            return (x - x // 60000 * 60000).float()
+
+    with pytest.raises(ConversionError, match="as OpenVINO is not the module"):
+        exporter.export(
+            Minutes(),
+            "net",
+            "openvino",
+            example_input=torch.arange(8).reshape(2, 4),
+            opset_version=18,
+        )
+
+
+def test_options_of_an_onnx_module_that_mean_nothing_are_refused(exporter, model):
+    from modelyard.torchtools.onnx_module import OnnxModule
+
+    path = exporter.export_to_onnx(model, "net", (1, 8))
+    module = OnnxModule(Path(path).read_bytes())
+    for options in ({"dynamic_axes": {}}, {"input_names": ["x"]}, {"output_names": ["x"]}):
+        with pytest.raises(ConfigError, match="exported as the graph it is"):
+            exporter.export(module, "again", **options)
 
 
 def test_arrays_are_taken_as_inputs(exporter, model):

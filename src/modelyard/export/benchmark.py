@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from modelyard._core.errors import ConfigError, InputError
+from modelyard.export.arguments import checked_shape
 from modelyard.export.inspection import read_graph
 from modelyard.export.records import OnnxBenchmark
 from modelyard.torchtools.inputs import (
     Inputs,
+    answer_of,
     as_nested_inputs,
     batch_size,
     call,
@@ -51,13 +53,9 @@ def benchmarked(
         n_threads: Threads within an operator, for both; None for ONNX Runtime's usual choice.
 
     Raises:
-        ConfigError: Fewer than one call, or neither shape nor example.
+        ConfigError: Neither shape nor example, or shapes of other inputs.
         InputError: They do not fit the graph.
     """
-    if n < 1:
-        raise ConfigError(f"num_iterations must be 1 or more, got {n}.")
-    if n_threads is not None and n_threads < 1:
-        raise ConfigError(f"n_threads must be 1 or more, got {n_threads}.")
     read_graph(path)
     process = psutil.Process(os.getpid())
     before = process.memory_info().rss
@@ -68,6 +66,7 @@ def benchmarked(
     calls: dict[str, Any] = {"onnx": lambda: _run(session, tensors)}
     if module is not None:
         of_module = _for_module(module, inputs)
+        _try(module, of_module)
         calls["pytorch"] = lambda: call(module, of_module)
         with torch_threads(threads), evaluating(module):
             durations = interleaved_calls(calls, n=n, warmup=warmup)
@@ -90,6 +89,16 @@ def benchmarked(
         found["pytorch"] = summarized(durations["pytorch"], items_per_call=n_samples)
         found["speedup"] = found["pytorch"]["median_latency_ms"] / found["median_latency_ms"]
     return found
+
+
+def _try(module: nn.Module, inputs: Inputs) -> None:
+    try:
+        with evaluating(module):
+            answer_of(module, inputs)
+    except Exception as error:
+        raise InputError(
+            f"pytorch_model ({type(module).__name__}) does not run on what the file takes: {error}"
+        ) from error
 
 
 def _run(session: Any, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -124,10 +133,10 @@ def _shapes(session: Any, shape: Shape) -> Mapping[str, Sequence[int]]:
                 f"{_wanted(session)}: pass input_shape as a shape for each by name, or "
                 "example_input."
             )
-        shape = {names[0]: shape}
+        shape = {names[0]: checked_shape(shape)}
     if set(shape) != set(names):
         raise ConfigError(f"{_wanted(session)}; input_shape names {', '.join(map(str, shape))}.")
-    return shape
+    return {name: checked_shape(one) for name, one in shape.items()}
 
 
 def _made_up(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:

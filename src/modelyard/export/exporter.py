@@ -10,6 +10,15 @@ from torch import nn
 
 from modelyard._core.errors import ConfigError, ConversionError
 from modelyard._core.ids import checked_name
+from modelyard.export.arguments import (
+    checked_axes,
+    checked_count,
+    checked_fraction,
+    checked_names,
+    checked_path,
+    checked_shape,
+    checked_word,
+)
 from modelyard.export.benchmark import Shape, benchmarked
 from modelyard.export.comparison import compared_with_file
 from modelyard.export.files import put_in_place
@@ -20,9 +29,9 @@ from modelyard.export.metadata import (
     input_statistics,
     with_metadata,
 )
-from modelyard.export.presets import check_output, preset_named
+from modelyard.export.presets import PRESETS, check_output
 from modelyard.export.records import Exported, ModelInfo, OnnxBenchmark, OutputComparison
-from modelyard.export.targets import PRECISIONS, Job, check_precision, target_named
+from modelyard.export.targets import PRECISIONS, TARGETS, Job, check_precision
 from modelyard.export.targets.base import Written
 from modelyard.export.visualization import graph_page
 from modelyard.torchtools.conversion import (
@@ -75,7 +84,7 @@ class ModelExporter:
     """
 
     def __init__(self, output_dir: str | Path = "models/onnx") -> None:
-        self.output_dir = Path(output_dir)
+        self.output_dir = checked_path(output_dir, what="output_dir")
 
     def export_to_onnx(
         self,
@@ -181,38 +190,38 @@ class ModelExporter:
         """
         checked_name(model_name, what="model_name")
         wishes = _Wishes(
-            target=target,
-            opset=opset_version,
-            precision=precision,
-            dynamic_axes=dynamic_axes,
+            target=checked_word(target, list(TARGETS), what="target"),
+            opset=checked_count(opset_version, what="opset_version"),
+            precision=checked_word(precision, PRECISIONS, what="precision"),
+            dynamic_axes=checked_axes(dynamic_axes),
             should_verify=verify,
             should_optimize=optimize,
-            max_error=max_error,
-            preset=preset,
-            input_names=input_names,
-            output_names=output_names,
+            max_error=checked_fraction(max_error, what="max_error"),
+            preset=None if preset is None else checked_word(preset, list(PRESETS), what="preset"),
+            input_names=checked_names(input_names, what="input_names"),
+            output_names=checked_names(output_names, what="output_names"),
         )
-        _check(wishes)
+        check_precision(TARGETS[target], target, precision)
+        routes(wishes.opset)
+        shape = _shape(example_input, input_shape, preset)
         module = unwrapped(as_module(model))
         warn_if_original(module if model is module else model, action="exported")
         known = {**noted_provenance(module), **checked_metadata(metadata)}
         if isinstance(module, OnnxModule):
             written, interface = _own_graph(module, wishes, known), None
         else:
-            if preset is not None and example_input is None and input_shape is None:
-                input_shape = preset_named(preset).input_shape
             with preserved(module):
-                example = _example(module, example_input, input_shape)
+                example = _example(module, example_input, shape)
             batches = _batches(validation_data, example, is_finite_needed=precision == "int8")
             written, interface = _written(
                 module, example, batches, wishes, known, is_given=example_input is not None
             )
-        path = self.output_dir / f"{model_name}{target_named(target).suffixes[0]}"
+        path = self.output_dir / f"{model_name}{TARGETS[target].suffixes[0]}"
         put_in_place(path, written.files)
         return Exported(
             path=path,
             target=target,
-            opset=opset_version if target in {"onnx", "openvino"} else None,
+            opset=wishes.opset if target in {"onnx", "openvino"} else None,
             precision=precision,
             route=written.route,
             size_bytes=sum(map(len, written.files.values())),
@@ -229,7 +238,7 @@ class ModelExporter:
             NotFoundError: There is no such file.
             InputError: It is no ONNX model, or its weights are not beside it.
         """
-        return inspected(onnx_path)
+        return inspected(checked_path(onnx_path, what="onnx_path"))
 
     def compare_outputs(
         self,
@@ -254,10 +263,10 @@ class ModelExporter:
         """
         return compared_with_file(
             unwrapped(as_module(pytorch_model)),
-            Path(onnx_path),
+            checked_path(onnx_path, what="onnx_path"),
             as_nested_inputs(test_input),
-            rtol=rtol,
-            atol=atol,
+            rtol=checked_fraction(rtol, what="rtol"),
+            atol=checked_fraction(atol, what="atol"),
         )
 
     def benchmark_onnx(
@@ -290,13 +299,13 @@ class ModelExporter:
         """
         module = None if pytorch_model is None else unwrapped(as_module(pytorch_model))
         return benchmarked(
-            Path(onnx_path),
+            checked_path(onnx_path, what="onnx_path"),
             shape=input_shape,
             example=example_input,
             module=module,
-            n=num_iterations,
-            warmup=warmup_iterations,
-            n_threads=n_threads,
+            n=checked_count(num_iterations, what="num_iterations"),
+            warmup=checked_count(warmup_iterations, what="warmup_iterations", least=0),
+            n_threads=None if n_threads is None else checked_count(n_threads, what="n_threads"),
         )
 
     def visualize(
@@ -318,21 +327,17 @@ class ModelExporter:
         Raises:
             NotFoundError, InputError: The file is missing or no ONNX model.
         """
-        return graph_page(Path(onnx_path), output_path, should_profile=profile)
+        page = None if output_path is None else checked_path(output_path, what="output_path")
+        return graph_page(checked_path(onnx_path, what="onnx_path"), page, should_profile=profile)
 
 
-def _check(wishes: _Wishes) -> None:
-    target = target_named(wishes.target)
-    if wishes.precision not in PRECISIONS:
-        raise ConfigError(
-            f"precision must be one of {', '.join(PRECISIONS)}, got {wishes.precision!r}."
-        )
-    check_precision(target, wishes.target, wishes.precision)
-    if not isinstance(wishes.opset, int) or isinstance(wishes.opset, bool):
-        raise ConfigError(f"opset_version must be a whole number, got {wishes.opset!r}.")
-    routes(wishes.opset)
-    if wishes.preset is not None:
-        preset_named(wishes.preset)
+def _shape(example: Any, shape: Any, preset: str | None) -> tuple[int, ...] | None:
+    """The shape of an input that is described by its shape; None where there is an example."""
+    if sum(given is not None for given in (example, shape, preset)) > 1:
+        raise ConfigError("Pass one of example_input, input_shape and preset: each is the input.")
+    if preset is not None:
+        return PRESETS[preset].input_shape
+    return None if shape is None else checked_shape(shape)
 
 
 def _example(module: nn.Module, given: Any, shape: Sequence[int] | None) -> Inputs:
@@ -391,7 +396,7 @@ def _written(
             )
         if wishes.preset is not None:
             answer = flat_outputs(answer_of(subject.module, interface.example))
-            check_output(wishes.preset, preset_named(wishes.preset), answer)
+            check_output(wishes.preset, PRESETS[wishes.preset], answer)
         seen = batches or ([example] if is_given else [])
         statistics = input_statistics(interface.inputs, seen) if seen else None
         texts = as_texts({**known, **_own_metadata(wishes, statistics, subject.lowest)})
@@ -404,7 +409,7 @@ def _written(
             should_optimize=wishes.should_optimize,
             metadata=texts,
         )
-        return target_named(wishes.target).write(job), interface
+        return TARGETS[wishes.target].write(job), interface
 
 
 def _own_metadata(

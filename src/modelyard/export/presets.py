@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from modelyard._core.errors import ConfigError, ConversionError
+from modelyard._core.errors import ConversionError
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,6 @@ PRESETS = {
     "transformer": Preset((1, 64, 155), (1, 256), "batch, time, features -> batch, state"),
     "ppo": Preset((1, 263), (1, 4), "batch, state -> batch, actions"),
 }
-
-
-def preset_named(name: str) -> Preset:
-    """The preset of that name.
-
-    Raises:
-        ConfigError: There is none; names those there are.
-    """
-    if name not in PRESETS:
-        raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}.")
-    return PRESETS[name]
 
 
 def check_output(name: str, preset: Preset, outputs: Sequence[torch.Tensor]) -> None:

@@ -95,7 +95,12 @@ def _made(module_name: str, factory_name: str) -> nn.Module:
         raise ConfigError(
             f"--model {module_name}:{factory_name} cannot be imported: {error}."
         ) from error
-    model = factory()
+    try:
+        model = factory()
+    except Exception as error:
+        raise InputError(
+            f"{module_name}:{factory_name}() fails: {type(error).__name__}: {error}"
+        ) from error
     if is_algorithm(model):
         return as_module(model)
     if not isinstance(model, nn.Module):

@@ -1,6 +1,5 @@
 """Formats to export to, one module each. A next one is a class beside these and a line here."""
 
-from modelyard._core.errors import ConfigError
 from modelyard.export.targets.base import PRECISIONS, Job, Target, Written, check_precision
 from modelyard.export.targets.onnx import OnnxTarget
 from modelyard.export.targets.openvino import OpenVinoTarget
@@ -15,17 +14,6 @@ TARGETS: dict[str, Target] = {
 }
 
 
-def target_named(name: str) -> Target:
-    """The target of that name.
-
-    Raises:
-        ConfigError: There is none; names those there are.
-    """
-    if name not in TARGETS:
-        raise ConfigError(f"target must be one of {', '.join(TARGETS)}, got {name!r}.")
-    return TARGETS[name]
-
-
 __all__ = [
     "PRECISIONS",
     "TARGETS",
@@ -33,5 +21,4 @@ __all__ = [
     "Target",
     "Written",
     "check_precision",
-    "target_named",
 ]
