@@ -96,6 +96,7 @@ def test_times_are_medians_of_the_kernels():
 
 
 @example(n=6, pairs=[(0, 1), (0, 2), (1, 2)])
+@example(n=6, pairs=[(0, 5), (1, 2), (1, 4), (2, 3), (3, 4)])
 @given(
     n=st.integers(1, 12),
     pairs=st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=25),

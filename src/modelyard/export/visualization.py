@@ -144,23 +144,24 @@ def laid_out(
     Layers by Sugiyama, Tagawa and Toda (1981), through fast-sugiyama. Links over several layers
     bend at each, so that they pass between the boxes.
     """
-    linked = sorted({key for link in links for key in link})
-    number = {key: index for index, key in enumerate(linked)}
-    numbered = [(number[a], number[b]) for a, b in links]
     places: dict[int, tuple[float, float]] = {}
     steps: list[tuple[int, int]] = []
     n = next_key = len(boxes)
     left = 0.0
-    layouts = from_edges(numbered, vertex_spacing=_SPACING, dummy_vertices=True) if links else ()
-    for positions, _, _, edges in layouts:
-        # Numbers past the linked boxes are bends; each part of the graph counts them anew.
+    for linked in _parts(links):
+        # One part at a time: the bends of one would get numbers of another's boxes.
+        number = {key: index for index, key in enumerate(linked)}
+        numbered = [(number[a], number[b]) for a, b in links if a in number]
         names = dict(enumerate(linked))
-        for raw, (x, y) in positions:
-            index = int(raw)
-            if index not in names:
-                names[index], next_key = next_key, next_key + 1
-            places[names[index]] = (x + left, y)
-        steps += [(names[int(a)], names[int(b)]) for a, b in edges or ()]
+        for positions, _, _, edges in from_edges(
+            numbered, vertex_spacing=_SPACING, dummy_vertices=True
+        ):
+            for raw, (x, y) in positions:
+                index = int(raw)
+                if index not in names:
+                    names[index], next_key = next_key, next_key + 1
+                places[names[index]] = (x + left, y)
+            steps += [(names[int(a)], names[int(b)]) for a, b in edges or ()]
         left = max(x for x, _ in places.values()) + _SPACING
     for box in boxes:
         if box.key not in places:
@@ -171,6 +172,17 @@ def laid_out(
     width = max((x for x, _ in places.values()), default=0.0) + _WIDTH + _MARGIN
     height = max((y for _, y in places.values()), default=0.0) + _HEIGHT + _MARGIN
     return placed, [_line(route, places, n) for route in _routes(steps, n)], (width, height)
+
+
+def _parts(links: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Boxes that links hold together, a list for each part of the graph."""
+    part_of: dict[int, list[int]] = {}
+    for a, b in links:
+        one, other = part_of.setdefault(a, [a]), part_of.setdefault(b, [b])
+        if one is not other:
+            one.extend(other)
+            part_of.update(dict.fromkeys(other, one))
+    return [sorted(part) for part in {id(part): part for part in part_of.values()}.values()]
 
 
 def _scaled(
