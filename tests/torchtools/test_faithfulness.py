@@ -222,6 +222,14 @@ def test_missing_values_are_tried_where_the_model_sees_to_them():
     assert "missing" not in to_onnx(mlp(), torch.randn(2, 6)).verification.kinds
 
 
+def test_what_an_operator_makes_of_missing_values_by_accident_is_no_fault():
+    class Sign(nn.Module):
+        def forward(self, x):
+            return torch.sign(x)
+
+    assert to_onnx(Sign(), torch.randn(2, 6)).max_abs_diff == 0
+
+
 def test_ranks_among_equals_may_differ():
     assert to_onnx(Ranks(), torch.randn(2, 5)).max_abs_diff == 0
 

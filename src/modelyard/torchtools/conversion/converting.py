@@ -221,7 +221,11 @@ def subject_of(
         input_names=input_names,
         output_names=output_names,
     )
-    samples = samples_of(module, interface, given) if verify else []
+    samples = (
+        samples_of(module, interface, given, sees_to_missing=seen.sees_to_missing)
+        if verify
+        else []
+    )
     return Subject(
         module=module,
         interface=interface,

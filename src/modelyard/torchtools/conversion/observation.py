@@ -30,6 +30,8 @@ _TAKES = frozenset(
         *("item", "tolist", "numpy", "__array__", "equal", "allclose", "is_nonzero"),
     }
 )
+# Beginnings of operators that are there for the sake of NaN; torch's isnan is `x != x`.
+_FOR_MISSING = ("isnan", "nan_to_num", "nansum", "nanmedian", "isfinite", "isinf", "ne.Tensor")
 _OWN_FILES = (str(Path(torch.__file__).parent), __file__)
 
 
@@ -42,11 +44,13 @@ class Observed:
             `file:line: code`.
         is_random: Whether random numbers were drawn: torch's, NumPy's or Python's.
         is_repeatable: Whether two runs gave the same answer.
+        sees_to_missing: Whether it asks its data for missing values, or works around them.
     """
 
     values_taken: tuple[str, ...]
     is_random: bool
     is_repeatable: bool
+    sees_to_missing: bool
 
 
 def observed(model: nn.Module, example: Inputs, are_equal: Callable[[Any, Any], bool]) -> Observed:
@@ -74,6 +78,7 @@ def observed(model: nn.Module, example: Inputs, are_equal: Callable[[Any, Any], 
         values_taken=values_taken,
         is_random=operations.is_random or has_moved,
         is_repeatable=are_equal(first, second),
+        sees_to_missing=operations.sees_to_missing,
     )
 
 
@@ -118,6 +123,7 @@ class _Operations(TorchDispatchMode):
     def __init__(self, inputs: Inputs) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch carries no annotation here
         self.is_random = False
+        self.sees_to_missing = False
         self._alive: list[Any] = []  # an address freed and given out again would mislead
         self._dependent: set[int] = set()
         self._mark(tensors_of(inputs))
@@ -136,6 +142,8 @@ class _Operations(TorchDispatchMode):
         # Attention carries the tag for the sake of its dropout, which evaluation leaves out.
         if torch.Tag.nondeterministic_seeded in func.tags and "attention" not in str(func):
             self.is_random = True
+        if str(func).removeprefix("aten.").startswith(_FOR_MISSING):
+            self.sees_to_missing = True
         given = (args, kwargs or {})
         depends = self.depends(given)
         result = func(*args, **(kwargs or {}))

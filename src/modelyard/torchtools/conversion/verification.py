@@ -116,7 +116,11 @@ class MismatchError(ConversionError):
 
 
 def samples_of(
-    model: nn.Module, interface: Interface, given: Sequence[Inputs] = ()
+    model: nn.Module,
+    interface: Interface,
+    given: Sequence[Inputs] = (),
+    *,
+    sees_to_missing: bool = False,
 ) -> list[Sample]:
     """Inputs of every kind and size with the module's answers, in the mode it is in.
 
@@ -126,6 +130,7 @@ def samples_of(
         model: The module.
         interface: Its inputs.
         given: The user's own inputs, each of any size that may vary.
+        sees_to_missing: Whether missing values are among what it is meant for.
 
     Raises:
         InputError: One of `given` does not fit.
@@ -134,6 +139,7 @@ def samples_of(
     samples = [
         sample
         for kind, sizes, inputs in _inputs(interface, is_heavy=is_heavy)
+        if kind != "missing" or sees_to_missing
         if (sample := _answered(model, kind, sizes, inputs, interface)) is not None
     ]
     for index, one in enumerate(given):
