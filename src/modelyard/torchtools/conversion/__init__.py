@@ -23,10 +23,10 @@ from modelyard.torchtools.conversion.converting import (
 from modelyard.torchtools.conversion.failures import failure_text
 from modelyard.torchtools.conversion.graphs import opset_of, opset_of_bytes
 from modelyard.torchtools.conversion.interface import BATCH, DynamicAxes, Interface
+from modelyard.torchtools.conversion.preserving import preserved
 from modelyard.torchtools.conversion.routes import (
     NEWEST_OPSET,
     OLDEST_OPSET,
-    preserved,
     routes,
     script_trace,
 )

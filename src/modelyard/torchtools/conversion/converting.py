@@ -21,24 +21,23 @@ from modelyard.torchtools.conversion.graphs import finished, opset_of
 from modelyard.torchtools.conversion.interface import DynamicAxes, Interface, interface_of
 from modelyard.torchtools.conversion.observation import Observed, observed
 from modelyard.torchtools.conversion.preparation import prepared
+from modelyard.torchtools.conversion.preserving import preserved
 from modelyard.torchtools.conversion.routes import (
     FIRST_TORCH_EXPORT_OPSET,
     Bound,
     bounds_by_torch_export,
     exported_program,
-    preserved,
     routes,
     traced,
 )
+from modelyard.torchtools.conversion.samples import Sample, samples_of
 from modelyard.torchtools.conversion.verification import (
     MismatchError,
     Run,
-    Sample,
     Verification,
     compared,
     lowest_dtype,
     own_errors_of,
-    samples_of,
 )
 from modelyard.torchtools.inputs import Inputs, answer_of, device_of, mapped
 from modelyard.torchtools.layers import MB, size_bytes

@@ -1,29 +1,24 @@
 """The two exporters of torch, called alike and kept from printing, changing or hiding anything."""
 
 import io
-import logging
 import re
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import onnx
 import torch
 from torch import nn
-from torch.distributions import Distribution
 from torch.nn import functional
-from torch.nn.modules import transformer
 
 from modelyard._core.errors import ConversionError
-from modelyard.torchtools.conversion.attention import masked_attention, multi_head_attention
+from modelyard.torchtools.conversion.attention import multi_head_attention
 from modelyard.torchtools.conversion.graphs import WRAPPER
 from modelyard.torchtools.conversion.interface import Interface
 from modelyard.torchtools.inputs import mapped
-from modelyard.torchtools.layers import evaluating
 from modelyard.torchtools.parity import outputs_by_path
 
 OLDEST_OPSET = 9
@@ -35,13 +30,9 @@ NEWEST_OPSET = 25
 _PLACE = re.compile(
     r'raised this error:\s+File "(?P<file>.+)", line (?P<line>\d+), .*\n(?P<code>.*)'
 )
-_NOISY_LOGGERS = ("torch.onnx", "torch.fx.experimental.symbolic_shapes")
 
 # Running a module at a larger size than this to see whether it goes on is asking too much.
 _LARGEST_SIZE_TRIED = 20_000
-
-# Settings of the whole process are changed while a model is traced.
-_lock = threading.RLock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,130 +206,6 @@ def branch_in(error: Exception) -> str | None:
 
 
 @contextmanager
-def preserved(model: nn.Module) -> Iterator[None]:
-    """Eval mode, no fast path, no messages; everything as it was afterwards.
-
-    One thread at a time: these are settings of the process.
-    """
-    with _lock, ExitStack() as stack:
-        fast_path = torch.backends.mha.get_fastpath_enabled()
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
-        torch.backends.mha.set_fastpath_enabled(False)  # its fused operator has no ONNX form
-        for name in _NOISY_LOGGERS:
-            logger = logging.getLogger(name)
-            stack.callback(logger.setLevel, logger.level)
-            logger.setLevel(logging.CRITICAL)
-        stack.callback(_put_back, *_contents_of(model))
-        stack.enter_context(_quiet())
-        stack.enter_context(evaluating(model))
-        stack.enter_context(_as_written())
-        stack.enter_context(torch.no_grad())
-        yield
-
-
-_Contents = list[tuple[nn.Module, dict[str, Any], dict[str, dict[str, Any]]]]
-_Values = list[tuple[torch.Tensor, int, torch.Tensor]]
-_TABLES = ("_parameters", "_buffers", "_modules")
-
-
-def _contents_of(model: nn.Module) -> tuple[_Contents, _Values]:
-    """What each part holds, and the values of its buffers."""
-    parts = [part for part in model.modules() if not isinstance(part, torch.jit.ScriptModule)]
-    contents = [
-        (
-            part,
-            {key: value for key, value in vars(part).items() if key not in _TABLES},
-            {name: dict(vars(part)[name]) for name in _TABLES},
-        )
-        for part in parts
-    ]
-    values = [
-        (buffer, buffer._version, buffer.detach().clone())  # noqa: SLF001 - the only count of writes there is
-        for buffer in model.buffers()
-        if not buffer.is_inference()
-    ]
-    return contents, values
-
-
-def _put_back(contents: _Contents, values: _Values) -> None:
-    """Undo what forward did to the model: cached masks, counters, running statistics."""
-    for part, attributes, tables in contents:
-        held = vars(part)
-        for key in [key for key in held if key not in attributes and key not in _TABLES]:
-            del held[key]
-        held.update(attributes)
-        for name, table in tables.items():
-            now = held[name]
-            is_same = list(now) == list(table) and all(now[key] is table[key] for key in table)
-            if not is_same:
-                held[name].clear()
-                held[name].update(table)
-    with torch.no_grad():
-        for buffer, version, value in values:
-            if buffer._version != version:  # noqa: SLF001 - as above
-                buffer.copy_(value)
-
-
-@contextmanager
-def _as_written() -> Iterator[None]:
-    """Operations in the form that graphs can hold.
-
-    Compiled functions run as they were written. Distributions do not check their arguments: those
-    checks are branches on the data. Attention with a mask is spelt out, and nobody looks at a mask
-    to find out whether it is causal: that only chooses between two ways to the same answer.
-    """
-    validates = Distribution._validate_args  # noqa: SLF001 - there is a public way to set it only
-    attention = functional.scaled_dot_product_attention
-    detects = transformer._detect_is_causal_mask  # noqa: SLF001 - it has no switch
-    Distribution.set_default_validate_args(False)
-    functional.scaled_dot_product_attention = masked_attention
-    transformer._detect_is_causal_mask = _as_told  # noqa: SLF001 - as above
-    try:
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    finally:
-        functional.scaled_dot_product_attention = attention
-        transformer._detect_is_causal_mask = detects  # noqa: SLF001 - as above
-        Distribution.set_default_validate_args(validates)
-
-
-def _as_told(
-    mask: torch.Tensor | None,  # noqa: ARG001 - the signature of what it stands for
-    is_causal: bool | None = None,  # noqa: FBT001 - as above
-    size: int | None = None,  # noqa: ARG001 - as above
-) -> bool:
-    return bool(is_causal)
-
-
-class _NotFrom(io.TextIOBase):
-    """A stream that drops what one thread writes and passes on what the others do."""
-
-    def __init__(self, stream: Any, thread: int) -> None:
-        super().__init__()
-        self._stream = stream
-        self._thread = thread
-
-    def write(self, text: str, /) -> int:
-        if threading.get_ident() != self._thread and self._stream is not None:
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        if threading.get_ident() != self._thread and self._stream is not None:
-            self._stream.flush()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    # The exporters announce progress and their own deprecation; what matters is verified.
-    me = threading.get_ident()
-    with warnings.catch_warnings(), redirect_stdout(_NotFrom(sys.stdout, me)):
-        warnings.simplefilter("ignore")
-        with redirect_stderr(_NotFrom(sys.stderr, me)), _no_graph_dump():
-            yield
-
-
-@contextmanager
 def _traceable() -> Iterator[None]:
     """Attention in a form whose sequence length a trace keeps."""
     forward = functional.multi_head_attention_forward
@@ -425,22 +292,3 @@ def _dynamic_dims(interface: Interface) -> tuple[Any, ...]:
         dict.fromkeys(by_axis, torch.export.Dim.DYNAMIC) or None
         for by_axis in interface.axes_of_inputs()
     )
-
-
-@contextmanager
-def _no_graph_dump() -> Iterator[None]:
-    """Keep the TorchScript exporter from printing the whole graph when it fails.
-
-    It writes past Python's stdout and, in torch 2.13, whatever its switch says: the switch's
-    state is asked for without calling the function that tells it.
-    """
-    dump = torch._C._jit_onnx_log  # noqa: SLF001 - there is no public way
-    torch._C._jit_onnx_log = _ignore  # noqa: SLF001
-    try:
-        yield
-    finally:
-        torch._C._jit_onnx_log = dump  # noqa: SLF001
-
-
-def _ignore(*_: Any) -> None:
-    """Do nothing."""
