@@ -57,7 +57,7 @@ _REASONS = {
     "A size was frozen": ("S", "the only route at this opset freezes a size"),
     "Nothing could be quantized": ("N", "there is nothing to quantize"),
     "is the export": ("G", ""),
-    "ONNX graph it is": ("G", "it is an ONNX graph already"),
+    "graph it is": ("G", "it is an ONNX graph already"),
     "is not the module": ("D", "the other runtime answers differently"),
     "OpenVINO does not take": ("O", "an operator is not supported there"),
     "opset_version=": ("O", "an operator has no form at this opset, or a wrong one"),

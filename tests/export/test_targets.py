@@ -475,6 +475,13 @@ def test_options_of_an_onnx_module_that_mean_nothing_are_refused(exporter, model
             exporter.export(module, "again", **options)
 
 
+def test_lazy_modules_are_refused_before_they_are_run(exporter):
+    lazy = nn.Sequential(nn.LazyLinear(3))
+    with pytest.raises(ConversionError, match="has no shape yet"):
+        exporter.export(lazy, "net", input_shape=(2, 8))
+    assert type(lazy[0]) is nn.LazyLinear
+
+
 def test_arrays_are_taken_as_inputs(exporter, model):
     example = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
     path = exporter.export_to_onnx(model, "net", example_input=example)

@@ -1,5 +1,7 @@
 """What a trace keeps without a word: sizes, values and chance that no ordinary sample shows."""
 
+import collections
+import copy
 import math
 import random
 import warnings
@@ -117,8 +119,64 @@ def listed(_model, x):
     [equal_halves, close_halves, through_numpy, through_array, silenced, limit, listed],
 )
 def test_values_taken_from_the_data_are_seen(function):
-    with pytest.raises(ConversionError, match=r"hidden_dependence.py:\d+: .*branches on the data"):
+    with pytest.raises(
+        ConversionError,
+        match=r"hidden_dependence.py:\d+: .*(branches on the data|opset_version=18 works)",
+    ):
         to_onnx(model_of(function), torch.randn(2, 4))
+
+
+def default_mask(model, x):
+    mask = torch.ones_like(x[..., 0], dtype=torch.bool)
+    return model.layer(x * mask[..., None] if not mask.all() else x)
+
+
+def checked_outside_onnx(model, x):
+    if not torch.onnx.is_in_onnx_export():
+        assert bool((x < 1e9).all())
+    return model.layer(x)
+
+
+def probes(_model, x):
+    """Picks the largest, writes something there: which of equal ones is up to the runtime."""
+    top = torch.topk(x, 2, dim=1, sorted=False).indices
+    return x.cumsum(1).scatter(1, top, torch.full(top.shape, 5.0))
+
+
+@pytest.mark.parametrize("function", [default_mask, checked_outside_onnx, probes])
+def test_what_only_looks_like_the_data_is_converted(function):
+    assert to_onnx(model_of(function), torch.randn(2, 4)).max_abs_diff < 1e-5
+
+
+class Grows(nn.Module):
+    """A table that grows with the longest sequence seen, as rotary encodings have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.n = 0
+        self.table = None
+        self.seen = {}
+        self.recent = collections.deque(maxlen=3)
+        self.sizes = []
+
+    def forward(self, x):
+        n = x.shape[1]
+        if n > self.n:
+            self.table, self.n = torch.arange(n).float().cos()[:, None], n
+        self.seen["x"] = x
+        self.recent.append(x)
+        self.sizes.append(n)
+        return x * self.table[:n]
+
+
+@pytest.mark.parametrize("opset", [14, pytest.param(18, marks=pytest.mark.slow)])
+def test_records_and_tables_that_grow_are_as_before(opset):
+    model = Grows()
+    graph = to_onnx(model, torch.randn(2, 10, 4), opset=opset, dynamic_axes=TIME)
+    assert max(graph.verification.sizes["time"]) == 53
+    assert (model.n, model.table, model.seen, model.sizes) == (0, None, {}, [])
+    assert len(model.recent) == 0
+    copy.deepcopy(model)
 
 
 def constant_from_weights(model, x):

@@ -41,6 +41,7 @@ from modelyard.torchtools.conversion import (
     DynamicAxes,
     own_graph,
     preserved,
+    refuse_untraceable,
     routes,
     subject_of,
 )
@@ -210,6 +211,7 @@ class ModelExporter:
         if isinstance(module, OnnxModule):
             written, interface = _own_graph(module, wishes, known), None
         else:
+            refuse_untraceable(module)
             with preserved(module):
                 example = _example(module, example_input, shape)
             batches = _batches(validation_data, example, is_finite_needed=precision == "int8")

@@ -28,8 +28,9 @@ class TorchScriptTarget:
             if isinstance(subject.module, torch.jit.ScriptModule):
                 script, route = subject.module, "scripted"
             else:
+                subject.contents.put_back()
                 script, is_size_frozen = script_trace(subject.module, subject.interface)
-                refuse_frozen(subject, is_size_frozen=is_size_frozen)
+                refuse_frozen(subject, is_size_frozen=is_size_frozen, is_for_onnx=False)
                 route = "traced"
         except Exception as error:
             raise ConversionError(

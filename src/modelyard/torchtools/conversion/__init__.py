@@ -23,6 +23,7 @@ from modelyard.torchtools.conversion.converting import (
 from modelyard.torchtools.conversion.failures import failure_text
 from modelyard.torchtools.conversion.graphs import opset_of, opset_of_bytes
 from modelyard.torchtools.conversion.interface import BATCH, DynamicAxes, Interface
+from modelyard.torchtools.conversion.preparation import refuse_untraceable
 from modelyard.torchtools.conversion.preserving import preserved
 from modelyard.torchtools.conversion.routes import (
     NEWEST_OPSET,
@@ -54,6 +55,7 @@ __all__ = [
     "preserved",
     "program_of",
     "refuse_frozen",
+    "refuse_untraceable",
     "routes",
     "run_of",
     "script_trace",

@@ -11,8 +11,6 @@ from torch import nn
 from modelyard._core.errors import ConversionError
 from modelyard.torchtools.conversion.failures import (
     BranchesOnDataError,
-    Cause,
-    Failure,
     NotRunnableError,
     failure_of,
     told,
@@ -21,10 +19,11 @@ from modelyard.torchtools.conversion.graphs import finished, opset_of
 from modelyard.torchtools.conversion.interface import DynamicAxes, Interface, interface_of
 from modelyard.torchtools.conversion.observation import Observed, observed
 from modelyard.torchtools.conversion.preparation import prepared
-from modelyard.torchtools.conversion.preserving import preserved
+from modelyard.torchtools.conversion.preserving import Contents, preserved
 from modelyard.torchtools.conversion.routes import (
     FIRST_TORCH_EXPORT_OPSET,
     Bound,
+    Traced,
     bounds_by_torch_export,
     exported_program,
     routes,
@@ -59,7 +58,8 @@ class Subject:
         samples: Inputs and answers to compare with; empty if nothing is compared.
         kind: Name of the class the user passed.
         lowest: The least precise floating dtype it computes in.
-        values_taken: Where it takes Python values from its data, which a trace would keep.
+        seen: What it does besides computing.
+        contents: What it held before it was run.
     """
 
     module: nn.Module
@@ -67,7 +67,8 @@ class Subject:
     samples: Sequence[Sample]
     kind: str
     lowest: torch.dtype
-    values_taken: tuple[str, ...]
+    seen: Observed
+    contents: Contents
 
     def compared(self, run: Run, *, lowest: torch.dtype | None = None) -> Verification:
         """Every sample through `run`.
@@ -212,6 +213,7 @@ def subject_of(
         )
     device = device_of(module)
     example = mapped(example, lambda tensor: tensor.detach().to(device))
+    contents = Contents(module)
     seen = _observed(module, example)
     interface = interface_of(
         module,
@@ -225,13 +227,15 @@ def subject_of(
         if verify
         else []
     )
+    contents.put_back()
     return Subject(
         module=module,
         interface=interface,
         samples=samples,
         kind=type(model).__name__,
         lowest=lowest_dtype(module, samples),
-        values_taken=seen.values_taken,
+        seen=seen,
+        contents=contents,
     )
 
 
@@ -253,7 +257,7 @@ def graph_of(subject: Subject, *, opset: int, should_suggest: bool = True) -> Gr
             return _by(route, subject, opset=opset)
         except Exception as error:  # noqa: BLE001 - the exporters raise anything; the next route may do
             failures.append(failure_of(route, error))
-    works = should_suggest and _works_newer(subject, failures, opset=opset)
+    works = should_suggest and _works_newer(subject, opset=opset)
     raise ConversionError(
         told(
             subject.kind,
@@ -265,10 +269,9 @@ def graph_of(subject: Subject, *, opset: int, should_suggest: bool = True) -> Gr
     )
 
 
-def _works_newer(subject: Subject, failures: Sequence[Failure], *, opset: int) -> bool:
+def _works_newer(subject: Subject, *, opset: int) -> bool:
     """Whether the oldest opset with a second route gives what this one does not."""
-    is_on_data = any(failure.cause is Cause.BRANCH for failure in failures)
-    if opset >= FIRST_TORCH_EXPORT_OPSET or is_on_data:
+    if opset >= FIRST_TORCH_EXPORT_OPSET:
         return False
     try:
         graph_of(subject, opset=FIRST_TORCH_EXPORT_OPSET, should_suggest=False)
@@ -279,6 +282,7 @@ def _works_newer(subject: Subject, failures: Sequence[Failure], *, opset: int) -
 
 def program_of(subject: Subject) -> Any:
     """The subject through torch.export, taking what `forward` was given. Inside `preserved`."""
+    subject.contents.put_back()
     inputs, dims = subject.interface.example, subject.interface.dynamic_dims()
     if isinstance(inputs, dict):
         return exported_program(subject.module, (), inputs, dims)
@@ -287,12 +291,13 @@ def program_of(subject: Subject) -> Any:
     return exported_program(subject.module, (inputs,), {}, (dims,))
 
 
-def refuse_frozen(subject: Subject, *, is_size_frozen: bool) -> None:
+def refuse_frozen(subject: Subject, *, is_size_frozen: bool, is_for_onnx: bool) -> None:
     """Refuse a trace that would keep what depends on the data, or holds for some sizes only.
 
     Args:
         subject: What was traced.
         is_size_frozen: Whether the trace turned tensors, then sizes, into Python values.
+        is_for_onnx: Whether it was traced for ONNX, which code can know.
 
     Raises:
         BranchesOnDataError: The module takes Python values from its data.
@@ -300,11 +305,12 @@ def refuse_frozen(subject: Subject, *, is_size_frozen: bool) -> None:
     """
     if not subject.samples:
         return
-    if subject.values_taken:
-        raise BranchesOnDataError(
-            f"it keeps what depends on the data at {subject.values_taken[0]}"
-        )
+    seen = subject.seen
+    taken = seen.values_taken_for_onnx if is_for_onnx else seen.values_taken
+    if taken:
+        raise BranchesOnDataError(f"it keeps what depends on the data at {taken[0]}")
     if is_size_frozen:
+        subject.contents.put_back()
         refuse_bounds(subject, bounds_by_torch_export(subject.module, subject.interface))
 
 
@@ -318,6 +324,7 @@ def refuse_bounds(subject: Subject, bounds: Sequence[Bound]) -> None:
     for bound in bounds:
         for size in bound.beyond():
             sizes = {**interface.sizes, bound.name: size}
+            subject.contents.put_back()
             try:
                 answer_of(subject.module, interface.resized(sizes))
             except Exception:  # noqa: BLE001, S112 - the module itself ends there too
@@ -343,11 +350,11 @@ def run_of(graph: bytes) -> Run:
 
 
 def _by(route: str, subject: Subject, *, opset: int) -> Graph:
-    trace = traced(subject.module, subject.interface, route, opset=opset)
+    trace = _traced(subject, route, opset=opset)
     if subject.samples:
         refuse_bounds(subject, trace.bounds)
         if route == "torchscript":
-            refuse_frozen(subject, is_size_frozen=trace.is_size_frozen)
+            refuse_frozen(subject, is_size_frozen=trace.is_size_frozen, is_for_onnx=True)
     interface = subject.interface
     graph = finished(
         trace.graph, inputs=interface.inputs, outputs=interface.outputs, axes=interface.axes
@@ -360,6 +367,21 @@ def _by(route: str, subject: Subject, *, opset: int) -> Graph:
     if not subject.samples:
         return Graph(data=data, route=route)
     return Graph(data=data, route=route, verification=subject.compared(run_of(data)))
+
+
+def _traced(subject: Subject, route: str, *, opset: int) -> Traced:
+    """The trace of the module as it was found; or, if it first has to make buffers, after that."""
+    module, interface = subject.module, subject.interface
+    subject.contents.put_back()
+    try:
+        return traced(module, interface, route, opset=opset)
+    except RuntimeError as error:
+        if "state_dict changed" not in str(error):
+            raise
+        answer_of(module, mapped(interface.example, torch.Tensor.clone))
+        return traced(module, interface, route, opset=opset)
+    finally:
+        subject.contents.put_back()
 
 
 def _observed(model: nn.Module, example: Inputs) -> Observed:

@@ -128,9 +128,10 @@ def remedy(failures: list[Failure], *, opset: int | None = None) -> str:
     causes = [failure.cause for failure in failures]
     if Cause.BRANCH in causes:
         return (
-            "forward branches on the data, which a trace freezes: compute both sides and choose "
-            "with torch.where, or compile that part with torch.jit.script and export to ONNX at "
-            f"opset {LAST_TORCHSCRIPT_OPSET} or older."
+            "forward takes a Python value from its data, as for branches on the data, and a trace "
+            "freezes it: compute both sides and choose with torch.where, or compile that part "
+            "with torch.jit.script and export to ONNX at opset "
+            f"{LAST_TORCHSCRIPT_OPSET} or older."
         )
     if Cause.SIZE in causes:
         return (

@@ -42,12 +42,14 @@ class Observed:
     Attributes:
         values_taken: Where a Python value was taken from what depends on the input:
             `file:line: code`.
+        values_taken_for_onnx: The same of code that knows it is exported to ONNX.
         is_random: Whether random numbers were drawn: torch's, NumPy's or Python's.
         is_repeatable: Whether two runs gave the same answer.
         sees_to_missing: Whether it asks its data for missing values, or works around them.
     """
 
     values_taken: tuple[str, ...]
+    values_taken_for_onnx: tuple[str, ...]
     is_random: bool
     is_repeatable: bool
     sees_to_missing: bool
@@ -63,7 +65,8 @@ def observed(model: nn.Module, example: Inputs, are_equal: Callable[[Any, Any], 
     """
     torch_state = torch.get_rng_state()
     other_states = random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002 - the user's forward may draw from it
-    values_taken = _values_taken(model, example)
+    values_taken = _values_taken(model, example, is_for_onnx=False)
+    values_taken_for_onnx = _values_taken(model, example, is_for_onnx=True) if values_taken else ()
     inputs = mapped(example, torch.Tensor.clone)
     with _Operations(inputs) as operations:
         first = flat_outputs(answer_of(model, inputs))
@@ -76,19 +79,20 @@ def observed(model: nn.Module, example: Inputs, are_equal: Callable[[Any, Any], 
         np.random.set_state(other_states[1])  # noqa: NPY002 - as above
     return Observed(
         values_taken=values_taken,
+        values_taken_for_onnx=values_taken_for_onnx,
         is_random=operations.is_random or has_moved,
         is_repeatable=are_equal(first, second),
         sees_to_missing=operations.sees_to_missing,
     )
 
 
-def _values_taken(model: nn.Module, example: Inputs) -> tuple[str, ...]:
+def _values_taken(model: nn.Module, example: Inputs, *, is_for_onnx: bool) -> tuple[str, ...]:
     """Places in one run, on the way that code takes while it is traced."""
     inputs = mapped(example, torch.Tensor.clone)
     operations = _Operations(inputs)
     questions = _Questions(operations)
     try:
-        with _as_if_traced(), questions, operations:
+        with _as_if_traced(is_for_onnx=is_for_onnx), questions, operations:
             answer_of(model, inputs)
     except Exception:  # noqa: BLE001 - code for traces may need a real one
         inputs = mapped(example, torch.Tensor.clone)
@@ -100,17 +104,22 @@ def _values_taken(model: nn.Module, example: Inputs) -> tuple[str, ...]:
 
 
 @contextmanager
-def _as_if_traced() -> Iterator[None]:
+def _as_if_traced(*, is_for_onnx: bool) -> Iterator[None]:
     """Have code believe that it is traced: what is scripted then keeps its branches."""
-    places: tuple[Any, ...] = (torch.jit, torch.jit._trace)  # noqa: SLF001 - where `script_if_tracing` looks
-    known = [place.is_tracing for place in places]
-    for place in places:
-        place.is_tracing = _yes
+    places: list[tuple[Any, str]] = [
+        (torch.jit, "is_tracing"),
+        (torch.jit._trace, "is_tracing"),  # noqa: SLF001 - where `script_if_tracing` looks
+    ]
+    if is_for_onnx:
+        places.append((torch.onnx, "is_in_onnx_export"))
+    known = [getattr(place, name) for place, name in places]
+    for place, name in places:
+        setattr(place, name, _yes)
     try:
         yield
     finally:
-        for place, function in zip(places, known, strict=True):
-            place.is_tracing = function
+        for (place, name), function in zip(places, known, strict=True):
+            setattr(place, name, function)
 
 
 def _yes() -> bool:
@@ -145,7 +154,7 @@ class _Operations(TorchDispatchMode):
         if str(func).removeprefix("aten.").startswith(_FOR_MISSING):
             self.sees_to_missing = True
         given = (args, kwargs or {})
-        depends = self.depends(given)
+        depends = self.depends(given) and not _takes_shape_alone(func)
         result = func(*args, **(kwargs or {}))
         if depends:
             self._mark(result)
@@ -157,6 +166,12 @@ class _Operations(TorchDispatchMode):
                 storage, key = _storage_of(value)
                 self._alive.append(storage)
                 self._dependent.add(key)
+
+
+def _takes_shape_alone(func: Any) -> bool:
+    """Whether an operator takes only shape and type from its tensor: `ones_like`, `new_zeros`."""
+    name = str(func).split(".")[1]
+    return name.endswith("_like") or name.startswith("new_")
 
 
 class _Questions(TorchFunctionMode):

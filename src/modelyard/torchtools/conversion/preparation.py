@@ -22,7 +22,7 @@ def prepared(model: nn.Module) -> nn.Module:
         ConversionError: It holds what no exporter can take; says what and the way out.
     """
     module = unwrapped(model)
-    _refuse_what_cannot_be_traced(module)
+    refuse_untraceable(module)
     if not _has_wrapped_parts(module) and not _has_recomputed_weights(module):
         return module
     with torch.no_grad():
@@ -75,7 +75,12 @@ def _fold_parametrizations(part: nn.Module) -> None:
         part.register_buffer(name, value)
 
 
-def _refuse_what_cannot_be_traced(module: nn.Module) -> None:
+def refuse_untraceable(module: nn.Module) -> None:
+    """Refuse what no exporter can take.
+
+    Raises:
+        ConversionError: Says what it is, and the way out.
+    """
     kind = type(module).__name__
     if is_policy(module):
         raise ConversionError(

@@ -5,6 +5,7 @@ import logging
 import sys
 import threading
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
@@ -38,7 +39,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
             logger = logging.getLogger(name)
             stack.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.CRITICAL)
-        stack.callback(_put_back, *_contents_of(model))
+        stack.callback(Contents(model).put_back)
         stack.enter_context(_quiet())
         stack.enter_context(evaluating(model))
         stack.enter_context(_as_written())
@@ -46,47 +47,73 @@ def preserved(model: nn.Module) -> Iterator[None]:
         yield
 
 
-_Contents = list[tuple[nn.Module, dict[str, Any], dict[str, dict[str, Any]]]]
-_Values = list[tuple[torch.Tensor, int, torch.Tensor]]
 _TABLES = ("_parameters", "_buffers", "_modules")
 
 
-def _contents_of(model: nn.Module) -> tuple[_Contents, _Values]:
-    """What each part holds, and the values of its buffers."""
-    parts = [part for part in model.modules() if not isinstance(part, torch.jit.ScriptModule)]
-    contents = [
-        (
-            part,
-            {key: value for key, value in vars(part).items() if key not in _TABLES},
-            {name: dict(vars(part)[name]) for name in _TABLES},
-        )
-        for part in parts
-    ]
-    values = [
-        (buffer, buffer._version, buffer.detach().clone())  # noqa: SLF001 - the only count of writes there is
-        for buffer in model.buffers()
-        if not buffer.is_inference()
-    ]
-    return contents, values
+class Contents:
+    """What a model holds, to be put back after its forward has run.
+
+    Attributes of every part, what is in their lists, dicts, sets and deques, and the values of
+    buffers. Not what is written into weights, or kept outside the model.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        parts = [part for part in model.modules() if not isinstance(part, torch.jit.ScriptModule)]
+        self._attributes = [
+            (part, {key: value for key, value in vars(part).items() if key not in _TABLES})
+            for part in parts
+        ]
+        self._tables = [
+            (vars(part)[name], dict(vars(part)[name])) for part in parts for name in _TABLES
+        ]
+        self._containers: dict[int, tuple[Any, Any]] = {}
+        for _, attributes in self._attributes:
+            for value in attributes.values():
+                self._keep(value)
+        self._values = [
+            (buffer, buffer._version, buffer.detach().clone())  # noqa: SLF001 - the only count of writes there is
+            for buffer in model.buffers()
+            if not buffer.is_inference()
+        ]
+
+    def put_back(self) -> None:
+        """Undo what forward did: cached masks, counters, records, running statistics."""
+        for part, attributes in self._attributes:
+            held = vars(part)
+            for key in [key for key in held if key not in attributes and key not in _TABLES]:
+                del held[key]
+            held.update(attributes)
+        for table, before in self._tables:
+            if not _are_same(table, before):
+                table.clear()
+                table.update(before)
+        for container, before in self._containers.values():
+            if isinstance(container, list):
+                container[:] = before
+            else:
+                container.clear()
+                (container.extend if isinstance(container, deque) else container.update)(before)
+        with torch.no_grad():
+            for buffer, version, value in self._values:
+                if buffer._version != version:  # noqa: SLF001 - as above
+                    buffer.copy_(value)
+
+    def _keep(self, value: Any) -> None:
+        if id(value) in self._containers or not isinstance(value, list | dict | set | deque):
+            return
+        before: Any = dict(value) if isinstance(value, dict) else type(value)(value)
+        if isinstance(value, deque):
+            before = list(value)
+        self._containers[id(value)] = value, before
+        for item in before.values() if isinstance(before, dict) else before:
+            self._keep(item)
 
 
-def _put_back(contents: _Contents, values: _Values) -> None:
-    """Undo what forward did to the model: cached masks, counters, running statistics."""
-    for part, attributes, tables in contents:
-        held = vars(part)
-        for key in [key for key in held if key not in attributes and key not in _TABLES]:
-            del held[key]
-        held.update(attributes)
-        for name, table in tables.items():
-            now = held[name]
-            is_same = list(now) == list(table) and all(now[key] is table[key] for key in table)
-            if not is_same:
-                held[name].clear()
-                held[name].update(table)
-    with torch.no_grad():
-        for buffer, version, value in values:
-            if buffer._version != version:  # noqa: SLF001 - as above
-                buffer.copy_(value)
+def _are_same(table: dict[str, Any], before: dict[str, Any]) -> bool:
+    return list(table) == list(before) and all(table[key] is before[key] for key in before)
 
 
 @contextmanager
