@@ -152,6 +152,7 @@ def test_several_inputs_and_outputs_have_forwards_names(kind):
     assert np.array_equal(session.run(None, feeds)[1], (state - action).numpy())
 
 
+@pytest.mark.slow
 def test_nothing_of_this_machine_is_in_the_file(mlp):
     for opset in (14, 18):
         data = to_onnx(mlp, torch.zeros(2, 8), opset=opset).data
@@ -160,6 +161,7 @@ def test_nothing_of_this_machine_is_in_the_file(mlp):
         assert onnx.load_from_string(data).producer_name == "modelyard"
 
 
+@pytest.mark.slow
 def test_model_settings_and_streams_are_left_as_they_were(capfd):
     model = nn.Sequential(MatrixTranspose(), nn.Dropout()).train()
     model[1].eval()

@@ -57,6 +57,7 @@ def alone(_model, x):
     return x - x.mean(1, keepdim=True) if x.shape[1] > 1 else x * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [last_64, top_tenth, pooled, patches, far_branch, alone])
 @pytest.mark.parametrize("opset", [14, pytest.param(18, marks=pytest.mark.slow)])
 def test_what_depends_on_a_length_is_not_frozen(function, opset):
@@ -77,6 +78,7 @@ def across_batch(model, x):
     return (y - y.mean(0)) / (y.std(0) + 1e-5) if y.shape[0] > 1 else y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [micro_batches, crowd, across_batch])
 @pytest.mark.parametrize("axes", [None, {"input": {0: "n"}}])
 def test_what_depends_on_the_batch_is_not_frozen(function, axes):
@@ -114,6 +116,7 @@ def listed(_model, x):
     return x * 2 if max(x[0].tolist()) > 50 else x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "function",
     [equal_halves, close_halves, through_numpy, through_array, silenced, limit, listed],
@@ -222,6 +225,7 @@ def sums(_model, x):
     return x.int().cumsum(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [floors, shifts, sums])
 def test_whole_numbers_are_tried_below_zero_and_far_apart(function):
     example = torch.arange(8).reshape(2, 4)
@@ -248,6 +252,7 @@ class CachesMask(nn.Module):
         return self.layer(x, src_mask=self.mask)
 
 
+@pytest.mark.slow
 def test_a_model_that_keeps_things_trains_on_as_if_nothing_had_been():
     torch.manual_seed(0)
     model, x = CachesMask().train(), torch.randn(2, 6, 8)
@@ -272,6 +277,7 @@ def test_an_answer_may_hold_more_than_tensors():
     assert to_onnx(model_of(answer), torch.randn(2, 4)).max_abs_diff == 0
 
 
+@pytest.mark.slow
 def test_bounds_of_the_module_itself_are_no_fault(monkeypatch):
     positions = nn.Parameter(torch.randn(40, 4))
 
@@ -282,6 +288,7 @@ def test_bounds_of_the_module_itself_are_no_fault(monkeypatch):
     assert max(graph.verification.sizes["time"]) == 33
 
 
+@pytest.mark.slow
 def test_math_on_sizes_is_not_frozen():
     def blocks(_model, x):
         return x[:, : math.ceil(x.shape[1] / 8) * 2].sum(1)
