@@ -206,7 +206,7 @@ class ModelExporter:
         routes(wishes.opset)
         shape = _shape(example_input, input_shape, preset)
         module = unwrapped(as_module(model))
-        warn_if_original(module if model is module else model, action="exported")
+        warn_if_original(model, action="exported")
         known = {**noted_provenance(module), **checked_metadata(metadata)}
         if isinstance(module, OnnxModule):
             written, interface = _own_graph(module, wishes, known), None
