@@ -13,6 +13,8 @@ from modelyard.torchtools.conversion import to_onnx
 from modelyard.torchtools.onnx_module import make_session, run_session
 from modelyard.torchtools.probing import is_crash
 
+pytestmark = pytest.mark.slow
+
 MODELS = {
     "mlp": (lambda: nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4)), (2, 16)),
     "lstm": (lambda: nn.LSTM(8, 16, batch_first=True), (2, 5, 8)),

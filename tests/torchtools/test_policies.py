@@ -12,6 +12,8 @@ from modelyard.torchtools.conversion import to_onnx
 from modelyard.torchtools.onnx_module import make_session, run_session
 from modelyard.torchtools.policies import as_module, example_observation, is_algorithm
 
+pytestmark = pytest.mark.slow
+
 BOX = gymnasium.spaces.Box(np.float32([-2, 0]), np.float32([0.5, 3]))
 STATE = gymnasium.spaces.Box(-3, 3, (5,), np.float32)
 
