@@ -120,7 +120,7 @@ def _inputs(session: Any, shape: Shape | None, example: Any) -> Inputs:
     shapes = _shapes(session, shape)
     generator = torch.Generator().manual_seed(0)
     made = tuple(
-        _made_up(shapes[value.name], dtype_named(value.type), generator) for value in inputs
+        made_up(shapes[value.name], dtype_named(value.type), generator) for value in inputs
     )
     return made[0] if len(made) == 1 else made
 
@@ -139,7 +139,8 @@ def _shapes(session: Any, shape: Shape) -> Mapping[str, Sequence[int]]:
     return {name: checked_shape(one) for name, one in shape.items()}
 
 
-def _made_up(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+def made_up(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """An input of that shape: floats normal, anything else 0, which is an index everywhere."""
     if dtype.is_floating_point:
         return torch.randn(tuple(shape), generator=generator).to(dtype)
     return torch.zeros(tuple(shape), dtype=dtype)

@@ -8,21 +8,13 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+import torch
 
 from modelyard._core.errors import InputError
+from modelyard.export.benchmark import made_up
+from modelyard.torchtools.onnx_module import dtype_named, run_session
 
 _N_RUNS = 20
-_DTYPES = {
-    "tensor(float)": np.float32,
-    "tensor(double)": np.float64,
-    "tensor(float16)": np.float16,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(int16)": np.int16,
-    "tensor(int8)": np.int8,
-    "tensor(uint8)": np.uint8,
-    "tensor(bool)": np.bool_,
-}
 # A size that varies: a batch of 2 shows broadcasting, other sizes are unknown.
 _VARYING = 2
 
@@ -45,9 +37,9 @@ def operator_times(path: Path) -> dict[str, float]:
         options.profile_file_prefix = str(Path(folder) / "profile")
         try:
             session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            feed = _feed(session)
+            tensors = _feed(session)
             for _ in range(_N_RUNS):
-                session.run(None, feed)
+                run_session(session, tensors)
         except Exception as error:
             raise InputError(
                 f"{str(path)!r} does not run on made-up inputs, so there are no times: {error}. "
@@ -67,16 +59,13 @@ def median_times(events: list[dict[str, Any]]) -> dict[str, float]:
     return {name: float(np.median(durations)) for name, durations in found.items()}
 
 
-def _feed(session: Any) -> dict[str, Any]:
-    rng = np.random.default_rng(0)
-    feed: dict[str, Any] = {}
-    for value in session.get_inputs():
-        shape = [size if isinstance(size, int) else _VARYING for size in value.shape]
-        dtype = _DTYPES.get(value.type)
-        if dtype is None:
-            raise InputError(f"{value.name} is {value.type}")
-        if np.issubdtype(dtype, np.floating):
-            feed[value.name] = rng.standard_normal(shape).astype(dtype)
-        else:
-            feed[value.name] = np.zeros(shape, dtype)
-    return feed
+def _feed(session: Any) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        made_up(
+            [size if isinstance(size, int) else _VARYING for size in value.shape],
+            dtype_named(value.type),
+            generator,
+        )
+        for value in session.get_inputs()
+    ]

@@ -40,7 +40,7 @@ class OnnxTarget:
         if job.should_optimize and job.precision == "fp32":
             measured = optimized(data, job.subject.interface)
             data = measured.data
-            details["optimization"] = told(measured)
+            details["optimization"] = _told(measured)
         return Written(
             files={".onnx": with_metadata(data, job.metadata)},
             route=graph.route,
@@ -121,6 +121,6 @@ def _check_opset(data: bytes, job: Job) -> None:
         )
 
 
-def told(measured: Measured) -> dict[str, Any]:
+def _told(measured: Measured) -> dict[str, Any]:
     """What was measured, as plain values."""
     return {"kept": measured.is_kept, "by_batch_size": measured.by_batch_size}

@@ -14,7 +14,7 @@ from modelyard.torchtools.conversion import graph_of
 from modelyard.torchtools.onnx_module import as_array
 
 # Its own default is bfloat16 where the processor has it, with errors of a hundredth.
-EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
+_IN_FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 class OpenVinoTarget:
@@ -48,7 +48,7 @@ class OpenVinoTarget:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.xml"
             openvino.save_model(model, path, compress_to_fp16=job.precision == "fp16")
-            compiled = core.compile_model(core.read_model(path), "CPU", EXACT)
+            compiled = core.compile_model(core.read_model(path), "CPU", _IN_FLOAT32)
             # The weights first: a graph is never seen beside another's weights.
             files = {suffix: path.with_suffix(suffix).read_bytes() for suffix in (".bin", ".xml")}
         lowest = torch.float16 if job.precision == "fp16" else None

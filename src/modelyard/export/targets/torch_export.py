@@ -9,6 +9,7 @@ import torch
 from modelyard._core.errors import ConversionError
 from modelyard.export.targets.base import Job, Written, verified
 from modelyard.torchtools.conversion import Interface, failure_text, program_of
+from modelyard.torchtools.inputs import call
 from modelyard.torchtools.parity import flat_outputs
 
 # Where torch.export keeps lines and paths of the source.
@@ -55,10 +56,6 @@ def _run_of(data: bytes, interface: Interface) -> Any:
     module = torch.export.load(io.BytesIO(data)).module()
 
     def run(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        inputs = interface.nested(tensors)
-        with torch.inference_mode():
-            if isinstance(inputs, dict):
-                return flat_outputs(module(**inputs))
-            return flat_outputs(module(*(inputs if isinstance(inputs, tuple) else (inputs,))))
+        return flat_outputs(call(module, interface.nested(tensors)))
 
     return run

@@ -22,7 +22,7 @@ from modelyard.torchtools.conversion.converting import (
 )
 from modelyard.torchtools.conversion.failures import failure_text
 from modelyard.torchtools.conversion.graphs import opset_of, opset_of_bytes
-from modelyard.torchtools.conversion.interface import BATCH, DynamicAxes, Interface
+from modelyard.torchtools.conversion.interface import DynamicAxes, Interface
 from modelyard.torchtools.conversion.preparation import refuse_untraceable
 from modelyard.torchtools.conversion.preserving import preserved
 from modelyard.torchtools.conversion.routes import (
@@ -35,7 +35,6 @@ from modelyard.torchtools.conversion.verification import ATOL, RTOL, Run, Verifi
 
 __all__ = [
     "ATOL",
-    "BATCH",
     "DEFAULT_OPSET",
     "LARGEST_FILE_BYTES",
     "NEWEST_OPSET",

@@ -91,6 +91,8 @@ class Contents:
                 table.clear()
                 table.update(before)
         for container, before in self._containers.values():
+            if _hold_the_same(container, before):
+                continue
             if isinstance(container, list):
                 container[:] = before
             else:
@@ -104,9 +106,8 @@ class Contents:
     def _keep(self, value: Any) -> None:
         if id(value) in self._containers or not isinstance(value, list | dict | set | deque):
             return
-        before: Any = dict(value) if isinstance(value, dict) else type(value)(value)
-        if isinstance(value, deque):
-            before = list(value)
+        # Plain copies: a class of the user's may be made in another way.
+        before: Any = dict(value) if isinstance(value, dict) else list(value)
         self._containers[id(value)] = value, before
         for item in before.values() if isinstance(before, dict) else before:
             self._keep(item)
@@ -114,6 +115,12 @@ class Contents:
 
 def _are_same(table: dict[str, Any], before: dict[str, Any]) -> bool:
     return list(table) == list(before) and all(table[key] is before[key] for key in before)
+
+
+def _hold_the_same(container: Any, before: Any) -> bool:
+    if isinstance(container, dict):
+        return _are_same(container, before)
+    return [id(item) for item in container] == [id(item) for item in before]
 
 
 @contextmanager
