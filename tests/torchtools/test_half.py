@@ -8,10 +8,10 @@ from onnx import TensorProto
 from torch import nn
 
 from modelyard._core.errors import QuantizationError
-from modelyard.torchtools import half
 from modelyard.torchtools.conversion import to_onnx
 from modelyard.torchtools.onnx_module import make_session, run_session
 from modelyard.torchtools.probing import is_crash
+from modelyard.torchtools.quantization import half
 
 pytestmark = pytest.mark.slow
 

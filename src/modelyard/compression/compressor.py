@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from modelyard._core.errors import ConfigError, NotReadyError
-from modelyard.compression import pruning, structured
+from modelyard.compression import pruning, quantization, structured
 from modelyard.compression.distillation import DistillationPlan, Progress, distil_
 from modelyard.compression.evaluation import evaluated
 from modelyard.compression.records import (
@@ -18,16 +18,12 @@ from modelyard.compression.records import (
     PruningStats,
     QuantizationStats,
 )
-from modelyard.torchtools import quantize
-from modelyard.torchtools.conversion import to_runnable
-from modelyard.torchtools.inputs import Inputs, call, resolve_example, tensors_of
-from modelyard.torchtools.layers import MB, n_parameters, size_mb, unwrapped
+from modelyard.torchtools.inputs import Inputs, resolve_example, tensors_of
+from modelyard.torchtools.layers import n_parameters, size_mb, state_hash, unwrapped
 from modelyard.torchtools.onnx_module import OnnxModule
 from modelyard.torchtools.originals import note_original
-from modelyard.torchtools.parity import tree_of
-from modelyard.torchtools.samples import batches_of, reference_for, synthetic_batches
-
-BACKENDS = ("fbgemm", "x86", "onednn", "qnnpack")
+from modelyard.torchtools.quantization import DEFAULT_MAX_ERROR, Source
+from modelyard.torchtools.samples import batches_of, synthetic_batches
 
 
 class ModelCompressor:
@@ -77,7 +73,8 @@ class ModelCompressor:
         self._float_model = copy.deepcopy(unwrapped(model)).eval()
         self._quantized: OnnxModule | None = None
         self._masks: dict[str, pruning.Mask] = {}
-        self._static_plan: dict[str, Any] | None = None
+        self._static_plan: quantization.QuantizationPlan | None = None
+        self._converted: tuple[str, Source] | None = None
         self._steps: list[dict[str, Any]] = []
 
     @property
@@ -114,10 +111,23 @@ class ModelCompressor:
             ExampleInputRequiredError: `structured` needs an input and none can be inferred.
             InputError: `structured`: the model does not run with fewer channels.
         """
+        wanted = pruning.layer_names(self.original_model, layers_to_prune)
         if method == "structured":
-            stats = self._prune_structured(amount, layers_to_prune, layers_to_keep)
+            kept = pruning.layer_names(self.original_model, layers_to_keep)
+            self._float_model, stats = structured.pruned(
+                self._float_model, self._inputs(), amount=amount, wanted=wanted, keep=kept or []
+            )
+            self._masks = {}
         else:
-            stats = self._prune_weights(amount, method, layers_to_prune, scope)
+            masks, stats = pruning.prune_(
+                self._float_model,
+                wanted,
+                method=method,
+                amount=amount,
+                scope=scope,
+                seed=self._seed,
+            )
+            self._masks |= masks
         self._quantized = None
         self._note("prune", stats)
         return stats
@@ -133,19 +143,22 @@ class ModelCompressor:
         self,
         dtype: Any = torch.qint8,
         *,
-        max_error: float = quantize.DEFAULT_MAX_ERROR,
-        layers_to_keep_float: Sequence[str] = (),
+        max_error: float = DEFAULT_MAX_ERROR,
+        layers_to_keep_float: Sequence[Any] = (),
     ) -> QuantizationStats:
         """int8 weights, activations quantized as they come; `.model` becomes the int8 graph.
 
         Dynamic int8 slows convolutions down several times, so a model that has any is quantized
-        with fixed ranges instead, taken from the validation data; `recipe` says so.
+        with fixed ranges instead, taken from the validation data. Where int8 arithmetic changes
+        the outputs too much, as it does in some recurrent networks, the weights alone are stored
+        in 8 bits. `recipe` and `attempts` say which it was and why; a warning too.
 
         Args:
             dtype: `torch.qint8` or `torch.quint8`, of the weights.
-            max_error: Largest relative error of an output allowed (norm of the difference over
-                norm of the float output).
-            layers_to_keep_float: Module names that stay in float.
+            max_error: Largest relative error of an output allowed: the norm of the difference
+                over that of the float output about its mean over the samples. 0.1 means that a
+                hundredth of the output's variance is lost.
+            layers_to_keep_float: Layers that stay in float, by name, pattern or module.
 
         Raises:
             QuantizationError: The error is over the limit even with half the layers in float.
@@ -153,28 +166,48 @@ class ModelCompressor:
             ExampleInputRequiredError: No input can be inferred.
             ConfigError: Another dtype, or an unknown layer.
         """
-        batches, source = self._validation_batches()
-        graph = self._float_graph()
-        if quantize.has_convolution(graph):
-            recipe, name = quantize.static_int8(dtype, batches), "static_int8"
-        else:
-            recipe, name = quantize.dynamic_int8(dtype), "dynamic_int8"
-        return self._quantize(
-            graph,
-            recipe,
-            recipe_name=name,
-            batches=batches,
-            source=source,
-            plan=_plan(dtype, "fbgemm", max_error, layers_to_keep_float),
-        )
+        plan = self._plan(dtype, max_error, layers_to_keep_float)
+        quantization.check_int8(dtype)
+        batches, validated_on = self._validation_batches()
+        choices = quantization.dynamic_choices(self._source().graph, plan, batches)
+        return self._quantize(choices, plan, batches, validated_on)
+
+    def weight_only_quantization(
+        self,
+        dtype: Any = torch.qint8,
+        *,
+        max_error: float = DEFAULT_MAX_ERROR,
+        layers_to_keep_float: Sequence[Any] = (),
+    ) -> QuantizationStats:
+        """Weights in fewer bits, computed with in float32: for what int8 arithmetic breaks.
+
+        Recurrent networks above all. The size shrinks; the time hardly does, but for the blocks.
+
+        Args:
+            dtype: `torch.qint8` (a scale a channel, any layer), `torch.bfloat16` (half the size),
+                or by blocks of 128 weights with products in int8 "int8_blocks" and "int4"
+                (Linear layers; fast at small batches; ONNX Runtime alone runs them).
+            max_error: As in `dynamic_quantization`.
+            layers_to_keep_float: Layers that stay in float, by name, pattern or module.
+
+        Raises:
+            QuantizationError: The error is over the limit even with half the layers in float.
+            ConversionError: The model has no faithful ONNX graph.
+            ExampleInputRequiredError: No input can be inferred.
+            ConfigError: Another dtype, or an unknown layer.
+        """
+        plan = self._plan(dtype, max_error, layers_to_keep_float)
+        choices = quantization.weight_only_choices(dtype)
+        return self._quantize(choices, plan, *self._validation_batches())
 
     def quantize_model(
         self,
         dtype: Any = torch.qint8,
         backend: str = "fbgemm",
         *,
-        max_error: float = quantize.DEFAULT_MAX_ERROR,
-        layers_to_keep_float: Sequence[str] = (),
+        max_error: float = DEFAULT_MAX_ERROR,
+        layers_to_keep_float: Sequence[Any] = (),
+        calibration_method: str = "auto",
     ) -> dict[str, Any]:
         """Prepare static int8; `calibrate_quantization` does it. Until then `.model` is float.
 
@@ -183,19 +216,26 @@ class ModelCompressor:
             backend: `fbgemm`, `x86`, `onednn` or `qnnpack`, for the record: ONNX Runtime runs the
                 result on each of these machines.
             max_error: As in `dynamic_quantization`.
-            layers_to_keep_float: Module names that stay in float.
+            layers_to_keep_float: Layers that stay in float, by name, pattern or module.
+            calibration_method: How ranges are taken from the data: "minmax", "percentile" (all
+                but the farthest 0.01 %), "entropy", or "auto": these in turn until one is under
+                the limit.
 
         Returns:
             What was planned, with `"status": "awaiting_calibration"`.
 
         Raises:
-            ConfigError: Another dtype or backend.
+            ConfigError: Another dtype, backend or method, or an unknown layer.
         """
-        quantize.weight_type(dtype)
-        if backend not in BACKENDS:
-            raise ConfigError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}.")
+        quantization.check_int8(dtype)
+        self._static_plan = self._plan(
+            dtype,
+            max_error,
+            layers_to_keep_float,
+            backend=backend,
+            calibration_method=calibration_method,
+        )
         self._quantized = None
-        self._static_plan = _plan(dtype, backend, max_error, layers_to_keep_float)
         planned = {
             "status": "awaiting_calibration",
             "dtype": str(dtype),
@@ -226,17 +266,11 @@ class ModelCompressor:
         if self._example is None:
             # Proved before it is kept: data of the wrong width must not spoil the next call.
             self._example = resolve_example(self._float_model, calibration[0])
-        batches, source = calibration, "calibration_data"
+        batches, validated_on = calibration, "calibration_data"
         if self._validation_data is not None:
-            batches, source = self._validation_batches()
-        return self._quantize(
-            self._float_graph(),
-            quantize.static_int8(self._static_plan["dtype"], calibration),
-            recipe_name="static_int8",
-            batches=batches,
-            source=source,
-            plan=self._static_plan,
-        )
+            batches, validated_on = self._validation_batches()
+        choices = quantization.static_choices(self._static_plan, calibration)
+        return self._quantize(choices, self._static_plan, batches, validated_on)
 
     # ── distillation ────────────────────────────────────────────────────────────────────────
 
@@ -341,93 +375,32 @@ class ModelCompressor:
 
     # ── inside ──────────────────────────────────────────────────────────────────────────────
 
-    def _prune_weights(
-        self, amount: float, method: str, layers: Sequence[Any] | None, scope: str
-    ) -> PruningStats:
-        names = pruning.layer_names(self.original_model, layers)
-        targets = pruning.find_targets(self._float_model, names)
-        masks = pruning.masks_for(
-            targets, method=method, amount=amount, scope=scope, seed=self._seed
-        )
-        pruning.apply_(self._float_model, masks)
-        self._masks |= masks
-        zeros = {t.layer: int((t.weight == 0).sum()) for t in targets}
-        targeted = sum(t.weight.numel() for t in targets)
-        return {
-            "method": method,
-            "actual_sparsity": sum(zeros.values()) / targeted,
-            "model_sparsity": pruning.sparsity(self._float_model),
-            "pruned_params": sum(zeros.values()),
-            "targeted_params": targeted,
-            "total_params": n_parameters(self._float_model),
-            "per_layer": {t.layer: zeros[t.layer] / t.weight.numel() for t in targets},
-        }
-
-    def _prune_structured(
-        self, amount: float, layers: Sequence[Any] | None, keep: Sequence[Any] | None
-    ) -> PruningStats:
-        kept = list(pruning.layer_names(self.original_model, keep) or [])
-        wanted = pruning.layer_names(self.original_model, layers)
-        everything = [t.layer for t in pruning.find_targets(self._float_model, None)]
-        if wanted is not None:
-            chosen = {t.layer for t in pruning.find_targets(self._float_model, wanted)}
-            kept += [name for name in everything if name not in chosen]
-        before = n_parameters(self._float_model)
-        widths = _weights_by_layer(self._float_model)
-        self._float_model = structured.without_channels(
-            self._float_model, self._inputs(), amount=amount, keep=kept
-        )
-        self._masks = {}
-        removed = before - n_parameters(self._float_model)
-        now = _weights_by_layer(self._float_model)
-        return {
-            "method": "structured",
-            "actual_sparsity": removed / before,
-            "model_sparsity": pruning.sparsity(self._float_model),
-            "pruned_params": removed,
-            "targeted_params": before,
-            "total_params": before,
-            "per_layer": {name: 1 - now[name] / size for name, size in widths.items()},
-        }
-
     def _quantize(
         self,
-        graph: bytes,
-        recipe: quantize.Recipe,
-        *,
-        recipe_name: str,
+        choices: quantization.Choices,
+        plan: quantization.QuantizationPlan,
         batches: Sequence[Inputs],
-        source: str,
-        plan: dict[str, Any],
+        validated_on: str,
     ) -> QuantizationStats:
-        result = quantize.quantized_within(
-            graph,
-            recipe,
-            reference_for(self._float_model, batches),
-            max_error=plan["max_error"],
-            keep_float=plan["keep_float"],
+        self._quantized, stats = quantization.quantized(
+            self._float_model,
+            self._source(),
+            choices,
+            plan,
+            example=self._inputs(),
+            batches=batches,
+            validated_on=validated_on,
         )
-        answer = call(self._float_model, self._inputs())
-        self._quantized = OnnxModule(
-            result.data, recipe=recipe_name, output_tree=tree_of(answer)
-        ).eval()
-        float_mb = size_mb(self._float_model)
-        quantized_mb = len(result.data) / MB
-        stats: QuantizationStats = {
-            "recipe": recipe_name,
-            "dtype": str(plan["dtype"]),
-            "backend": plan["backend"],
-            "original_size_mb": float_mb,
-            "quantized_size_mb": quantized_mb,
-            "compression_ratio": float_mb / quantized_mb,
-            "max_error": result.error,
-            "error_limit": plan["max_error"],
-            "validated_on": source,
-            "layers_kept_float": result.layers_kept_float,
-            "portable": result.is_portable,
-        }
         self._note("quantize", stats)
         return stats
+
+    def _plan(
+        self, dtype: Any, max_error: float, layers: Sequence[Any], **options: Any
+    ) -> quantization.QuantizationPlan:
+        names = pruning.layer_names(self.original_model, layers)
+        return quantization.QuantizationPlan(
+            dtype=dtype, max_error=max_error, keep_float=tuple(names or ()), **options
+        )
 
     def _inputs(self) -> Inputs:
         return resolve_example(self._float_model, self._example)
@@ -446,10 +419,13 @@ class ModelCompressor:
             self._example = resolve_example(self._float_model, batches[0])
         return batches, "validation_data"
 
-    def _float_graph(self) -> bytes:
-        if isinstance(self._float_model, OnnxModule):
-            raise ConfigError("The model is int8 already; compress the float one it came from.")
-        return to_runnable(self._float_model, self._inputs()).data
+    def _source(self) -> Source:
+        """The float model's graph; converted again only where the model has changed."""
+        fingerprint = state_hash(self._float_model)
+        if self._converted is None or self._converted[0] != fingerprint:
+            graph = quantization.float_graph(self._float_model, self._inputs())
+            self._converted = (fingerprint, Source(graph))
+        return self._converted[1]
 
     def _keep_pruned(self) -> None:
         pruning.apply_(self._float_model, self._masks)
@@ -457,18 +433,3 @@ class ModelCompressor:
     def _note(self, step: str, result: Any) -> None:
         note_original(self.original_model)
         self._steps.append({"step": step, **result})
-
-
-def _plan(dtype: Any, backend: str, max_error: float, keep_float: Sequence[str]) -> dict[str, Any]:
-    if not max_error > 0:
-        raise ConfigError(f"max_error must be above 0, got {max_error}. 0.1 means 10 %.")
-    return {
-        "dtype": dtype,
-        "backend": backend,
-        "max_error": max_error,
-        "keep_float": tuple(keep_float),
-    }
-
-
-def _weights_by_layer(model: nn.Module) -> dict[str, int]:
-    return {t.layer: t.weight.numel() for t in pruning.find_targets(model, None)}

@@ -10,8 +10,10 @@ from torch import nn
 from torch.nn.utils import prune
 
 from modelyard._core.errors import ConfigError
+from modelyard.compression.records import PruningStats
+from modelyard.torchtools.layers import n_parameters
 
-_PRUNABLE = (
+_WITH_WEIGHT = (
     nn.Linear,
     nn.Conv1d,
     nn.Conv2d,
@@ -31,13 +33,15 @@ class Target:
 
     layer: str
     weight: torch.Tensor
+    is_embedding: bool = False
 
 
 def find_targets(model: nn.Module, wanted: Sequence[str] | None) -> list[Target]:
-    """Weights of Linear, Conv and attention layers.
+    """Weights of Linear, Conv, attention and recurrent layers; of Embeddings where named.
 
-    Attention keeps its query, key and value projections in one parameter that is no layer of its
-    own; it is a target under the attention's name.
+    Attention keeps its query, key and value projections in parameters that are no layers of their
+    own, recurrent layers have several: each is a target under the layer's name, as
+    `encoder.self_attn.in_proj` and `lstm.weight_ih_l0`. A weight that layers share counts once.
 
     Args:
         model: The module.
@@ -48,9 +52,11 @@ def find_targets(model: nn.Module, wanted: Sequence[str] | None) -> list[Target]
     """
     known = {target.layer: target for target in _all_targets(model)}
     if not known:
-        raise ConfigError(f"{type(model).__name__} has no Linear, Conv or attention layer.")
+        raise ConfigError(
+            f"{type(model).__name__} has no Linear, Conv, attention or recurrent layer."
+        )
     if wanted is None:
-        return list(known.values())
+        return [target for target in known.values() if not target.is_embedding]
     if not wanted:
         raise ConfigError("layers_to_prune is empty: pass None for every layer, or name some.")
     chosen: dict[str, Target] = {}
@@ -88,6 +94,44 @@ def layer_names(model: nn.Module, layers: Sequence[Any] | None) -> list[str] | N
         else:
             found.append(str(layer))
     return found
+
+
+def prune_(
+    model: nn.Module,
+    wanted: Sequence[str] | None,
+    *,
+    method: str,
+    amount: float,
+    scope: str,
+    seed: int,
+) -> tuple[dict[str, Mask], PruningStats]:
+    """Set weights of `model` to zero, in place; the masks, and what was done.
+
+    Args:
+        model: The module.
+        wanted: Layer names or patterns; None for all.
+        method: As `masks_for` takes it.
+        amount: Share of zeros afterwards.
+        scope: "layer" or "global".
+        seed: Of random pruning.
+
+    Raises:
+        ConfigError: A value out of range, an unknown method, scope or layer.
+    """
+    targets = find_targets(model, wanted)
+    masks = masks_for(targets, method=method, amount=amount, scope=scope, seed=seed)
+    apply_(model, masks)
+    zeros = {t.layer: int((t.weight == 0).sum()) for t in targets}
+    targeted = sum(t.weight.numel() for t in targets)
+    return masks, {
+        "method": method,
+        "actual_sparsity": sum(zeros.values()) / targeted,
+        "model_sparsity": sparsity(model),
+        "pruned_params": sum(zeros.values()),
+        "targeted_params": targeted,
+        "total_params": n_parameters(model),
+        "per_layer": {t.layer: zeros[t.layer] / t.weight.numel() for t in targets},
+    }
 
 
 def masks_for(
@@ -130,13 +174,33 @@ def sparsity(model: nn.Module) -> float:
 
 
 def _all_targets(model: nn.Module) -> list[Target]:
-    targets = []
+    targets: dict[int, Target] = {}
     for name, module in model.named_modules():
-        if isinstance(module, _PRUNABLE):
-            targets.append(Target(name, module.weight))
-        elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
-            targets.append(Target(f"{name}.in_proj", module.in_proj_weight))
-    return targets
+        for target in _targets_of(name, module):
+            targets.setdefault(id(target.weight), target)
+    return list(targets.values())
+
+
+def _targets_of(name: str, module: nn.Module) -> list[Target]:
+    """The weights that a module itself holds. A lone layer's name is its class's."""
+    if isinstance(module, _WITH_WEIGHT):
+        return [Target(name or type(module).__name__, module.weight)]
+    if isinstance(module, nn.Embedding):
+        return [Target(name or "Embedding", module.weight, is_embedding=True)]
+    prefix = f"{name}." if name else ""
+    if isinstance(module, nn.MultiheadAttention):
+        return [
+            Target(f"{prefix}{kind}", weight)
+            for kind in ("in_proj", "q_proj", "k_proj", "v_proj")
+            if (weight := getattr(module, f"{kind}_weight", None)) is not None
+        ]
+    if isinstance(module, nn.RNNBase):
+        return [
+            Target(f"{prefix}{kind}", weight)
+            for kind, weight in module.named_parameters(recurse=False)
+            if weight.ndim == 2  # noqa: PLR2004 - biases are vectors
+        ]
+    return []
 
 
 def _smallest(weight: torch.Tensor, amount: float, _: torch.Generator) -> Mask:

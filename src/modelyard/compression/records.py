@@ -26,20 +26,43 @@ class PruningStats(TypedDict):
     per_layer: dict[str, float]
 
 
+class LayerTold(TypedDict):
+    """What became of a layer in a quantization.
+
+    Attributes:
+        layer: Name of the module.
+        decision: "quantized" or "float".
+        reason: Why it is float: "asked", "breaks the limit", "not of a kind the recipe acts on".
+        error_alone: Relative error where this layer alone is quantized; None where the layers
+            did not have to be ranked, as the whole was under the limit.
+    """
+
+    layer: str
+    decision: str
+    reason: str
+    error_alone: float | None
+
+
 class QuantizationStats(TypedDict):
     """What a quantization did.
 
     Attributes:
-        recipe: "dynamic_int8" or "static_int8".
+        recipe: "dynamic_int8", "static_int8" (with the calibration method behind it where that
+            is not "minmax"), "weight_only_int8", "bf16_weights", "block_int8" or "block_int4".
         dtype: Of the weights.
         backend: As asked for; ONNX Runtime runs the result whichever it was.
         original_size_mb: Float weights it started from.
         quantized_size_mb: The graph with its int8 weights.
         compression_ratio: Float size over quantized size.
-        max_error: Largest relative error of an output: norm of the difference over norm.
+        speedup: Time of the float module over that of the quantized one, a batch of one, in
+            turns on this machine.
+        max_error: Largest relative error of an output: norm of the difference over norm of the
+            float output about its mean over the samples.
         error_limit: What it had to stay under.
         validated_on: "validation_data", "calibration_data" or "synthetic".
         layers_kept_float: Layers left in float, because asked or because they broke the limit.
+        layers: Every layer that has weights.
+        attempts: Every recipe tried: `recipe`, `error` (None where it failed), `outcome`.
         portable: Whether the graph uses standard ONNX operators alone.
     """
 
@@ -49,10 +72,13 @@ class QuantizationStats(TypedDict):
     original_size_mb: float
     quantized_size_mb: float
     compression_ratio: float
+    speedup: float
     max_error: float
     error_limit: float
     validated_on: str
     layers_kept_float: list[str]
+    layers: list[LayerTold]
+    attempts: list[dict[str, Any]]
     portable: bool
 
 

@@ -7,7 +7,7 @@ that the wanted share of parameters goes, and the result is proved by a forward 
 import copy
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,12 +15,58 @@ import torch_pruning
 from torch import nn
 
 from modelyard._core.errors import ConfigError, InputError
+from modelyard.compression.pruning import find_targets, sparsity
+from modelyard.compression.records import PruningStats
 from modelyard.torchtools.inputs import Inputs, call
 from modelyard.torchtools.layers import evaluating, n_parameters
 from modelyard.torchtools.parity import flat_outputs
 
 _STEPS = 12
 _LARGEST_RATIO = 0.98
+
+
+def pruned(
+    model: nn.Module,
+    example: Inputs,
+    *,
+    amount: float,
+    wanted: Sequence[str] | None,
+    keep: Sequence[str],
+) -> tuple[nn.Module, PruningStats]:
+    """A copy of `model` with fewer channels, and what was done.
+
+    Args:
+        model: Any module without recurrent layers; not changed.
+        example: An input it runs on.
+        amount: Share of the parameters to remove.
+        wanted: Layers that may shrink, by name or pattern; None for all.
+        keep: Layers whose outputs keep their width, besides the last.
+
+    Raises:
+        ConfigError, InputError: As `without_channels`; a name that no layer has.
+    """
+    kept = [target.layer for target in find_targets(model, keep)] if keep else []
+    widths = _weights_by_layer(model)
+    if wanted is not None:
+        chosen = {target.layer for target in find_targets(model, wanted)}
+        kept += [name for name in widths if name not in chosen]
+    before = n_parameters(model)
+    smaller = without_channels(model, example, amount=amount, keep=kept)
+    removed = before - n_parameters(smaller)
+    now = _weights_by_layer(smaller)
+    return smaller, {
+        "method": "structured",
+        "actual_sparsity": removed / before,
+        "model_sparsity": sparsity(smaller),
+        "pruned_params": removed,
+        "targeted_params": before,
+        "total_params": before,
+        "per_layer": {name: 1 - now[name] / size for name, size in widths.items()},
+    }
+
+
+def _weights_by_layer(model: nn.Module) -> dict[str, int]:
+    return {target.layer: target.weight.numel() for target in find_targets(model, None)}
 
 
 def without_channels(
@@ -53,9 +99,9 @@ def without_channels(
         pruned = _pruned(model, example, ratio=ratio, ignored=ignored)
         return pruned, 1.0 - n_parameters(pruned) / before
 
-    pruned = _closest(removed, amount)
+    smaller = _closest(removed, amount)
     try:
-        found = _output_shapes(pruned, example)
+        found = _output_shapes(smaller, example)
     except Exception as error:
         raise InputError(
             f"{type(model).__name__} does not run with fewer channels: {error}. A width is "
@@ -66,7 +112,7 @@ def without_channels(
             f"Removing channels changes the output of {type(model).__name__} from {shapes} to "
             f"{found}. Name the layers that make the output in layers_to_keep."
         )
-    return pruned
+    return smaller
 
 
 def _closest(removed: Callable[[float], tuple[nn.Module, float]], amount: float) -> nn.Module:

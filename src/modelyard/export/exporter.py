@@ -52,7 +52,7 @@ from modelyard.torchtools.originals import warn_if_original
 from modelyard.torchtools.parity import flat_outputs
 from modelyard.torchtools.policies import DeterministicPolicy, as_module, example_observation
 from modelyard.torchtools.provenance import noted_provenance
-from modelyard.torchtools.quantize import DEFAULT_MAX_ERROR
+from modelyard.torchtools.quantization import DEFAULT_MAX_ERROR
 from modelyard.torchtools.samples import batches_of
 from modelyard.torchtools.signature import check_input, noted_signature
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import xxhash
 from torch import nn
 
 from modelyard._core.errors import InputError
@@ -100,6 +101,16 @@ def own_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 def size_bytes(model: nn.Module) -> int:
     """Bytes of the weights: parameters and buffers, tied ones once."""
     return sum(tensor.numel() * tensor.element_size() for _, tensor in own_tensors(model))
+
+
+def state_hash(model: nn.Module) -> str:
+    """A digest of the module's parts and of every parameter and buffer."""
+    digest = xxhash.xxh3_128(repr(model).encode())
+    for name, tensor in own_tensors(model):
+        here = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}{here.dtype}{tuple(here.shape)}".encode())
+        digest.update(here.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def size_mb(model: nn.Module) -> float:

@@ -20,7 +20,7 @@ from modelyard.torchtools.inputs import (
 )
 from modelyard.torchtools.layers import evaluating
 from modelyard.torchtools.parity import flat_outputs
-from modelyard.torchtools.quantize import Reference
+from modelyard.torchtools.quantization.error import Reference
 
 _logger = logging.getLogger("modelyard")
 

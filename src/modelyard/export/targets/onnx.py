@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from modelyard._core.errors import ConversionError, ModelyardError, QuantizationError
+from modelyard._core.errors import ConversionError
 from modelyard.export.metadata import with_metadata
 from modelyard.export.optimization import Measured, optimized
-from modelyard.export.targets.base import PRECISIONS, Job, Written, in_short
-from modelyard.torchtools import half, quantize
+from modelyard.export.targets.base import PRECISIONS, Job, Written
+from modelyard.torchtools import quantization
 from modelyard.torchtools.conversion import (
     Graph,
     Verification,
@@ -21,8 +21,8 @@ from modelyard.torchtools.inputs import Inputs
 from modelyard.torchtools.samples import reference_for, synthetic_batches
 
 _HALVES: dict[str, tuple[Callable[[bytes], bytes], torch.dtype]] = {
-    "fp16": (half.float16, torch.float16),
-    "bf16": (half.bfloat16_weights, torch.bfloat16),
+    "fp16": (quantization.float16, torch.float16),
+    "bf16": (quantization.bfloat16_weights, torch.bfloat16),
 }
 
 
@@ -82,27 +82,19 @@ def _verified(job: Job, data: bytes, dtype: torch.dtype) -> Verification | None:
 def _int8(job: Job, graph: Graph) -> tuple[Graph, dict[str, Any]]:
     subject = job.subject
     batches: Sequence[Inputs] = job.calibration or synthetic_batches(subject.interface.example)
-    is_static = quantize.has_convolution(graph.data)
-    recipe = (
-        quantize.static_int8(torch.qint8, batches)
-        if is_static
-        else quantize.dynamic_int8(torch.qint8)
+    recipes: list[quantization.Recipe] = [quantization.DynamicInt8()]
+    if quantization.has_convolution(graph.data):
+        methods = quantization.METHODS
+        recipes = [quantization.StaticInt8(quantization.Calibration(batches, m)) for m in methods]
+    quantized = quantization.quantized_within(
+        quantization.Source(graph.data),
+        recipes,
+        reference_for(subject.module, batches),
+        max_error=job.max_error,
     )
-    reference = reference_for(subject.module, batches)
-    try:
-        quantized = quantize.quantized_within(
-            graph.data, recipe, reference, max_error=job.max_error
-        )
-    except ModelyardError:
-        raise
-    except Exception as error:
-        raise QuantizationError(
-            f"ONNX Runtime does not quantize this graph at opset {job.opset}: {in_short(error)}. "
-            "Try another opset_version, 14 or newer."
-        ) from error
     _check_opset(quantized.data, job)
     details = {
-        "recipe": "static_int8" if is_static else "dynamic_int8",
+        "recipe": quantized.recipe,
         "max_error": quantized.error,
         "validated_on": "validation_data" if job.calibration else "synthetic",
         "layers_kept_float": quantized.layers_kept_float,

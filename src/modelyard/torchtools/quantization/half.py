@@ -63,13 +63,14 @@ def float16(graph: bytes) -> bytes:
     return data
 
 
-def bfloat16_weights(graph: bytes) -> bytes:
+def bfloat16_weights(graph: bytes, *, keep: frozenset[str] = frozenset()) -> bytes:
     """The graph with its large weights stored in bfloat16 and widened to float32 where used.
 
     Half the size; computed in float32, since ONNX Runtime has no bfloat16 kernels on CPUs.
 
     Args:
         graph: A serialised float32 model of opset 13 or newer.
+        keep: Names of nodes whose weights stay as they are.
 
     Raises:
         QuantizationError: The opset is older: its Cast knows no bfloat16.
@@ -81,9 +82,14 @@ def bfloat16_weights(graph: bytes) -> bytes:
             f"bfloat16 needs opset {_FIRST_BFLOAT16_OPSET} or newer, got {opset}."
         )
     casts = []
+    kept = {name for node in model.graph.node if node.name in keep for name in node.input}
     for value in model.graph.initializer:
         array = numpy_helper.to_array(value)
-        if value.data_type != TensorProto.FLOAT or array.size < _FEWEST_ELEMENTS:
+        if (
+            value.data_type != TensorProto.FLOAT
+            or array.size < _FEWEST_ELEMENTS
+            or value.name in kept
+        ):
             continue
         name, stored = value.name, f"{value.name}_bf16"
         narrow = array.astype(ml_dtypes.bfloat16)

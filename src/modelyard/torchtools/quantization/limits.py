@@ -1,0 +1,367 @@
+"""Quantization under a limit: a result is measured, mended by layers left in float, or refused."""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import onnx
+from onnx import TensorProto
+
+from modelyard._core.errors import ModelyardError, QuantizationError
+from modelyard.torchtools.quantization.error import Reference, error_of
+from modelyard.torchtools.quantization.layers import Source, is_portable
+from modelyard.torchtools.quantization.recipes import Recipe
+
+# A tenth of this is usual for int8; recipes that destroy a model are at .35 and more.
+DEFAULT_MAX_ERROR = 0.1
+# Enough to tell layers apart; the verdict is always on all of the data.
+_RANKING_BATCHES = 2
+_NARROW = (TensorProto.INT8, TensorProto.UINT8, TensorProto.BFLOAT16)
+
+_logger = logging.getLogger("modelyard")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerDecision:
+    """What became of one layer.
+
+    Attributes:
+        layer: Name of the module.
+        is_quantized: Whether it is computed from, or stored in, fewer bits.
+        reason: Why not: "asked", "breaks the limit", "not of a kind the recipe acts on"; empty
+            where it is.
+        error_alone: Relative error where this layer alone is quantized; None where the layers did
+            not have to be ranked.
+    """
+
+    layer: str
+    is_quantized: bool
+    reason: str
+    error_alone: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """A recipe that was tried.
+
+    Attributes:
+        recipe: Its name.
+        error: Relative error with every layer quantized that may be; None where it failed.
+        outcome: What came of it, in words.
+    """
+
+    recipe: str
+    error: float | None
+    outcome: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """A graph that kept its error under the limit.
+
+    Attributes:
+        data: The serialised graph.
+        recipe: Name of the recipe.
+        error: Largest relative error of an output (see `error.relative_error`).
+        decisions: One a layer that has weights.
+        attempts: Every recipe tried, this one last.
+        is_portable: Whether only standard ONNX operators are used.
+    """
+
+    data: bytes
+    recipe: str
+    error: float
+    decisions: list[LayerDecision]
+    is_portable: bool
+    attempts: list[Attempt] = field(default_factory=list)
+
+    @property
+    def layers_kept_float(self) -> list[str]:
+        """Layers left in float because asked, or because they broke the limit."""
+        return sorted(
+            decision.layer
+            for decision in self.decisions
+            if decision.reason in {"asked", "breaks the limit"}
+        )
+
+
+class OverLimitError(QuantizationError):
+    """A recipe changes the answers by more than the limit.
+
+    Attributes:
+        closest: The smallest relative error that was reached.
+        attempts: What was tried.
+    """
+
+    def __init__(self, message: str, *, closest: float, attempts: Sequence[Attempt]) -> None:
+        super().__init__(message)
+        self.closest = closest
+        self.attempts = list(attempts)
+
+
+def first_within(
+    source: Source,
+    choices: Sequence[Sequence[Recipe]],
+    reference: Reference,
+    *,
+    max_error: float,
+    keep_float: Sequence[str] = (),
+) -> Quantized:
+    """The first of the choices whose error can be kept under the limit.
+
+    Args:
+        source: The float graph.
+        choices: In order of preference; each one or more recipes that come to the same in size
+            and speed (see `quantized_within`).
+        reference: Inputs and float outputs that the error is measured on.
+        max_error: Largest relative error allowed.
+        keep_float: Modules that stay in float in any case, by name or beginning of it.
+
+    Raises:
+        QuantizationError: None of them can, saying which came closest; or there is nothing they
+            act on.
+        ConfigError: A name in `keep_float` that no layer has.
+    """
+    attempts: list[Attempt] = []
+    failures: list[QuantizationError] = []
+    for recipes in choices:
+        try:
+            result = quantized_within(
+                source, recipes, reference, max_error=max_error, keep_float=keep_float
+            )
+        except QuantizationError as error:
+            attempts += _told(recipes, error)
+            failures.append(error)
+        else:
+            return replace(result, attempts=[*attempts, *result.attempts])
+    raise _refusal(attempts, failures, max_error)
+
+
+def quantized_within(
+    source: Source,
+    recipes: Sequence[Recipe],
+    reference: Reference,
+    *,
+    max_error: float,
+    keep_float: Sequence[str] = (),
+) -> Quantized:
+    """The first recipe under the limit; else the closest one, with layers left in float.
+
+    The layers are ranked by the error each causes when it alone is quantized; the fewest that
+    bring the error under the limit, worst first, stay in float. At most half of them may.
+
+    Args:
+        source: The float graph.
+        recipes: Ways to quantize it that come to the same in size and speed.
+        reference: Inputs and float outputs that the error is measured on.
+        max_error: Largest relative error allowed.
+        keep_float: Modules that stay in float in any case, by name or beginning of it.
+
+    Raises:
+        QuantizationError: The error stays over the limit; or there is nothing to act on.
+        ConfigError: A name in `keep_float` that no layer has.
+    """
+    asked = source.named(keep_float)
+    attempts: list[Attempt] = []
+    for recipe in recipes:
+        data, error = _tried(source, recipe, reference, asked)
+        if not asked and _n_narrow(data) <= _n_narrow(source.graph):
+            raise QuantizationError(
+                f"Nothing could be quantized: the model has no float32 layer that {recipe.name} "
+                "acts on. Nothing was changed."
+            )
+        is_within = error <= max_error
+        outcome = "chosen" if is_within else f"over the limit of {_percent(max_error)}"
+        attempts.append(Attempt(recipe=recipe.name, error=error, outcome=outcome))
+        if is_within:
+            result = _result(source, recipe, data, error, asked=asked)
+            return replace(result, attempts=attempts)
+    errors = [attempt.error or 0.0 for attempt in attempts]
+    recipe, error = recipes[errors.index(min(errors))], min(errors)
+    harm = layer_errors(source, recipe, reference.first(_RANKING_BATCHES), keep_float=asked)
+    ranked = sorted(harm, key=lambda layer: harm[layer], reverse=True)
+    found = _fewest_in_float(source, recipe, reference, ranked, asked, max_error)
+    if isinstance(found, float):
+        closest = min(error, found)
+        raise OverLimitError(
+            f"{recipe.name} changes the outputs by {_percent(closest)} at the least (relative error); "
+            f"the limit is {_percent(max_error)}. Nothing was changed. Pass data the model is used on "
+            "(validation_data, calibration_data), keep more layers in float, or raise max_error.",
+            closest=closest,
+            attempts=attempts,
+        )
+    data, error, kept = found
+    result = _result(source, recipe, data, error, asked=asked, kept=kept, harm=harm)
+    mended = Attempt(recipe=recipe.name, error=error, outcome="chosen with layers in float")
+    return replace(result, attempts=[*attempts, mended])
+
+
+def layer_errors(
+    source: Source, recipe: Recipe, reference: Reference, *, keep_float: frozenset[str]
+) -> dict[str, float]:
+    """The relative error that each layer causes when it alone is quantized.
+
+    Args:
+        source: The float graph.
+        recipe: How a layer is quantized.
+        reference: What the error is measured on.
+        keep_float: Nodes that are not looked at.
+    """
+    every = frozenset(source.layers)
+    layers = _nodes_by_layer(source, recipe, keep_float)
+    _logger.info("Ranking %d layers by the error each causes in %s.", len(layers), recipe.name)
+    return {
+        layer: _tried(source, recipe, reference, every - nodes)[1]
+        for layer, nodes in layers.items()
+    }
+
+
+def _fewest_in_float(
+    source: Source,
+    recipe: Recipe,
+    reference: Reference,
+    ranked: Sequence[str],
+    asked: frozenset[str],
+    max_error: float,
+) -> tuple[bytes, float, frozenset[str]] | float:
+    """The graph with the fewest of the worst layers in float, or the least error reached."""
+    nodes = _nodes_by_layer(source, recipe, asked)
+    closest = math.inf
+
+    def tried(n_kept: int) -> tuple[bytes, float, frozenset[str]]:
+        kept = frozenset().union(*(nodes[layer] for layer in ranked[:n_kept]))
+        return (*_tried(source, recipe, reference, asked | kept), kept)
+
+    fails, holds, best = 0, 1, None
+    while holds <= len(ranked) // 2:
+        found = tried(holds)
+        closest = min(closest, found[1])
+        if found[1] <= max_error:
+            best = found
+            break
+        fails, holds = holds, 2 * holds
+    if best is None:
+        return closest
+    while holds - fails > 1:
+        middle = (fails + holds) // 2
+        found = tried(middle)
+        fails, holds, best = (
+            (fails, middle, found) if found[1] <= max_error else (middle, holds, best)
+        )
+    return best
+
+
+def _nodes_by_layer(
+    source: Source, recipe: Recipe, without: frozenset[str]
+) -> dict[str, frozenset[str]]:
+    kinds = _kinds(source)
+    found: dict[str, set[str]] = {}
+    for node, layer in source.layers.items():
+        if node not in without and kinds[node] in recipe.operators:
+            found.setdefault(layer or node, set()).add(node)
+    return {layer: frozenset(nodes) for layer, nodes in found.items()}
+
+
+def _kinds(source: Source) -> dict[str, str]:
+    return {node.name: node.op_type for node in onnx.load_from_string(source.graph).graph.node}
+
+
+def _tried(
+    source: Source, recipe: Recipe, reference: Reference, keep_float: frozenset[str]
+) -> tuple[bytes, float]:
+    try:
+        data = recipe(source, keep_float)
+        return data, error_of(data, reference)
+    except ModelyardError:
+        raise
+    except Exception as error:
+        # The first line: quantizers raise with dumps of the graph.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise QuantizationError(
+            f"ONNX Runtime does not quantize this graph (opset {source.opset}) by {recipe.name}: "
+            f"{reason}. Try another opset, 14 or newer, or another method."
+        ) from error
+
+
+def _n_narrow(graph: bytes) -> int:
+    weights = onnx.load_from_string(graph).graph.initializer
+    return sum(value.data_type in _NARROW for value in weights)
+
+
+def _result(
+    source: Source,
+    recipe: Recipe,
+    data: bytes,
+    error: float,
+    *,
+    asked: frozenset[str],
+    kept: frozenset[str] = frozenset(),
+    harm: dict[str, float] | None = None,
+) -> Quantized:
+    return Quantized(
+        data=data,
+        recipe=recipe.name,
+        error=error,
+        decisions=_decisions(source, recipe, asked=asked, kept=kept, harm=harm or {}),
+        is_portable=is_portable(data),
+    )
+
+
+def _decisions(
+    source: Source,
+    recipe: Recipe,
+    *,
+    asked: frozenset[str],
+    kept: frozenset[str],
+    harm: dict[str, float],
+) -> list[LayerDecision]:
+    kinds = _kinds(source)
+    reasons: dict[str, set[str]] = {}
+    for node, layer in source.layers.items():
+        if node in asked:
+            reason = "asked"
+        elif node in kept:
+            reason = "breaks the limit"
+        else:
+            is_fit = kinds[node] in recipe.operators
+            reason = "" if is_fit else "not of a kind the recipe acts on"
+        reasons.setdefault(layer or node, set()).add(reason)
+    return [
+        LayerDecision(
+            layer=layer,
+            is_quantized="" in why,
+            reason="" if "" in why else min(why),
+            error_alone=harm.get(layer),
+        )
+        for layer, why in reasons.items()
+    ]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def _told(recipes: Sequence[Recipe], error: QuantizationError) -> list[Attempt]:
+    if isinstance(error, OverLimitError):
+        return error.attempts
+    return [Attempt(recipe=recipes[0].name, error=None, outcome=str(error))]
+
+
+def _refusal(
+    attempts: Sequence[Attempt], failures: Sequence[QuantizationError], max_error: float
+) -> QuantizationError:
+    if len(failures) == 1:
+        return failures[0]
+    measured = [attempt for attempt in attempts if attempt.error is not None]
+    if not measured:
+        return failures[0]
+    best = min(measured, key=lambda attempt: attempt.error or 0.0)
+    told = "; ".join(f"{a.recipe}: {_percent(a.error)}" for a in measured)
+    return OverLimitError(
+        f"No recipe keeps the outputs within {_percent(max_error)}: {best.recipe} came closest with "
+        f"{_percent(best.error)} (relative error; {told}). Nothing was changed. Pass data the model is "
+        "used on (validation_data, calibration_data), keep layers in float, or raise max_error.",
+        closest=best.error or 0.0,
+        attempts=attempts,
+    )
