@@ -16,6 +16,7 @@ from modelyard.torchtools.samples import batches_of
 from modelyard.torchtools.timing import MS_PER_S, interleaved_medians
 
 _TIMING_BUDGET_S = 1.0
+_BLOCK = 5
 _OF_OUTPUTS = ("output", "pred", "logit", "y_", "yhat", "answer")
 _OF_TARGETS = ("target", "label", "true", "truth", "y_", "expected")
 
@@ -65,7 +66,7 @@ def evaluated(
 def timed_in_turns(
     original: nn.Module, compressed: nn.Module, inputs: Inputs
 ) -> tuple[float, float]:
-    """Median seconds of a call of each, timed in turns in eval mode."""
+    """Median seconds of a call of each, timed in turns of several calls, in eval mode."""
     with evaluating(original, compressed):
         medians = interleaved_medians(
             {
@@ -73,6 +74,7 @@ def timed_in_turns(
                 "compressed": lambda: call(compressed, inputs),
             },
             budget_s=_TIMING_BUDGET_S,
+            block=_BLOCK,
         )
     return medians["original"], medians["compressed"]
 

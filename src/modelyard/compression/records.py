@@ -91,6 +91,59 @@ class DistillationEpoch(TypedDict):
     task_loss: float | None
 
 
+class CandidateTold(TypedDict):
+    """One way to compress that a search looked at; None where it was not measured.
+
+    Attributes:
+        name: In words, as "30 % pruned, dynamic_int8".
+        pruned: Share of the parameters that were to be removed.
+        recipe: Of quantization; "float" for none.
+        metric: What `eval_fn` gave.
+        metric_drop: Loss of it, as a share of the original's size (in its own unit where that is
+            0); below 0 is a gain.
+        size_mb: Of the weights.
+        latency_ms: Of one sample.
+        speedup: The original's time over this one's, in turns in one run.
+        error: Relative error that quantizing added.
+        is_allowed: Whether it keeps every limit.
+        is_on_front: Whether no other is at least as good in drop, size and latency.
+        reason: Why it is not allowed or was left out; empty otherwise.
+    """
+
+    name: str
+    pruned: float
+    recipe: str
+    metric: float | None
+    metric_drop: float | None
+    size_mb: float | None
+    latency_ms: float | None
+    speedup: float | None
+    error: float | None
+    is_allowed: bool
+    is_on_front: bool
+    reason: str
+
+
+class SearchResult(TypedDict):
+    """What a search found.
+
+    Attributes:
+        best: Name of the candidate that was applied.
+        original_metric: What `eval_fn` gave for the original.
+        candidates: Every one looked at, in order.
+        front: Names of those that no other beats in drop, size and latency.
+        elapsed_s: How long it took.
+        is_complete: Whether everything was looked at; False where the time was up.
+    """
+
+    best: str
+    original_metric: float
+    candidates: list[CandidateTold]
+    front: list[str]
+    elapsed_s: float
+    is_complete: bool
+
+
 class CompressionStats(TypedDict):
     """The whole way from the original to the present model.
 

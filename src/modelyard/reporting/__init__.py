@@ -22,6 +22,7 @@ from modelyard.reporting.charts import (
     histogram,
     interval_over_time,
     metric_bars,
+    trade_offs,
     traffic_shares,
     training_curves,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "interval_over_time",
     "metric_bars",
     "render",
+    "trade_offs",
     "traffic_shares",
     "training_curves",
 ]

@@ -148,6 +148,66 @@ def compression_overview(rows: Sequence[Row], *, title: str = "Compression") -> 
     return stack(title, [panel for panel in panels if panel is not None])
 
 
+def trade_offs(
+    rows: Sequence[Row], *, quality: str, title: str = "What smaller and faster costs"
+) -> Figure:
+    """Quality over size and over latency, a panel each; every way to compress is a point.
+
+    Args:
+        rows: Dicts with `name`, `size_mb`, `latency_ms`, `quality` and `is_on_front`: whether no
+            other row is at least as good in all three. A row without a number draws no point.
+        quality: What the quality is, with its unit and the better direction.
+        title: Heading of the chart.
+    """
+    panels = []
+    for measure, heading, unit in (
+        ("size_mb", "Size", "MB"),
+        ("latency_ms", "Latency", "ms, one sample"),
+    ):
+        x = numbers([row.get(measure) for row in rows])
+        y = numbers([row.get("quality") for row in rows])
+        if not has_data([x]) or not has_data([y]):
+            continue
+        panels.append(
+            Panel(
+                title=heading,
+                height_px=240,
+                xaxis=axis(unit, **({"type": "log"} if is_wide(x) else {"rangemode": "tozero"})),
+                yaxis=axis(quality),
+                traces=[
+                    _points(name, rows, x, y, is_on_front=is_on_front, shade=shade)
+                    for name, is_on_front, shade in (
+                        ("beaten by another", False, NEUTRAL),
+                        ("no other is better in everything", True, color(0)),
+                    )
+                ],
+            )
+        )
+    return stack(title, panels)
+
+
+def _points(
+    name: str,
+    rows: Sequence[Row],
+    x: Sequence[float | None],
+    y: Sequence[float | None],
+    *,
+    is_on_front: bool,
+    shade: str,
+) -> dict[str, Any]:
+    own = [i for i, row in enumerate(rows) if bool(row.get("is_on_front")) is is_on_front]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": [x[i] for i in own],
+        "y": [y[i] for i in own],
+        "text": [escaped(str(rows[i]["name"])) for i in own],
+        "hovertemplate": "%{text}<br>%{x:.4~g}, %{y:.4~g}",
+        "marker": {"color": shade, "size": 11 if is_on_front else 8},
+    }
+
+
 def metric_bars(
     metrics: Mapping[str, Mapping[str, float | None]],
     *,

@@ -19,6 +19,11 @@ DEFAULT_MAX_ERROR = 0.1
 _RANKING_BATCHES = 2
 _NARROW = (TensorProto.INT8, TensorProto.UINT8, TensorProto.BFLOAT16)
 
+_REMEDY = (
+    "Nothing was changed. Pass data the model is used on (validation_data, calibration_data), "
+    "keep more layers in float, or raise max_error."
+)
+
 _logger = logging.getLogger("modelyard")
 
 
@@ -185,9 +190,8 @@ def quantized_within(
     if isinstance(found, float):
         closest = min(error, found)
         raise OverLimitError(
-            f"{recipe.name} changes the outputs by {_percent(closest)} at the least (relative error); "
-            f"the limit is {_percent(max_error)}. Nothing was changed. Pass data the model is used on "
-            "(validation_data, calibration_data), keep more layers in float, or raise max_error.",
+            f"{recipe.name} changes the outputs by {_percent(closest)} at the least (relative "
+            f"error); the limit is {_percent(max_error)}. {_REMEDY}",
             closest=closest,
             attempts=attempts,
         )
@@ -359,9 +363,8 @@ def _refusal(
     best = min(measured, key=lambda attempt: attempt.error or 0.0)
     told = "; ".join(f"{a.recipe}: {_percent(a.error)}" for a in measured)
     return OverLimitError(
-        f"No recipe keeps the outputs within {_percent(max_error)}: {best.recipe} came closest with "
-        f"{_percent(best.error)} (relative error; {told}). Nothing was changed. Pass data the model is "
-        "used on (validation_data, calibration_data), keep layers in float, or raise max_error.",
+        f"No recipe keeps the outputs within {_percent(max_error)}: {best.recipe} came closest "
+        f"with {_percent(best.error)} (relative error; {told}). {_REMEDY}",
         closest=best.error or 0.0,
         attempts=attempts,
     )
