@@ -1,7 +1,8 @@
 """`ModelCompressor`: prune, quantize and distil a model, the original always at hand."""
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +10,6 @@ from torch import nn
 
 from modelyard._core.errors import ConfigError, NotReadyError
 from modelyard.compression import pruning, structured
-from modelyard.compression.distillation import DistillationPlan, Progress, distil_
 from modelyard.compression.evaluation import evaluated
 from modelyard.compression.records import (
     CompressionStats,
@@ -18,6 +18,10 @@ from modelyard.compression.records import (
     PruningStats,
     QuantizationStats,
 )
+from modelyard.compression.training import DistillationPlan, TrainingPlan, distil_, fine_tune_
+from modelyard.compression.training.losses import LossFn
+from modelyard.compression.training.progress import Progress
+from modelyard.compression.training.validation import MetricFn
 from modelyard.torchtools import quantize
 from modelyard.torchtools.conversion import to_runnable
 from modelyard.torchtools.inputs import Inputs, call, resolve_example, tensors_of
@@ -251,61 +255,193 @@ class ModelCompressor:
         *,
         task: str = "auto",
         adopt: bool = False,
+        loss_fn: LossFn | None = None,
+        features: Mapping[str, str] | None = None,
+        feature_weight: float = 1.0,
+        validation_loader: Iterable[Any] | None = None,
+        metric_fn: MetricFn | None = None,
+        maximize: bool = True,
+        patience: int | None = None,
         learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
+        schedule: str = "constant",
+        warmup_epochs: float = 0.0,
         max_grad_norm: float = 1.0,
-        progress: Progress | None = None,
+        amp: bool | str = "auto",
+        checkpoint: str | Path | None = None,
+        progress: Progress = None,
     ) -> nn.Module:
         """Train a student on a teacher's answers.
 
         Args:
-            teacher_model: Not changed.
+            teacher_model: Not changed and not moved.
             student_model: Trained in place. If it is `compressor.model` after pruning, pruned
                 weights stay zero until `make_pruning_permanent`.
             train_loader: Batches of `(inputs, targets)`, or of inputs alone with `alpha=1`.
             temperature: Softens the distributions of classes.
             alpha: Weight of the distillation loss; the task loss gets `1 - alpha`.
             epochs: Passes over the data.
-            task: "classification", "regression", "embedding", or "auto": classification where
-                the targets are whole numbers.
+            task: "classification", "regression", "embedding", "policy", or "auto": policy where
+                the models answer with distributions, classification where the targets are whole
+                numbers, else regression.
             adopt: Make the student the compressor's float model.
-            learning_rate: Of Adam.
+            loss_fn: `loss_fn(outputs, targets)`, a scalar, in place of the task's own loss.
+            features: Names of the teacher's layers to those of the student's that imitate them.
+            feature_weight: Weight of the distance between those.
+            validation_loader: Batches to judge each epoch by. The weights of the best are kept;
+                without it those of the last.
+            metric_fn: Judges in place of the loss: `metric_fn(outputs, targets)`, or
+                `metric_fn(model, validation_loader)`.
+            maximize: Whether a larger metric is better.
+            patience: Stop after this many epochs in a row without a better one.
+            learning_rate: Of AdamW.
+            weight_decay: Of AdamW; 0 makes it Adam.
+            schedule: "constant", or "cosine" down to 0.
+            warmup_epochs: The rate rises linearly over so many.
             max_grad_norm: Gradients are scaled down to this norm.
-            progress: Called with each epoch's record.
+            amp: Train in bfloat16: True, False, or "auto" for CUDA devices that have it.
+            checkpoint: File that is written after each epoch, and that an interrupted call with
+                the same arguments goes on from.
+            progress: None for a bar in a terminal, False for nothing, or called with each epoch's
+                record.
 
         Returns:
             The student, in eval mode.
 
         Raises:
-            ConfigError: A value out of range.
+            ConfigError: A value out of range, or a student that shares parts with the teacher.
             InputError: Data that cannot be used, or a loss that is not finite.
+            IntegrityError: The checkpoint is damaged.
         """
         plan = DistillationPlan(
             temperature=temperature,
             alpha=alpha,
             epochs=epochs,
             task=task,
+            features=features or {},
+            feature_weight=feature_weight,
+            maximize=maximize,
+            patience=patience,
             learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            warmup_epochs=warmup_epochs,
             max_grad_norm=max_grad_norm,
+            amp=amp,
             seed=self._seed,
         )
         is_own = student_model is self._float_model
+        if is_own:
+            # First: weights that an interruption leaves changed are not those that were quantized.
+            self._quantized = None
         self.distillation_history = distil_(
             student_model,
             teacher_model,
             train_loader,
             plan,
+            loss_fn=loss_fn,
+            validation_loader=validation_loader,
+            metric_fn=metric_fn,
+            checkpoint=checkpoint,
             progress=progress,
             after_step=self._keep_pruned if is_own and self._masks else None,
         )
         if adopt and not is_own:
             self._float_model, self._masks, self._quantized = student_model, {}, None
-        elif is_own:
-            self._quantized = None
         self._note(
             "distil",
-            {"epochs": epochs, "adopted": adopt or is_own, "last": self.distillation_history[-1]},
+            {
+                "epochs": len(self.distillation_history),
+                "adopted": adopt or is_own,
+                "last": self.distillation_history[-1],
+            },
         )
         return student_model
+
+    def fine_tune(
+        self,
+        train_loader: Iterable[Any],
+        epochs: int = 3,
+        *,
+        task: str = "auto",
+        loss_fn: LossFn | None = None,
+        validation_loader: Iterable[Any] | None = None,
+        metric_fn: MetricFn | None = None,
+        maximize: bool = True,
+        patience: int | None = None,
+        learning_rate: float = 1e-4,
+        weight_decay: float = 0.0,
+        schedule: str = "constant",
+        warmup_epochs: float = 0.0,
+        max_grad_norm: float = 1.0,
+        amp: bool | str = "auto",
+        checkpoint: str | Path | None = None,
+        progress: Progress = None,
+    ) -> nn.Module:
+        """Train the float model on targets, to mend what pruning broke.
+
+        Pruned weights stay zero until `make_pruning_permanent`. Drops an earlier quantized result.
+        `compressor.training_history` has one entry an epoch.
+
+        Args:
+            train_loader: Batches of `(inputs, targets)`.
+            epochs: Passes over the data.
+            task: "classification", "regression", "embedding", "policy", or "auto": cross entropy
+                for targets that are whole numbers, else the mean squared error.
+            loss_fn: `loss_fn(outputs, targets)`, a scalar, in place of the task's own loss.
+            validation_loader: Batches to judge each epoch by. The weights of the best are kept;
+                without it those of the last.
+            metric_fn: Judges in place of the loss: `metric_fn(outputs, targets)`, or
+                `metric_fn(model, validation_loader)`.
+            maximize: Whether a larger metric is better.
+            patience: Stop after this many epochs in a row without a better one.
+            learning_rate: Of AdamW; smaller than for a new model, which this is not.
+            weight_decay: Of AdamW; 0 makes it Adam.
+            schedule: "constant", or "cosine" down to 0.
+            warmup_epochs: The rate rises linearly over so many.
+            max_grad_norm: Gradients are scaled down to this norm.
+            amp: Train in bfloat16: True, False, or "auto" for CUDA devices that have it.
+            checkpoint: File that is written after each epoch, and that an interrupted call with
+                the same arguments goes on from.
+            progress: None for a bar in a terminal, False for nothing, or called with each epoch's
+                record.
+
+        Returns:
+            The float model, in eval mode.
+
+        Raises:
+            ConfigError: A value out of range, or nothing to train.
+            InputError: Data that cannot be used, or a loss that is not finite.
+            IntegrityError: The checkpoint is damaged.
+        """
+        plan = TrainingPlan(
+            epochs=epochs,
+            task=task,
+            maximize=maximize,
+            patience=patience,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            warmup_epochs=warmup_epochs,
+            max_grad_norm=max_grad_norm,
+            amp=amp,
+            seed=self._seed,
+        )
+        self._quantized = None
+        history = fine_tune_(
+            self._float_model,
+            train_loader,
+            plan,
+            loss_fn=loss_fn,
+            validation_loader=validation_loader,
+            metric_fn=metric_fn,
+            checkpoint=checkpoint,
+            progress=progress,
+            after_step=self._keep_pruned if self._masks else None,
+        )
+        self.training_history: list[DistillationEpoch] = history
+        self._note("fine_tune", {"epochs": len(history), "last": history[-1]})
+        return self._float_model
 
     # ── what came of it ─────────────────────────────────────────────────────────────────────
 

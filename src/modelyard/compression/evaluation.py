@@ -79,7 +79,7 @@ def timed_in_turns(
 
 def _metric(model: nn.Module, loader: Iterable[Any], metric_fn: Callable[..., Any]) -> float:
     with evaluating(model), torch.inference_mode():
-        if _takes_model(metric_fn):
+        if takes_model(metric_fn):
             try:
                 return float(metric_fn(model, loader))
             except AttributeError as error:
@@ -89,8 +89,12 @@ def _metric(model: nn.Module, loader: Iterable[Any], metric_fn: Callable[..., An
         return float(metric_fn(*_answers(model, loader)))
 
 
-def _takes_model(metric_fn: Callable[..., Any]) -> bool:
-    """Whether the function wants the model and the loader, as it does unless its names say not."""
+def takes_model(metric_fn: Callable[..., Any]) -> bool:
+    """Whether the function wants the model and the loader, as it does unless its names say not.
+
+    Raises:
+        ConfigError: It takes fewer than two arguments.
+    """
     try:
         names = [name.lower() for name in inspect.signature(metric_fn).parameters]
     except (TypeError, ValueError):
