@@ -24,6 +24,7 @@ Each derives from `ModelyardError` and from the built-in a caller would expect, 
     ├── UntrustedClassError      RuntimeError   a file names a class that nobody has vouched for
     ├── ConversionError          RuntimeError   a model could not be turned into a verified graph
     ├── QuantizationError        RuntimeError   no recipe kept the error under the limit
+    ├── CompressionError         RuntimeError   no way to compress kept every limit
     ├── DeadlineExceededError    TimeoutError   an answer would have come too late
     ├── QueueFullError           RuntimeError   too many requests wait already
     └── MissingDependencyError   ImportError    an optional package is needed for this call
@@ -112,6 +113,10 @@ class ConversionError(ModelyardError, RuntimeError):
 
 class QuantizationError(ModelyardError, RuntimeError):
     """No quantization recipe kept the error under the limit."""
+
+
+class CompressionError(ModelyardError, RuntimeError):
+    """No way to compress a model kept every limit."""
 
 
 class DeadlineExceededError(ModelyardError, TimeoutError):

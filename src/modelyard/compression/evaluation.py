@@ -1,7 +1,8 @@
 """Original and compressed model measured side by side."""
 
+import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from modelyard.compression.records import Evaluation
 from modelyard.torchtools.inputs import Inputs, as_inputs, batch_size, call, with_batch
 from modelyard.torchtools.layers import evaluating, size_mb
 from modelyard.torchtools.parity import flat_outputs
+from modelyard.torchtools.quantization import error_between
 from modelyard.torchtools.samples import batches_of
 from modelyard.torchtools.timing import MS_PER_S, interleaved_medians
 
@@ -63,6 +65,43 @@ def evaluated(
     }
 
 
+def side_by_side(
+    models: Mapping[str, nn.Module], batches: Sequence[Inputs], *, name: str
+) -> list[dict[str, Any]]:
+    """Size, latency of one sample and error of several modules, the first being the reference.
+
+    Args:
+        models: The modules by step.
+        batches: What errors are measured on.
+        name: Of the model, for the rows.
+
+    Returns:
+        One dict a module: `model`, `step`, `size_mb`, `latency_ms`, `error`.
+    """
+    one = with_batch(batches[0], 1)
+    with evaluating(*models.values()):
+        seconds = interleaved_medians(
+            {step: functools.partial(call, model, one) for step, model in models.items()},
+            budget_s=_TIMING_BUDGET_S,
+            block=_BLOCK,
+        )
+        answers = {
+            step: [flat_outputs(call(model, batch)) for batch in batches]
+            for step, model in models.items()
+        }
+    reference = next(iter(answers.values()))
+    return [
+        {
+            "model": name,
+            "step": step,
+            "size_mb": size_mb(model),
+            "latency_ms": seconds[step] * MS_PER_S,
+            "error": error_between(reference, answers[step]),
+        }
+        for step, model in models.items()
+    ]
+
+
 def timed_in_turns(
     original: nn.Module, compressed: nn.Module, inputs: Inputs
 ) -> tuple[float, float]:
@@ -81,7 +120,7 @@ def timed_in_turns(
 
 def _metric(model: nn.Module, loader: Iterable[Any], metric_fn: Callable[..., Any]) -> float:
     with evaluating(model), torch.inference_mode():
-        if _takes_model(metric_fn):
+        if takes_model(metric_fn):
             try:
                 return float(metric_fn(model, loader))
             except AttributeError as error:
@@ -91,8 +130,12 @@ def _metric(model: nn.Module, loader: Iterable[Any], metric_fn: Callable[..., An
         return float(metric_fn(*_answers(model, loader)))
 
 
-def _takes_model(metric_fn: Callable[..., Any]) -> bool:
-    """Whether the function wants the model and the loader, as it does unless its names say not."""
+def takes_model(metric_fn: Callable[..., Any]) -> bool:
+    """Whether the function wants the model and the loader, as it does unless its names say not.
+
+    Raises:
+        ConfigError: It takes fewer than two arguments.
+    """
     try:
         names = [name.lower() for name in inspect.signature(metric_fn).parameters]
     except (TypeError, ValueError):

@@ -134,6 +134,16 @@ def prune_(
     }
 
 
+def gradual_shares(amount: float, steps: int) -> list[float]:
+    """The share taken after each of `steps` steps: much at first, ever less (Zhu and Gupta, 2017).
+
+    Args:
+        amount: Share in the end.
+        steps: How many.
+    """
+    return [amount * (1.0 - (1.0 - step / steps) ** 3) for step in range(1, steps + 1)]
+
+
 def masks_for(
     targets: Sequence[Target], *, method: str, amount: float, scope: str, seed: int
 ) -> dict[str, Mask]:

@@ -85,6 +85,40 @@ def static_choices(plan: QuantizationPlan, calibration: Sequence[Inputs]) -> Cho
     ]
 
 
+def search_choices(
+    graph: bytes,
+    batches: Sequence[Inputs],
+    calibration: Sequence[Inputs],
+    *,
+    max_error: float,
+    portable: bool,
+) -> dict[str, Choices]:
+    """Every recipe that suits a graph, by name, the fastest as a rule first.
+
+    Args:
+        graph: The float graph.
+        batches: What ranges are taken from where a model convolves.
+        calibration: What static ranges are taken from.
+        max_error: Limit of each.
+        portable: Whether only standard ONNX operators may be used.
+    """
+    plan = QuantizationPlan(dtype=torch.qint8, max_error=max_error)
+    dynamic: dict[str, Choices] = {}
+    if not quantization.has_convolution(graph):
+        dynamic = {"dynamic_int8": dynamic_choices(graph, plan, batches)[:1]}
+    blocks: dict[str, Choices] = {
+        "block_int8": [[quantization.BLOCK_INT8]],
+        "block_int4": [[quantization.BLOCK_INT4]],
+    }
+    return {
+        **dynamic,
+        "static_int8": static_choices(plan, calibration),
+        **({} if portable else blocks),
+        "weight_only_int8": [[quantization.WEIGHT_ONLY_INT8]],
+        "bf16_weights": [[quantization.BFLOAT16_WEIGHTS]],
+    }
+
+
 def weight_only_choices(dtype: Any) -> Choices:
     """Weights in fewer bits by dtype.
 

@@ -83,12 +83,30 @@ class QuantizationStats(TypedDict):
 
 
 class DistillationEpoch(TypedDict):
-    """One pass over the training data; losses are means over its batches."""
+    """One pass over the training data; None where there is no such figure or it is not finite.
+
+    Attributes:
+        epoch: From 1.
+        loss: What was made small, as a mean over the samples of the epoch while it was trained.
+        distillation_loss: The part of it that is the distance from the teacher's answers.
+        task_loss: The part that is the distance from the targets.
+        feature_loss: The part that is the distance from the teacher's features.
+        validation_loss: The loss on the validation data after the epoch, features left out.
+        validation_metric: What the metric function gave for it.
+        learning_rate: Of the epoch's last step.
+        is_best: Whether the weights were the best so far; those of the last epoch that was are
+            the model's at the end. None without validation: the last weights are kept.
+    """
 
     epoch: int
     loss: float
-    distillation_loss: float
+    distillation_loss: float | None
     task_loss: float | None
+    feature_loss: float | None
+    validation_loss: float | None
+    validation_metric: float | None
+    learning_rate: float
+    is_best: bool | None
 
 
 class CandidateTold(TypedDict):

@@ -87,8 +87,8 @@ def _outcome(story: Story) -> Section:
         blocks.append(
             Note(
                 "warning",
-                "The error was measured on normal random inputs. Pass `validation_data` to measure "
-                "it on data the model is used on.",
+                "The error was measured on normal random inputs. Pass `validation_data` to "
+                "measure it on data the model is used on.",
             )
         )
     return Section("Outcome", "", blocks)

@@ -357,14 +357,14 @@ def _refusal(
 ) -> QuantizationError:
     if len(failures) == 1:
         return failures[0]
-    measured = [attempt for attempt in attempts if attempt.error is not None]
+    measured = [(a.error, a.recipe) for a in attempts if a.error is not None]
     if not measured:
         return failures[0]
-    best = min(measured, key=lambda attempt: attempt.error or 0.0)
-    told = "; ".join(f"{a.recipe}: {_percent(a.error)}" for a in measured)
+    error, recipe = min(measured)
+    told = "; ".join(f"{name}: {_percent(its)}" for its, name in measured)
     return OverLimitError(
-        f"No recipe keeps the outputs within {_percent(max_error)}: {best.recipe} came closest "
-        f"with {_percent(best.error)} (relative error; {told}). {_REMEDY}",
-        closest=best.error or 0.0,
+        f"No recipe keeps the outputs within {_percent(max_error)}: {recipe} came closest "
+        f"with {_percent(error)} (relative error; {told}). {_REMEDY}",
+        closest=error,
         attempts=attempts,
     )

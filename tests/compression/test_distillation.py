@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from modelyard.compression.distillation import DistillationPlan, distil_
+from modelyard.compression.training import DistillationPlan, distil_
 
 
 class Answer(nn.Module):

@@ -1,9 +1,4 @@
-"""Searching for the best way to compress a model under limits on quality, size and speed.
-
-Levels of structured pruning, each mended by distillation, are combined with the recipes of
-quantization. The search leaves out what cannot win any more: levels beyond one that lost too much
-already, recipes whose file is over the size wanted, and whatever the time is too short for.
-"""
+"""The search itself: levels of pruning times recipes of quantization, as long as there is hope."""
 
 import math
 import time
@@ -13,10 +8,20 @@ from typing import Any
 
 from torch import nn
 
-from modelyard._core.errors import ConfigError, InputError, ModelyardError, QuantizationError
+from modelyard._core.errors import InputError, ModelyardError, QuantizationError
 from modelyard.compression.evaluation import timed_in_turns
 from modelyard.compression.quantization import Choices, float_graph
-from modelyard.compression.records import CandidateTold
+from modelyard.compression.records import SearchResult
+from modelyard.compression.search.candidates import (
+    Candidate,
+    SearchLimits,
+    best_of,
+    broken_limits,
+    metric_drop,
+    nothing_kept,
+    pareto_front,
+)
+from modelyard.compression.search.telling import Progress, teller, told
 from modelyard.torchtools import quantization
 from modelyard.torchtools.inputs import Inputs, call, with_batch
 from modelyard.torchtools.layers import MB, evaluating, size_mb
@@ -25,75 +30,6 @@ from modelyard.torchtools.parity import tree_of
 from modelyard.torchtools.quantization import Source
 from modelyard.torchtools.samples import reference_for
 from modelyard.torchtools.timing import MS_PER_S
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchLimits:
-    """What a result has to keep.
-
-    Attributes:
-        max_metric_drop: Largest loss of the metric, as a share of the original's size; where the
-            original's is 0, in its own unit.
-        target_size_mb: Largest size in MB (10^6 bytes); None for any.
-        min_speedup: Least time of the original over that of the result; None for any.
-        max_error: Largest relative error that quantizing may add.
-        is_maximized: Whether more of the metric is better.
-    """
-
-    max_metric_drop: float = 0.01
-    target_size_mb: float | None = None
-    min_speedup: float | None = None
-    max_error: float = quantization.DEFAULT_MAX_ERROR
-    is_maximized: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.max_metric_drop >= 0.0:  # NaN too
-            raise ConfigError(
-                f"max_metric_drop must be 0 or more, got {self.max_metric_drop}. 0.01 means 1 %."
-            )
-        for name in ("target_size_mb", "min_speedup"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} must be above 0, got {value}.")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Candidate:
-    """One way to compress, as it measured.
-
-    Attributes:
-        pruned: Share of the parameters that were to be removed.
-        recipe: Name of the recipe of quantization; "float" for none.
-        model: The module; None where it was left out.
-        metric: What `eval_fn` gave; NaN where it was not asked.
-        drop: Loss of the metric as `SearchLimits.max_metric_drop` counts it; below 0 is a gain.
-        size_mb: Of the weights.
-        latency_ms: Of a batch of one; NaN where it was not measured.
-        speedup: The original's time over this one's, in turns in one run.
-        error: Relative error that quantizing added; 0 for none.
-        reason: Why it is left out or not allowed; empty if it is allowed.
-    """
-
-    pruned: float
-    recipe: str
-    model: nn.Module | None = None
-    metric: float = math.nan
-    drop: float = math.nan
-    size_mb: float = math.nan
-    latency_ms: float = math.nan
-    speedup: float = math.nan
-    error: float = math.nan
-    reason: str = ""
-
-    @property
-    def name(self) -> str:
-        """In words, as "30 % pruned, dynamic_int8"."""
-        return f"{self.pruned:.0%} pruned, {self.recipe}" if self.pruned else self.recipe
-
-    @property
-    def is_measured(self) -> bool:
-        """Whether it ran to the end."""
-        return math.isfinite(self.metric) and math.isfinite(self.speedup)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,46 +47,19 @@ class Level:
     seconds: float
 
 
-def metric_drop(original: float, metric: float, *, is_maximized: bool) -> float:
-    """Loss of a metric as a share of the original's size; in its own unit where that is 0."""
-    loss = original - metric if is_maximized else metric - original
-    return loss / abs(original) if original else loss
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Found:
+    """What a search came to.
 
+    Attributes:
+        best: The candidate to apply.
+        level: The float model it was made from.
+        told: Everything as plain values.
+    """
 
-def broken_limits(candidate: Candidate, limits: SearchLimits) -> list[str]:
-    """Every limit that a measured candidate breaks, in words."""
-    broken = []
-    if not candidate.drop <= limits.max_metric_drop:  # NaN breaks it too
-        broken.append(f"loses {candidate.drop:.2%} of the metric")
-    if limits.target_size_mb is not None and candidate.size_mb > limits.target_size_mb:
-        broken.append(f"{candidate.size_mb:.3g} MB is over {limits.target_size_mb:.3g}")
-    if limits.min_speedup is not None and not candidate.speedup >= limits.min_speedup:
-        broken.append(f"{candidate.speedup:.2g} times as fast, not {limits.min_speedup:.2g}")
-    return broken
-
-
-def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The measured candidates that no other equals or beats in drop, size and latency at once."""
-    measured = [candidate for candidate in candidates if candidate.is_measured]
-    return [one for one in measured if not any(_is_beaten(one, other) for other in measured)]
-
-
-def best_of(candidates: Sequence[Candidate]) -> Candidate | None:
-    """The fastest that keeps every limit; of equally fast ones (to 2 %) the smallest."""
-    allowed = [one for one in candidates if one.is_measured and not one.reason]
-    if not allowed:
-        return None
-    fastest = max(one.speedup for one in allowed)
-    return min(
-        (one for one in allowed if one.speedup >= 0.98 * fastest),
-        key=lambda one: (one.size_mb, one.drop),
-    )
-
-
-def closest_of(candidates: Sequence[Candidate], limits: SearchLimits) -> Candidate | None:
-    """The measured candidate that breaks the fewest limits, of these the one that drops least."""
-    measured = [one for one in candidates if one.is_measured]
-    return min(measured, key=lambda one: (len(broken_limits(one, limits)), one.drop), default=None)
+    best: Candidate
+    level: Level
+    told: SearchResult
 
 
 class Search:
@@ -191,6 +100,7 @@ class Search:
         self._tell = tell
         self._ends = timer() + time_budget_s
         self.candidates: list[Candidate] = []
+        self.is_complete = True
         self.metric = self._metric(original)
         if not math.isfinite(self.metric):
             raise InputError(f"eval_fn gives {self.metric} for the original; nothing can be kept.")
@@ -215,12 +125,18 @@ class Search:
             if level.pruned and candidate.drop > self._limits.max_metric_drop:
                 return  # more pruning loses more
             self._quantized(level, recipes)
+            # The next level takes as long as this one did, or longer.
             if self._timer() + level.seconds > self._ends:
+                self.is_complete = False
                 return
 
     def leave_out(self, pruned: float, recipe: str, reason: str) -> None:
         """Note a candidate that was not measured, and why."""
         self._done(Candidate(pruned=pruned, recipe=recipe, reason=reason))
+
+    def leave_out_level(self, pruned: float, reason: str) -> None:
+        """Note an amount of pruning that cannot be had, and why."""
+        self.leave_out(pruned, "float", reason)
 
     def _quantized(self, level: Level, recipes: Callable[[bytes], Mapping[str, Choices]]) -> None:
         source = Source(float_graph(level.model, self._example))
@@ -228,6 +144,7 @@ class Search:
         tree = tree_of(call(level.model, self._example))
         for name, choices in recipes(source.graph).items():
             if self.is_over:
+                self.is_complete = False
                 self.leave_out(level.pruned, name, "the time was up")
                 continue
             try:
@@ -279,32 +196,71 @@ class Search:
         self._tell(candidate)
 
 
-def told(candidate: Candidate, front: Sequence[Candidate]) -> CandidateTold:
-    """A candidate as plain values; what was not measured is None."""
+def searched(
+    original: nn.Module,
+    *,
+    example: Inputs,
+    batches: Sequence[Inputs],
+    eval_fn: Callable[[nn.Module], Any],
+    limits: SearchLimits,
+    time_budget_s: float,
+    amounts: Sequence[float],
+    make: Callable[[nn.Module, float], nn.Module],
+    recipes: Callable[[bytes], Mapping[str, Choices]],
+    progress: Progress,
+    timer: Callable[[], float] = time.monotonic,
+) -> Found:
+    """Search, and the fastest candidate that keeps every limit.
 
-    def number(value: float) -> float | None:
-        return value if math.isfinite(value) else None
+    Args:
+        original: The module before compressing.
+        example: An input it runs on.
+        batches: What errors are measured on.
+        eval_fn: `eval_fn(model) -> float`, the metric.
+        limits: What a result has to keep.
+        time_budget_s: Nothing is begun after so long.
+        amounts: Shares of the parameters to remove.
+        make: `(original, amount)` to a smaller, mended copy.
+        recipes: The recipes for a graph, by name.
+        progress: None for lines in a terminal, False for nothing, or called with each candidate.
+        timer: Seconds that go by; for tests.
 
-    return {
-        "name": candidate.name,
-        "pruned": candidate.pruned,
-        "recipe": candidate.recipe,
-        "metric": number(candidate.metric),
-        "metric_drop": number(candidate.drop),
-        "size_mb": number(candidate.size_mb),
-        "latency_ms": number(candidate.latency_ms),
-        "speedup": number(candidate.speedup),
-        "error": number(candidate.error),
-        "is_allowed": candidate.is_measured and not candidate.reason,
-        "is_on_front": any(candidate is one for one in front),
-        "reason": candidate.reason,
+    Raises:
+        CompressionError: Nothing keeps the limits, saying what came closest.
+        InputError: `eval_fn` gives no finite number for the original.
+    """
+    begun = timer()
+    search = Search(
+        original,
+        example=example,
+        batches=batches,
+        eval_fn=eval_fn,
+        limits=limits,
+        time_budget_s=time_budget_s,
+        tell=teller(progress),
+        timer=timer,
+    )
+    made: dict[float, Level] = {}
+
+    def remembered() -> Iterator[Level]:
+        for level in levels_of(original, amounts, make, skip=search.leave_out_level, timer=timer):
+            made[level.pruned] = level
+            yield level
+
+    search.run(remembered(), recipes)
+    best = best_of(search.candidates)
+    if best is None:
+        raise nothing_kept(search.candidates, limits)
+    front = pareto_front(search.candidates)
+    result: SearchResult = {
+        "best": best.name,
+        "original_metric": search.metric,
+        "candidates": [told(candidate, front) for candidate in search.candidates],
+        "front": [candidate.name for candidate in front],
+        "elapsed_s": timer() - begun,
+        "is_complete": search.is_complete,
     }
-
-
-def _is_beaten(one: Candidate, other: Candidate) -> bool:
-    ours = (one.drop, one.size_mb, one.latency_ms)
-    theirs = (other.drop, other.size_mb, other.latency_ms)
-    return theirs != ours and all(b <= a for a, b in zip(ours, theirs, strict=True))
+    return Found(best=best, level=made[best.pruned], told=result)
 
 
 def levels_of(

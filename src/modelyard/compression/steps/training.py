@@ -1,0 +1,290 @@
+"""Steps that train: distillation and fine-tuning."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from modelyard._core.errors import ConfigError
+from modelyard.compression import pruning
+from modelyard.compression.records import PruningStats
+from modelyard.compression.steps.pruning import PruningSteps
+from modelyard.compression.training import DistillationPlan, TrainingPlan, distil_, fine_tune_
+from modelyard.compression.training.losses import LossFn
+from modelyard.compression.training.progress import Progress
+from modelyard.compression.training.validation import MetricFn
+
+RECOVERIES = ("distil", "fine_tune")
+
+
+class TrainingSteps(PruningSteps):
+    """Training, to mend what pruning broke or to make a smaller model; see `ModelCompressor`."""
+
+    def prune_gradually(
+        self,
+        amount: float,
+        train_loader: Iterable[Any],
+        *,
+        steps: int = 4,
+        method: str = "l1_unstructured",
+        layers_to_prune: Sequence[Any] | None = None,
+        layers_to_keep: Sequence[Any] | None = None,
+        scope: str = "layer",
+        recovery: str = "distil",
+        epochs_per_step: int = 1,
+        **training: Any,
+    ) -> list[PruningStats]:
+        """Prune in steps, much at first and ever less, training after each.
+
+        After step t of n the share taken is `amount * (1 - (1 - t / n)**3)` (Zhu and Gupta, 2017).
+
+        Args:
+            amount: Share in the end, as `prune_model` takes it.
+            train_loader: Batches, read once an epoch.
+            steps: How many, 1 or more.
+            method: As `prune_model` takes it.
+            layers_to_prune: Likewise.
+            layers_to_keep: Likewise.
+            scope: Likewise.
+            recovery: "distil" learns the original's answers back (targets are used where there
+                are any and `alpha=` is under 1; it is 1 by default); "fine_tune" learns the
+                targets.
+            epochs_per_step: Passes over the data after each step.
+            **training: Further options of `knowledge_distillation` or `fine_tune`.
+
+        Returns:
+            What each step did, oldest first.
+
+        Raises:
+            ConfigError: A value out of range.
+            InputError: Data that cannot be used, or a model that cannot be pruned so.
+        """
+        if steps < 1:
+            raise ConfigError(f"steps must be 1 or more, got {steps}.")
+        if recovery not in RECOVERIES:
+            raise ConfigError(f"recovery {recovery!r} is not one of {', '.join(RECOVERIES)}.")
+        done, so_far = [], 0.0
+        for share in pruning.gradual_shares(amount, steps):
+            # Structured pruning counts from the model as it is, the others from the original.
+            own = (share - so_far) / (1.0 - so_far) if method == "structured" else share
+            stats = self.prune_model(
+                own, method, layers_to_prune, scope=scope, layers_to_keep=layers_to_keep
+            )
+            so_far = share
+            self._recover(recovery, train_loader, epochs_per_step, training)
+            done.append(stats)
+        return done
+
+    def _recover(
+        self, recovery: str, loader: Iterable[Any], epochs: int, options: Mapping[str, Any]
+    ) -> None:
+        if recovery == "fine_tune":
+            self.fine_tune(loader, epochs, **options)
+            return
+        self.knowledge_distillation(
+            self.original_model,
+            self._float_model,
+            loader,
+            epochs=epochs,
+            **{"alpha": 1.0, **options},
+        )
+
+    def knowledge_distillation(
+        self,
+        teacher_model: nn.Module,
+        student_model: nn.Module,
+        train_loader: Iterable[Any],
+        temperature: float = 3.0,
+        alpha: float = 0.5,
+        epochs: int = 10,
+        *,
+        task: str = "auto",
+        adopt: bool = False,
+        loss_fn: LossFn | None = None,
+        features: Mapping[str, str] | None = None,
+        feature_weight: float = 1.0,
+        validation_loader: Iterable[Any] | None = None,
+        metric_fn: MetricFn | None = None,
+        maximize: bool = True,
+        patience: int | None = None,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
+        schedule: str = "constant",
+        warmup_epochs: float = 0.0,
+        max_grad_norm: float = 1.0,
+        amp: bool | str = "auto",
+        checkpoint: str | Path | None = None,
+        progress: Progress = None,
+    ) -> nn.Module:
+        """Train a student on a teacher's answers.
+
+        Args:
+            teacher_model: Not changed and not moved.
+            student_model: Trained in place. If it is `compressor.model` after pruning, pruned
+                weights stay zero until `make_pruning_permanent`.
+            train_loader: Batches of `(inputs, targets)`, or of inputs alone with `alpha=1`.
+            temperature: Softens the distributions of classes.
+            alpha: Weight of the distillation loss; the task loss gets `1 - alpha`.
+            epochs: Passes over the data.
+            task: "classification", "regression", "embedding", "policy", or "auto": policy where
+                the models answer with distributions, classification where the targets are whole
+                numbers, else regression.
+            adopt: Make the student the compressor's float model.
+            loss_fn: `loss_fn(outputs, targets)`, a scalar, in place of the task's own loss.
+            features: Names of the teacher's layers to those of the student's that imitate them.
+            feature_weight: Weight of the distance between those.
+            validation_loader: Batches to judge each epoch by. The weights of the best are kept;
+                without it those of the last.
+            metric_fn: Judges in place of the loss: `metric_fn(outputs, targets)`, or
+                `metric_fn(model, validation_loader)`.
+            maximize: Whether a larger metric is better.
+            patience: Stop after this many epochs in a row without a better one.
+            learning_rate: Of AdamW.
+            weight_decay: Of AdamW; 0 makes it Adam.
+            schedule: "constant", or "cosine" down to 0.
+            warmup_epochs: The rate rises linearly over so many.
+            max_grad_norm: Gradients are scaled down to this norm.
+            amp: Train in bfloat16: True, False, or "auto" for CUDA devices that have it.
+            checkpoint: File that is written after each epoch, and that an interrupted call with
+                the same arguments goes on from.
+            progress: None for a bar in a terminal, False for nothing, or called with each epoch's
+                record.
+
+        Returns:
+            The student, in eval mode.
+
+        Raises:
+            ConfigError: A value out of range, or a student that shares parts with the teacher.
+            InputError: Data that cannot be used, or a loss that is not finite.
+            IntegrityError: The checkpoint is damaged.
+        """
+        plan = DistillationPlan(
+            temperature=temperature,
+            alpha=alpha,
+            epochs=epochs,
+            task=task,
+            features=features or {},
+            feature_weight=feature_weight,
+            maximize=maximize,
+            patience=patience,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            warmup_epochs=warmup_epochs,
+            max_grad_norm=max_grad_norm,
+            amp=amp,
+            seed=self._seed,
+        )
+        is_own = student_model is self._float_model
+        if is_own:
+            # First: weights that an interruption leaves changed are not those that were quantized.
+            self._quantized = None
+        self.distillation_history = distil_(
+            student_model,
+            teacher_model,
+            train_loader,
+            plan,
+            loss_fn=loss_fn,
+            validation_loader=validation_loader,
+            metric_fn=metric_fn,
+            checkpoint=checkpoint,
+            progress=progress,
+            after_step=self._keep_pruned if is_own and self._masks else None,
+        )
+        if adopt and not is_own:
+            self._float_model, self._masks, self._quantized = student_model, {}, None
+        self._note(
+            "distil",
+            {
+                "epochs": len(self.distillation_history),
+                "adopted": adopt or is_own,
+                "last": self.distillation_history[-1],
+            },
+        )
+        return student_model
+
+    def fine_tune(
+        self,
+        train_loader: Iterable[Any],
+        epochs: int = 3,
+        *,
+        task: str = "auto",
+        loss_fn: LossFn | None = None,
+        validation_loader: Iterable[Any] | None = None,
+        metric_fn: MetricFn | None = None,
+        maximize: bool = True,
+        patience: int | None = None,
+        learning_rate: float = 1e-4,
+        weight_decay: float = 0.0,
+        schedule: str = "constant",
+        warmup_epochs: float = 0.0,
+        max_grad_norm: float = 1.0,
+        amp: bool | str = "auto",
+        checkpoint: str | Path | None = None,
+        progress: Progress = None,
+    ) -> nn.Module:
+        """Train the float model on targets, to mend what pruning broke.
+
+        Pruned weights stay zero until `make_pruning_permanent`. Drops an earlier quantized result.
+        `compressor.training_history` has one entry an epoch.
+
+        Args:
+            train_loader: Batches of `(inputs, targets)`.
+            epochs: Passes over the data.
+            task: "classification", "regression", "embedding", "policy", or "auto": cross entropy
+                for targets that are whole numbers, else the mean squared error.
+            loss_fn: `loss_fn(outputs, targets)`, a scalar, in place of the task's own loss.
+            validation_loader: Batches to judge each epoch by. The weights of the best are kept;
+                without it those of the last.
+            metric_fn: Judges in place of the loss: `metric_fn(outputs, targets)`, or
+                `metric_fn(model, validation_loader)`.
+            maximize: Whether a larger metric is better.
+            patience: Stop after this many epochs in a row without a better one.
+            learning_rate: Of AdamW; smaller than for a new model, which this is not.
+            weight_decay: Of AdamW; 0 makes it Adam.
+            schedule: "constant", or "cosine" down to 0.
+            warmup_epochs: The rate rises linearly over so many.
+            max_grad_norm: Gradients are scaled down to this norm.
+            amp: Train in bfloat16: True, False, or "auto" for CUDA devices that have it.
+            checkpoint: File that is written after each epoch, and that an interrupted call with
+                the same arguments goes on from.
+            progress: None for a bar in a terminal, False for nothing, or called with each epoch's
+                record.
+
+        Returns:
+            The float model, in eval mode.
+
+        Raises:
+            ConfigError: A value out of range, or nothing to train.
+            InputError: Data that cannot be used, or a loss that is not finite.
+            IntegrityError: The checkpoint is damaged.
+        """
+        plan = TrainingPlan(
+            epochs=epochs,
+            task=task,
+            maximize=maximize,
+            patience=patience,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            warmup_epochs=warmup_epochs,
+            max_grad_norm=max_grad_norm,
+            amp=amp,
+            seed=self._seed,
+        )
+        self._quantized = None
+        history = fine_tune_(
+            self._float_model,
+            train_loader,
+            plan,
+            loss_fn=loss_fn,
+            validation_loader=validation_loader,
+            metric_fn=metric_fn,
+            checkpoint=checkpoint,
+            progress=progress,
+            after_step=self._keep_pruned if self._masks else None,
+        )
+        self.training_history = history
+        self._note("fine_tune", {"epochs": len(history), "last": history[-1]})
+        return self._float_model

@@ -1,0 +1,159 @@
+"""A training on disk: written whole after every epoch, read without running anything.
+
+The file is a line that names the format, the blake3 digest of the rest, and what `torch.save`
+writes of tensors and plain values. It is read with `weights_only=True`, so no code in it runs; the
+digest is there because torch itself does not notice flipped bits.
+"""
+
+import io
+import pickle
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from blake3 import blake3
+from torch import nn
+
+from modelyard._core.errors import ConfigError, IntegrityError
+from modelyard._core.files import write_bytes
+from modelyard.compression.records import DistillationEpoch
+from modelyard.compression.training.plan import TrainingPlan
+from modelyard.torchtools.layers import own_tensors
+
+_FORMAT = b"modelyard training 1\n"
+_DIGEST_BYTES = 32
+_MOST_SHOWN = 5
+
+Identity = dict[str, Any]
+Weights = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Where a training stands at the end of an epoch.
+
+    Attributes:
+        identity: What the training is; see `identity_of`.
+        history: One record an epoch that is done.
+        weights: Of the model, as its state dict.
+        best_weights: Of the best epoch; None without validation.
+        optimizer: Its state.
+        projectors: (position, width in, width out, weights) of each, in the optimizer's order.
+        generators: State of each of the loader's own generators.
+        n_batches: Of an epoch.
+        is_finished: Whether the training has come to its end.
+    """
+
+    identity: Identity
+    history: list[DistillationEpoch]
+    weights: Weights
+    best_weights: Weights | None
+    optimizer: dict[str, Any]
+    projectors: list[tuple[int, int, int, Weights]]
+    generators: list[torch.Tensor]
+    n_batches: int | None
+    is_finished: bool
+
+
+def identity_of(
+    plan: TrainingPlan, model: nn.Module, teacher: nn.Module | None, **parts: bool
+) -> Identity:
+    """What must be equal for a training to go on: plan, architecture, teacher, parts.
+
+    Args:
+        plan: Every option.
+        model: Its tensors' names, shapes, types and which of them are trained; not their values.
+        teacher: With its values, as a digest.
+        parts: Whether there is a validation loader, a loss function, and so on.
+    """
+    identity: Identity = {f"plan.{name}": value for name, value in asdict(plan).items()}
+    identity |= {f"has_{name}": value for name, value in parts.items()}
+    identity |= {
+        f"model.{name}": f"{tensor.dtype} {tuple(tensor.shape)}"
+        + (", trained" if tensor.requires_grad else "")
+        for name, tensor in own_tensors(model)
+    }
+    identity["teacher"] = None if teacher is None else _digest_of(teacher)
+    return identity
+
+
+def write(path: Path, checkpoint: Checkpoint) -> None:
+    """Put the checkpoint in the place of an older one, whole or not at all."""
+    buffer = io.BytesIO()
+    fields = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
+    torch.save(fields, buffer)
+    data = buffer.getvalue()
+    write_bytes(path, _FORMAT + blake3(data).digest() + data)
+
+
+def read(path: Path, identity: Identity) -> Checkpoint | None:
+    """The checkpoint at `path`; None where there is no file.
+
+    Raises:
+        IntegrityError: The file is damaged or something else.
+        ConfigError: It is of another training; the message says what differs.
+    """
+    try:
+        whole = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    start = len(_FORMAT) + _DIGEST_BYTES
+    data = whole[start:]
+    if not whole.startswith(_FORMAT) or blake3(data).digest() != whole[len(_FORMAT) : start]:
+        raise _damaged(path, "its content is not what was written")
+    try:
+        fields = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        found = Checkpoint(**fields)
+    except (RuntimeError, pickle.UnpicklingError, TypeError, EOFError) as error:
+        raise _damaged(path, str(error)) from error
+    _check_identity(path, found.identity, identity)
+    return found
+
+
+def _check_identity(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    if not names:
+        return
+    shown = [_shown(name, there.get(name), here.get(name)) for name in names[:_MOST_SHOWN]]
+    more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
+    raise ConfigError(
+        f"The checkpoint {path} is of another training: {'; '.join(shown)}{more}. Train as it "
+        "says, choose another path, or delete it to start again."
+    )
+
+
+def _shown(name: str, there: Any, here: Any) -> str:
+    if name == "teacher":
+        return "the teacher's weights differ"
+    name = name.removeprefix("plan.")
+    return f"{name} is {there!r} there, {here!r} here"
+
+
+def _digest_of(model: nn.Module) -> str:
+    digest = blake3()
+    for name, tensor in own_tensors(model):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        values = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(values.view(torch.uint8).numpy().tobytes())
+    return str(digest.hexdigest())
+
+
+def _damaged(path: Path, why: str) -> IntegrityError:
+    return IntegrityError(
+        f"The checkpoint {path} cannot be read: {why}. Delete it to start the training again."
+    )
+
+
+def copied(weights: Mapping[str, Any]) -> Weights:
+    """The same state dict with tensors of its own."""
+    return {
+        name: value.detach().clone() if isinstance(value, torch.Tensor) else value
+        for name, value in weights.items()
+    }
+
+
+def states_of(generators: Iterable[torch.Generator]) -> list[torch.Tensor]:
+    """State of each generator."""
+    return [generator.get_state() for generator in generators]

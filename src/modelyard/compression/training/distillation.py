@@ -1,0 +1,105 @@
+"""Knowledge distillation: a student trained on a teacher's answers.
+
+The loss is `alpha` times the distillation loss, plus `1 - alpha` times the task loss, plus
+`feature_weight` times the feature loss where layers are matched too.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from modelyard._core.errors import ConfigError
+from modelyard.compression.records import DistillationEpoch
+from modelyard.compression.training.checkpoint import identity_of
+from modelyard.compression.training.fine_tuning import judged
+from modelyard.compression.training.loop import train_
+from modelyard.compression.training.losses import LossFn
+from modelyard.compression.training.objective import DistillationObjective
+from modelyard.compression.training.plan import DistillationPlan
+from modelyard.compression.training.progress import Progress
+from modelyard.compression.training.validation import MetricFn
+
+
+def distil_(
+    student: nn.Module,
+    teacher: nn.Module,
+    loader: Iterable[Any],
+    plan: DistillationPlan,
+    *,
+    loss_fn: LossFn | None = None,
+    validation_loader: Iterable[Any] | None = None,
+    metric_fn: MetricFn | None = None,
+    checkpoint: str | Path | None = None,
+    progress: Progress = None,
+    after_step: Callable[[], None] | None = None,
+) -> list[DistillationEpoch]:
+    """Train `student` in place; it is in eval mode afterwards. The history, one entry an epoch.
+
+    Args:
+        student: Learns; its floating outputs have the teacher's shapes. Frozen parameters stay.
+        teacher: Not changed and not moved.
+        loader: Yields batches `inputs` or `(inputs, targets)`.
+        plan: How.
+        loss_fn: `loss_fn(outputs, targets)`, a scalar, in place of the task's own loss.
+        validation_loader: Batches to judge each epoch by; the best epoch's weights are kept.
+        metric_fn: `metric_fn(outputs, targets)` or `metric_fn(model, validation_loader)`, to judge
+            by in place of the loss.
+        checkpoint: File to write to after each epoch, and to go on from where it exists.
+        progress: None for a bar in a terminal, False for nothing, or called after every epoch.
+        after_step: Called after every change of the weights (to keep pruned ones at zero).
+
+    Raises:
+        InputError: No data, targets missing although `alpha < 1`, outputs that do not fit, or a
+            loss that is not finite.
+        ConfigError: The student has nothing to train or shares parts with the teacher, an option
+            that cannot take effect, or a checkpoint of another training.
+        IntegrityError: The checkpoint is damaged.
+    """
+    _check_apart(student, teacher)
+    if loss_fn is not None and plan.alpha == 1.0:
+        raise ConfigError("loss_fn has no weight with alpha=1.0: leave it out or lower alpha.")
+    identity = identity_of(
+        plan,
+        student,
+        teacher if checkpoint is not None else None,
+        validation_loader=validation_loader is not None,
+        metric_fn=metric_fn is not None,
+        loss_fn=loss_fn is not None,
+    )
+    return train_(
+        student,
+        DistillationObjective(student, teacher, plan, loss_fn),
+        loader,
+        plan,
+        judged_by=judged(validation_loader, metric_fn),
+        progress=progress,
+        after_step=after_step,
+        saved_at=None if checkpoint is None else (Path(checkpoint), identity),
+    )
+
+
+def _check_apart(student: nn.Module, teacher: nn.Module) -> None:
+    if student is teacher:
+        raise ConfigError(
+            "The student is the teacher, which would change while it teaches: pass "
+            "copy.deepcopy(teacher) or a smaller model."
+        )
+    theirs = {id(module) for module in teacher.modules()}
+    memory = _memory_of(teacher)
+    for name, module in student.named_modules():
+        if id(module) in theirs or _memory_of(module, recurse=False) & memory:
+            raise ConfigError(
+                f"The student's {name or 'own parameters'!r} is shared with the teacher, which "
+                "would change while it teaches: give the student a copy (copy.deepcopy)."
+            )
+
+
+def _memory_of(module: nn.Module, *, recurse: bool = True) -> set[int]:
+    tensors: list[torch.Tensor] = [
+        *module.parameters(recurse=recurse),
+        *module.buffers(recurse=recurse),
+    ]
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors} - {0}

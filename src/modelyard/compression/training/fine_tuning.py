@@ -1,0 +1,87 @@
+"""Fine-tuning: a model trained on targets, without a teacher."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from modelyard._core.errors import ConfigError
+from modelyard.compression.records import DistillationEpoch
+from modelyard.compression.training.batches import as_loader
+from modelyard.compression.training.checkpoint import identity_of
+from modelyard.compression.training.loop import train_
+from modelyard.compression.training.losses import LossFn
+from modelyard.compression.training.objective import TaskObjective
+from modelyard.compression.training.plan import TrainingPlan
+from modelyard.compression.training.progress import Progress
+from modelyard.compression.training.validation import MetricFn, Validation
+
+
+def fine_tune_(
+    model: nn.Module,
+    loader: Iterable[Any],
+    plan: TrainingPlan,
+    *,
+    loss_fn: LossFn | None = None,
+    validation_loader: Iterable[Any] | None = None,
+    metric_fn: MetricFn | None = None,
+    checkpoint: str | Path | None = None,
+    progress: Progress = None,
+    after_step: Callable[[], None] | None = None,
+) -> list[DistillationEpoch]:
+    """Train `model` in place; it is in eval mode afterwards. The history, one entry an epoch.
+
+    Args:
+        model: Only parameters that require gradients change, and buffers.
+        loader: Yields batches `(inputs, targets)`.
+        plan: How. With task "auto" the loss is cross entropy for targets that are whole numbers,
+            else the mean squared error.
+        loss_fn: `loss_fn(outputs, targets)`, a scalar, in place of the task's own loss.
+        validation_loader: Batches to judge each epoch by; the best epoch's weights are kept.
+        metric_fn: `metric_fn(outputs, targets)` or `metric_fn(model, validation_loader)`, to judge
+            by in place of the loss.
+        checkpoint: File to write to after each epoch, and to go on from where it exists.
+        progress: None for a bar in a terminal, False for nothing, or called after every epoch.
+        after_step: Called after every change of the weights (to keep pruned ones at zero).
+
+    Raises:
+        InputError: No data, no targets, outputs that do not fit them, or a loss that is not
+            finite.
+        ConfigError: Nothing to train, an option that cannot take effect, or a checkpoint of
+            another training.
+        IntegrityError: The checkpoint is damaged.
+    """
+    identity = identity_of(
+        plan,
+        model,
+        None,
+        validation_loader=validation_loader is not None,
+        metric_fn=metric_fn is not None,
+        loss_fn=loss_fn is not None,
+    )
+    return train_(
+        model,
+        TaskObjective(model, plan, loss_fn),
+        loader,
+        plan,
+        judged_by=judged(validation_loader, metric_fn),
+        progress=progress,
+        after_step=after_step,
+        saved_at=None if checkpoint is None else (Path(checkpoint), identity),
+    )
+
+
+def judged(
+    validation_loader: Iterable[Any] | None, metric_fn: MetricFn | None
+) -> Validation | None:
+    """What finds the best epoch; None without validation data.
+
+    Raises:
+        ConfigError: A metric without data.
+    """
+    if validation_loader is not None:
+        return Validation(as_loader(validation_loader, what="validation_loader"), metric_fn)
+    if metric_fn is not None:
+        raise ConfigError("metric_fn needs validation_loader=: data to compute it on.")
+    return None
