@@ -5,20 +5,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelyard._core.errors import ConfigError, NotFoundError
+from modelyard._core.errors import ConfigError
 from modelyard.cli.registry import (
     MODELS,
     AsJson,
     BaseDir,
     DatabaseUrl,
     StorageUrl,
-    open_registry,
 )
 from modelyard.cli.showing import show_json, show_line, show_pairs
+from modelyard.cli.sources import model_of, shape_of
 
 if TYPE_CHECKING:
     from modelyard.export import Exported
-    from modelyard.version_manager import ModelVersionManager
 
 
 def export(
@@ -65,10 +64,10 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a model for another runtime, whole and verified or not at all."""
-    shape = None if input_shape is None else _shape_of(input_shape)
+    shape = None if input_shape is None else shape_of(input_shape)
     axes = _axes_of(dynamic or [], is_fixed=fixed)
     texts = dict(_pair(text, option="--metadata", like="desk=rates") for text in metadata or [])
-    model, own_name, example = _model_of(source, base_dir, database_url, storage_url)
+    model, own_name, example = model_of(source, base_dir, database_url, storage_url)
     from modelyard.export import ModelExporter  # noqa: PLC0415 - brings torch
 
     exported = ModelExporter(target_dir).export(
@@ -113,28 +112,6 @@ def inspect(
         show_pairs(info)
 
 
-def _model_of(
-    source: str, base_dir: Path, database_url: str | None, storage_url: str | None
-) -> tuple[Any, str, Any]:
-    """The model, a name for it, and the example saved with it."""
-    file = Path(source)
-    if file.is_file() or ":" in source:
-        from modelyard.cli.modules import module_of  # noqa: PLC0415 - brings torch
-
-        own_name = file.stem if file.is_file() else source.rpartition(":")[2]
-        return module_of(source), own_name, None
-    registry = open_registry(base_dir, database_url, storage_url)
-    return registry.load_model(source), source, _example_of(registry, source)
-
-
-def _example_of(registry: "ModelVersionManager", version_id: str) -> Any:
-    """The input saved with a version, or None."""
-    try:
-        return registry.read_artifact(version_id, "example_input")
-    except NotFoundError:
-        return None
-
-
 def _opset_of(model: Any, wanted: int | None) -> int:
     from modelyard.torchtools.conversion import (  # noqa: PLC0415 - brings torch
         DEFAULT_OPSET,
@@ -153,18 +130,6 @@ def _samples_in(path: Path | None) -> Any:
     from modelyard.pipeline.loading import load_user_data  # noqa: PLC0415 - brings torch
 
     return load_user_data(path).inputs
-
-
-def _shape_of(text: str) -> tuple[int, ...]:
-    try:
-        shape = tuple(int(size) for size in text.split(","))
-    except ValueError:
-        shape = ()
-    if not shape or min(shape) < 1:
-        raise ConfigError(
-            f"--input-shape must be whole numbers of 1 or more such as 1,263; got {text!r}."
-        )
-    return shape
 
 
 def _axes_of(texts: list[str], *, is_fixed: bool) -> dict[str, dict[int, str]] | None:

@@ -54,6 +54,15 @@ class CompressorState:
         """The compressed model: the int8 graph if there is one, else the float module."""
         return self._quantized if self._quantized is not None else self._float_model
 
+    @property
+    def example_input(self) -> Inputs:
+        """An input that the model is known to run on.
+
+        Raises:
+            ExampleInputRequiredError: None was given and none can be inferred.
+        """
+        return self._inputs()
+
     def _inputs(self) -> Inputs:
         return resolve_example(self._float_model, self._example)
 
