@@ -76,7 +76,11 @@ def _outcome(story: Story) -> Section:
                 f"{first['latency_ms'] / last['latency_ms']:.3g} x",
                 f"{last['latency_ms']:.3g} ms, one sample",
             ),
-            ("relative error", f"{last['error']:.2%}", f"on {story.measured_on} inputs"),
+            (
+                "relative error",
+                f"{last['error']:.2%}",
+                f"on {story.measured_on.replace('_', ' ')}",
+            ),
         ]
     )
     blocks: list[Block] = [
@@ -175,7 +179,8 @@ def _search(result: SearchResult) -> Section:
             columns,
             rows,
             highlight=best,
-            caption=f"Chosen: `{result['best']}`, the fastest that keeps every limit.",
+            caption=f"Chosen: `{result['best']}`, of those that keep every limit, the smallest "
+            "within 5 % of the fastest.",
             formats={
                 "metric": ".4f",
                 "drop": ".2%",
