@@ -1,6 +1,7 @@
 """The distillation losses against torch's own, and what a student and a teacher may be."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -207,7 +208,8 @@ X = normal(16, 4)
 
 def test_features_of_equal_width_are_compared_as_they_are():
     student, teacher = network(seed=1), network()
-    want = functional.mse_loss(student[1](student[0](X)), teacher[1](teacher[0](X)))
+    with torch.no_grad():
+        want = functional.mse_loss(student[:2](X), teacher[:2](X))
     found = distil_(student, teacher, [X], plan(alpha=1.0, features={"1": "1"}, feature_weight=2))
     assert found[0]["feature_loss"] == pytest.approx(float(want), rel=1e-5)
     total = found[0]["distillation_loss"] + 2 * found[0]["feature_loss"]
@@ -353,6 +355,38 @@ def test_bfloat16_training_gives_float32_weights_near_those_of_float32():
     torch.testing.assert_close(answers[True], answers[False], rtol=0.05, atol=0.05)
 
 
+def test_half_precision_answers_are_compared_and_judged_in_float32():
+    class Named(dict):
+        @property
+        def logits(self):
+            return self["logits"]
+
+    @dataclasses.dataclass
+    class Record:
+        logits: torch.Tensor
+
+    seen = []
+
+    def loss_fn(outputs, targets):
+        seen.append((type(outputs), outputs.logits.dtype))
+        return functional.mse_loss(outputs.logits, targets)
+
+    for kind in (Named, Record):
+
+        class Answering(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.out = nn.Linear(4, 3)
+
+            def forward(self, x, kind=kind):
+                return kind(logits=self.out(x))
+
+        batch = (X, torch.zeros(16, 3))
+        options = plan(alpha=0.5, amp=True, task="regression")
+        distil_(Answering(), Answering(), [batch], options, loss_fn=loss_fn)
+    assert seen == [(Named, torch.float32), (Record, torch.float32)]
+
+
 # ── policies ────────────────────────────────────────────────────────────────────────────────
 
 
@@ -390,6 +424,21 @@ def test_policy_loss_is_the_divergence_from_teacher_to_student(name):
     assert found["distillation_loss"] == pytest.approx(float(want), rel=1e-5)
     reverse = dist.kl_divergence(reference(STUDENT, spread), reference(TEACHER, other)).mean()
     assert abs(float(want - reverse)) > 1e-3
+
+
+def test_parts_of_a_policy_belong_together_by_name():
+    def swapped(a, b):
+        return {"value": b[:, 0], "cost": b[:, 1], "size": dist.Normal(b, 1.0), "side": sides(a)}
+
+    def sides(logits):
+        return dist.Categorical(logits=logits)
+
+    def answer(a, b):
+        return {"side": sides(a), "size": dist.Normal(b, 1.0), "cost": b[:, 1], "value": b[:, 0]}
+
+    rows = normal(6, 5), normal(6, 2)
+    found = losses(Table(*rows, answer=answer), Table(*rows, answer=swapped), INDEX, alpha=1.0)
+    assert found["distillation_loss"] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_spread_without_a_batch_is_that_of_every_row():

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,6 +97,17 @@ def test_same_seed_gives_the_same_weights_whatever_was_drawn_before(options):
     other = student()
     fine_tune_(other, shuffled(), plan(seed=4))
     assert not is_same(runs[0], weights(other))
+
+
+@pytest.mark.slow
+def test_worker_processes_change_nothing_in_what_is_reproducible():
+    runs = []
+    for noise in range(2):
+        torch.manual_seed(noise)
+        model = student()
+        fine_tune_(model, shuffled(num_workers=2), plan(epochs=2))
+        runs.append(weights(model))
+    assert is_same(*runs)
 
 
 def test_data_may_draw_from_python_and_numpy_too():
@@ -256,7 +268,7 @@ def test_metric_of_outputs_and_targets():
         metric_fn=error,
     )
     best = min(record["validation_metric"] for record in history)
-    assert float((model(X) - Y).abs().max()) == pytest.approx(best, rel=1e-5)
+    assert float((model(X) - Y).detach().abs().max()) == pytest.approx(best, rel=1e-5)
 
 
 def test_options_without_validation_data_are_refused():
@@ -345,7 +357,7 @@ def test_a_killed_process_goes_on_to_the_same_bits(tmp_path):
     path = tmp_path / "run.ckpt"
     code = f"""
 import os, signal, sys
-sys.path.insert(0, {os.path.dirname(__file__)!r})
+sys.path.insert(0, {str(Path(__file__).parent)!r})
 import test_training_loop as t
 def kill(record):
     if record["epoch"] == 2:
@@ -438,6 +450,7 @@ def test_checkpoint_of_another_training_is_refused_by_what_differs(finished):
             {"loader": shuffled(generator=torch.Generator())},
             "had 0 generators of its own, this one has 1",
         ),
+        ({"loader": [(X, Y)]}, "had 3 batches, this one has 1"),
     ]
     for changes, message in cases:
         with pytest.raises(ConfigError, match=message):
@@ -522,6 +535,14 @@ def test_gradient_that_is_not_finite_is_named():
     assert is_same(weights(model), before)
 
 
+def test_lazy_layers_are_named():
+    lazy = nn.Sequential(nn.LazyLinear(3), nn.LazyLinear(1))
+    with pytest.raises(ConfigError, match="run it once on an example"):
+        fine_tune_(lazy, [(X, Y)], plan())
+    with pytest.raises(ConfigError, match="run it once on an example"):
+        distil_(lazy, student(), [X], DistillationPlan(epochs=1, alpha=1.0))
+
+
 def test_loss_that_depends_on_nothing_is_named():
     with pytest.raises(InputError, match="depends on no trained parameter"):
         fine_tune_(student(), [(X, Y)], plan(), loss_fn=lambda outputs, targets: targets.sum())
@@ -540,7 +561,7 @@ class Once:
 @pytest.mark.parametrize(
     ("loader", "message"),
     [
-        (lambda: [], "train_loader yields no batch"),
+        (list, "train_loader yields no batch"),
         (
             lambda: (pair for pair in [(X, Y)]),
             "is a generator, which can be read only once, not 5",

@@ -79,6 +79,28 @@ def identity_of(
     return identity
 
 
+def place_of(
+    path: str | Path | None,
+    plan: TrainingPlan,
+    model: nn.Module,
+    teacher: nn.Module | None,
+    **parts: object,
+) -> tuple[Path, Identity] | None:
+    """Where a training is kept and what it is; None without a path.
+
+    Args:
+        path: As the caller gave it.
+        plan: Every option.
+        model: Is trained.
+        teacher: Teaches, if there is one.
+        parts: What else there may be: a validation loader, a loss function.
+    """
+    if path is None:
+        return None
+    given = {name: part is not None for name, part in parts.items()}
+    return Path(path), identity_of(plan, model, teacher, **given)
+
+
 def write(path: Path, checkpoint: Checkpoint) -> None:
     """Put the checkpoint in the place of an older one, whole or not at all."""
     buffer = io.BytesIO()
