@@ -14,6 +14,7 @@ from torch.nn import functional
 from modelyard._core.errors import ConfigError, InputError
 from modelyard.compression.training import DistillationPlan, distil_
 from modelyard.compression.training.losses import distillation_loss, softened_divergence, task_loss
+from modelyard.compression.training.objective import is_half_wanted
 
 
 class Table(nn.Module):
@@ -353,6 +354,21 @@ def test_bfloat16_training_gives_float32_weights_near_those_of_float32():
     assert torch.equal(answers["auto"], answers[False])  # no half precision on a CPU unasked
     assert not torch.equal(answers[True], answers[False])
     torch.testing.assert_close(answers[True], answers[False], rtol=0.05, atol=0.05)
+
+
+def test_auto_means_bfloat16_only_on_cuda_devices_that_have_it(monkeypatch):
+    for is_supported in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: is_supported)
+        assert is_half_wanted(plan(), torch.device("cuda")) == is_supported
+        assert not is_half_wanted(plan(), torch.device("cpu"))
+        assert is_half_wanted(plan(amp=True), torch.device("cpu"))
+        assert not is_half_wanted(plan(amp=False), torch.device("cuda"))
+
+
+def test_teacher_on_another_device_whose_answer_cannot_be_moved_is_named():
+    teacher = Table(TEACHER, answer=lambda t: dist.Categorical(logits=t, validate_args=False))
+    with pytest.raises(ConfigError, match="on meta, the student on cpu.*move the teacher"):
+        losses(Table(STUDENT), teacher.to("meta"), INDEX, task="policy", alpha=1.0)
 
 
 def test_half_precision_answers_are_compared_and_judged_in_float32():

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -390,6 +391,20 @@ def test_interrupted_within_an_epoch_it_goes_on_from_the_last_whole_one(tmp_path
         fine_tune_(resumed, Breaking(6), plan(), checkpoint=tmp_path / "c")
     fine_tune_(resumed, Breaking(-1), plan(), checkpoint=tmp_path / "c")
     assert is_same(weights(whole), weights(resumed))
+
+
+def test_options_of_other_number_and_mapping_types_are_read_back(tmp_path):
+    told = DistillationPlan(
+        epochs=2,
+        alpha=np.float64(1.0),
+        learning_rate=np.float64(0.01),
+        weight_decay=np.float32(0.5),
+        features=MappingProxyType({"0": "0"}),
+    )
+    runs = [
+        distil_(student(), student(seed=1), [X], told, checkpoint=tmp_path / "c") for _ in range(2)
+    ]
+    assert runs[0] == runs[1]
 
 
 def test_without_a_checkpoint_ctrl_c_leaves_the_best_weights():

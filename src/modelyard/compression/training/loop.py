@@ -203,7 +203,6 @@ class _Training:
             ],
             generators=checkpoint.states_of(seeding.generators_of(self._loader)),
             n_batches=self._n_batches,
-            is_finished=self.is_finished(),
         )
 
     def resume(self, found: Checkpoint | None) -> None:

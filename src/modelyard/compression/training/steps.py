@@ -102,11 +102,11 @@ def _optimizer(model: nn.Module, plan: TrainingPlan) -> torch.optim.Optimizer:
     matrices = [p for p in trained if p.ndim > 1]
     others = [p for p in trained if p.ndim <= 1]
     groups = [
-        {"params": parameters, "weight_decay": decay}
+        {"params": parameters, "weight_decay": float(decay)}
         for parameters, decay in ((matrices, plan.weight_decay), (others, 0.0))
         if parameters
     ]
-    return torch.optim.AdamW(groups, lr=plan.learning_rate)
+    return torch.optim.AdamW(groups, lr=float(plan.learning_rate))
 
 
 def _diverged(what: str, where: str) -> InputError:
