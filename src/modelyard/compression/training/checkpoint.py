@@ -6,9 +6,10 @@ digest is there because torch itself does not notice flipped bits.
 """
 
 import io
+import json
 import pickle
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,6 @@ class Checkpoint:
         projectors: (position, width in, width out, weights) of each, in the optimizer's order.
         generators: State of each of the loader's own generators.
         n_batches: Of an epoch.
-        is_finished: Whether the training has come to its end.
     """
 
     identity: Identity
@@ -54,7 +54,6 @@ class Checkpoint:
     projectors: list[tuple[int, int, int, Weights]]
     generators: list[torch.Tensor]
     n_batches: int | None
-    is_finished: bool
 
 
 def identity_of(
@@ -68,7 +67,7 @@ def identity_of(
         teacher: With its values, as a digest.
         parts: Whether there is a validation loader, a loss function, and so on.
     """
-    identity: Identity = {f"plan.{name}": value for name, value in asdict(plan).items()}
+    identity: Identity = {f"plan.{name}": _plain(value) for name, value in vars(plan).items()}
     identity |= {f"has_{name}": value for name, value in parts.items()}
     identity |= {
         f"model.{name}": f"{tensor.dtype} {tuple(tensor.shape)}"
@@ -77,6 +76,34 @@ def identity_of(
     }
     identity["teacher"] = None if teacher is None else _digest_of(teacher)
     return identity
+
+
+def place_of(
+    path: str | Path | None,
+    plan: TrainingPlan,
+    model: nn.Module,
+    teacher: nn.Module | None,
+    **parts: object,
+) -> tuple[Path, Identity] | None:
+    """Where a training is kept and what it is; None without a path.
+
+    Args:
+        path: As the caller gave it.
+        plan: Every option.
+        model: Is trained.
+        teacher: Teaches, if there is one.
+        parts: What else there may be: a validation loader, a loss function.
+    """
+    if path is None:
+        return None
+    given = {name: part is not None for name, part in parts.items()}
+    return Path(path), identity_of(plan, model, teacher, **given)
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON knows it: a NumPy number in the file could not be read back."""
+    plain = dict(value) if isinstance(value, Mapping) else value
+    return json.loads(json.dumps(plain, default=float))
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from modelyard._core.errors import ConfigError
 from modelyard.compression.records import DistillationEpoch
-from modelyard.compression.training.checkpoint import identity_of
+from modelyard.compression.training.checkpoint import place_of
 from modelyard.compression.training.fine_tuning import judged
 from modelyard.compression.training.loop import train_
 from modelyard.compression.training.losses import LossFn
@@ -61,13 +61,14 @@ def distil_(
     _check_apart(student, teacher)
     if loss_fn is not None and plan.alpha == 1.0:
         raise ConfigError("loss_fn has no weight with alpha=1.0: leave it out or lower alpha.")
-    identity = identity_of(
+    place = place_of(
+        checkpoint,
         plan,
         student,
-        teacher if checkpoint is not None else None,
-        validation_loader=validation_loader is not None,
-        metric_fn=metric_fn is not None,
-        loss_fn=loss_fn is not None,
+        teacher,
+        loss_fn=loss_fn,
+        validation_loader=validation_loader,
+        metric_fn=metric_fn,
     )
     return train_(
         student,
@@ -77,7 +78,7 @@ def distil_(
         judged_by=judged(validation_loader, metric_fn),
         progress=progress,
         after_step=after_step,
-        saved_at=None if checkpoint is None else (Path(checkpoint), identity),
+        saved_at=place,
     )
 
 
@@ -102,4 +103,6 @@ def _memory_of(module: nn.Module, *, recurse: bool = True) -> set[int]:
         *module.parameters(recurse=recurse),
         *module.buffers(recurse=recurse),
     ]
-    return {tensor.untyped_storage().data_ptr() for tensor in tensors} - {0}
+    # Lazy and sparse tensors have no storage to ask; meta tensors have one at 0.
+    stored = [t for t in tensors if not nn.parameter.is_lazy(t) and t.layout == torch.strided]
+    return {tensor.untyped_storage().data_ptr() for tensor in stored} - {0}

@@ -9,7 +9,7 @@ from torch import nn
 from modelyard._core.errors import ConfigError
 from modelyard.compression.records import DistillationEpoch
 from modelyard.compression.training.batches import as_loader
-from modelyard.compression.training.checkpoint import identity_of
+from modelyard.compression.training.checkpoint import place_of
 from modelyard.compression.training.loop import train_
 from modelyard.compression.training.losses import LossFn
 from modelyard.compression.training.objective import TaskObjective
@@ -52,13 +52,14 @@ def fine_tune_(
             another training.
         IntegrityError: The checkpoint is damaged.
     """
-    identity = identity_of(
+    place = place_of(
+        checkpoint,
         plan,
         model,
         None,
-        validation_loader=validation_loader is not None,
-        metric_fn=metric_fn is not None,
-        loss_fn=loss_fn is not None,
+        loss_fn=loss_fn,
+        validation_loader=validation_loader,
+        metric_fn=metric_fn,
     )
     return train_(
         model,
@@ -68,7 +69,7 @@ def fine_tune_(
         judged_by=judged(validation_loader, metric_fn),
         progress=progress,
         after_step=after_step,
-        saved_at=None if checkpoint is None else (Path(checkpoint), identity),
+        saved_at=place,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelyard._core.errors import ConfigError, InputError
+from modelyard._core.errors import ConfigError
 from modelyard.compression.records import DistillationEpoch
 from modelyard.compression.training import checkpoint, seeding, validation
 from modelyard.compression.training.batches import (
@@ -22,6 +22,7 @@ from modelyard.compression.training.checkpoint import Checkpoint, Identity, Weig
 from modelyard.compression.training.objective import Losses, Objective
 from modelyard.compression.training.plan import TrainingPlan
 from modelyard.compression.training.progress import Progress, Watcher, watching
+from modelyard.compression.training.steps import Stepper
 from modelyard.compression.training.validation import Validation
 from modelyard.torchtools.inputs import device_of
 
@@ -105,8 +106,7 @@ class _Training:
         self._loader = loader
         self._plan = plan
         self._judged_by = judged_by
-        self._after_step = after_step
-        self._optimizer = _optimizer(model, plan)
+        self._stepper = Stepper(model, objective.features, plan, after_step)
         self._n_batches = n_batches_of(loader) or None
         self._best: Weights | None = None
         self._whole = copied(model.state_dict())  # where an error goes back to without a best
@@ -127,7 +127,10 @@ class _Training:
             for number, batch in enumerate(self._batches(device, epoch), start=1):
                 started, ended = self._span(epoch, number)
                 rate = self._plan.learning_rate_at(started, ended)
-                sums.add(self._step(batch, rate, f"epoch {epoch}, batch {number}"), batch)
+                losses = self._objective.losses(self._model, batch, is_training=True)
+                where = f"epoch {epoch}, batch {number}"
+                self._stepper.step(losses.total, rate, where=where)
+                sums.add(losses, batch)
                 watcher.moved(ended if self._n_batches else started)
             self._n_batches = self._n_batches or sums.n_batches
             record = self._judged(epoch, sums, rate)
@@ -148,36 +151,6 @@ class _Training:
         started = min((number - 1) / self._n_batches, 1.0)
         return epoch - 1 + started, epoch - 1 + min(number / self._n_batches, 1.0)
 
-    def _step(self, batch: Batch, rate: float, where: str) -> Losses:
-        losses = self._objective.losses(self._model, batch, is_training=True)
-        if not bool(losses.total.isfinite()):
-            raise _diverged(f"The loss is {float(losses.total.detach())}", where)
-        if not losses.total.requires_grad:
-            raise InputError(
-                f"The loss depends on no trained parameter of {type(self._model).__name__}: its "
-                "forward pass detaches them, or a loss_fn does."
-            )
-        self._include_projectors()
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        self._optimizer.zero_grad()
-        losses.total.backward()
-        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_(parameters, self._plan.max_grad_norm)
-        if not bool(norm.isfinite()):
-            raise _diverged(f"The gradient's norm is {float(norm)}", where)
-        self._optimizer.step()
-        if self._after_step is not None:
-            self._after_step()
-        return losses
-
-    def _include_projectors(self) -> None:
-        """Let the optimizer train projectors that have come to be since the last step."""
-        known = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
-        new = [p for p in self._objective.features.parameters() if id(p) not in known]
-        if new:
-            self._optimizer.add_param_group({"params": new, "weight_decay": 0.0})
-
     def _judged(self, epoch: int, sums: "_Sums", rate: float) -> DistillationEpoch:
         loss = metric = None
         is_best = None
@@ -189,7 +162,7 @@ class _Training:
             is_best = validation.is_better(figure, best, maximize=maximize)
         return {
             "epoch": epoch,
-            "loss": sums.mean("total") or 0.0,
+            "loss": sums.mean("total") or 0.0,  # never None: an epoch has batches
             "distillation_loss": sums.mean("distillation"),
             "task_loss": sums.mean("task"),
             "feature_loss": sums.mean("feature"),
@@ -223,20 +196,24 @@ class _Training:
             history=self.history,
             weights=copied(self._model.state_dict()),
             best_weights=self._best,
-            optimizer=self._optimizer.state_dict(),
+            optimizer=self._stepper.state(),
             projectors=[
                 (position, layer.in_features, layer.out_features, copied(layer.state_dict()))
                 for position, layer in projectors.items()
             ],
             generators=checkpoint.states_of(seeding.generators_of(self._loader)),
             n_batches=self._n_batches,
-            is_finished=self.is_finished(),
         )
 
     def resume(self, found: Checkpoint | None) -> None:
         """Go on from a checkpoint, if there is one."""
         if found is None:
             return
+        if self._n_batches not in (None, found.n_batches):
+            raise ConfigError(
+                f"The checkpoint's train_loader had {found.n_batches} batches, this one has "
+                f"{self._n_batches}: pass the same data, or delete the checkpoint."
+            )
         generators = seeding.generators_of(self._loader)
         if len(generators) != len(found.generators):
             raise ConfigError(
@@ -247,7 +224,7 @@ class _Training:
             generator.set_state(state)
         self._model.load_state_dict(found.weights)
         self._restore_projectors(found.projectors)
-        self._optimizer.load_state_dict(found.optimizer)
+        self._stepper.restore(found.optimizer)
         self.history = found.history
         self._best = found.best_weights
         self._whole = copied(found.weights)
@@ -259,7 +236,6 @@ class _Training:
             for position, n_in, n_out, weights in found:
                 features.add_projector(position, n_in, n_out, device_of(self._model))
                 features.projectors[position].load_state_dict(weights)
-        self._include_projectors()
 
 
 class _Sums:
@@ -282,23 +258,6 @@ class _Sums:
     def mean(self, name: str) -> float | None:
         """None where no batch had this part."""
         return self._sums[name] / self._n_samples if name in self._sums else None
-
-
-def _optimizer(model: nn.Module, plan: TrainingPlan) -> torch.optim.Optimizer:
-    trained = [p for p in model.parameters() if p.requires_grad]
-    if not trained:
-        raise ConfigError(
-            f"{type(model).__name__} has no parameters to train: none requires gradients."
-        )
-    # Biases and scales of normalisations are left out: pulling them to 0 regularises nothing.
-    matrices = [p for p in trained if p.ndim > 1]
-    others = [p for p in trained if p.ndim <= 1]
-    groups = [
-        {"params": parameters, "weight_decay": decay}
-        for parameters, decay in ((matrices, plan.weight_decay), (others, 0.0))
-        if parameters
-    ]
-    return torch.optim.AdamW(groups, lr=plan.learning_rate)
 
 
 def _set_modes(model: nn.Module, *, is_dropout_wanted: bool) -> None:
@@ -324,10 +283,3 @@ def _check(plan: TrainingPlan, loader: Iterable[Any], judged_by: Validation | No
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _diverged(what: str, where: str) -> InputError:
-    return InputError(
-        f"{what} in {where}. Lower learning_rate, or look for NaN, infinity and unscaled values "
-        "in the data. The model has its last good weights."
-    )

@@ -3,7 +3,9 @@
 Every loss is a mean over the samples of a batch. Half-precision answers are compared in float32.
 """
 
-from collections.abc import Callable
+import copy
+import dataclasses
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import torch
@@ -41,7 +43,14 @@ def first_output(answer: Any) -> torch.Tensor:
 
 
 def full_precision(answer: Any) -> Any:
-    """The same answer with its bfloat16 and float16 tensors in float32."""
+    """The same answer, of the same class, with its bfloat16 and float16 tensors in float32."""
+    if isinstance(answer, MutableMapping):  # perhaps one that gives its items as attributes too
+        changed = copy.copy(answer)
+        changed.update({key: full_precision(item) for key, item in answer.items()})
+        return changed
+    if dataclasses.is_dataclass(answer) and not isinstance(answer, type):
+        fields = {field.name: getattr(answer, field.name) for field in dataclasses.fields(answer)}
+        return dataclasses.replace(answer, **{k: full_precision(v) for k, v in fields.items()})
     return map_tensors(answer, _full)
 
 
@@ -103,7 +112,7 @@ def softened_divergence(
 def _policy_loss(answer: Any, wanted: Any) -> torch.Tensor:
     student, teacher = policies.policy_of(answer), policies.policy_of(wanted)
     loss = policies.divergence(teacher, student)
-    rest = _same_shapes(dict(enumerate(student.others)), dict(enumerate(teacher.others)))
+    rest = _same_shapes(student.others, teacher.others)
     return torch.stack([loss, *(_squared(*pair) for pair in rest)]).sum()
 
 

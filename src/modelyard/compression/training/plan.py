@@ -19,7 +19,8 @@ class TrainingPlan:
         task: "classification" (logits, classes last), "regression" (values), "embedding"
             (vectors, also by their angle), "policy" (distributions of actions), or "auto":
             policy where the model answers with a `torch.distributions.Distribution`,
-            classification where the targets are whole numbers, else regression.
+            classification where the targets are whole numbers, else regression (so without
+            targets, too).
         learning_rate: Highest rate of AdamW.
         weight_decay: Of AdamW, on parameters of two or more dimensions; 0 makes it Adam.
         schedule: "constant", or "cosine" down to 0 at the end of the last epoch.
@@ -70,13 +71,13 @@ class TrainingPlan:
         Source:
             Cosine: Loshchilov and Hutter (2017), SGDR, equation 5, without restarts.
         """
-        warmup = self.warmup_epochs
+        highest, warmup = float(self.learning_rate), float(self.warmup_epochs)
         if ended <= warmup:
-            return self.learning_rate * ended / warmup
+            return highest * ended / warmup
         if self.schedule == "constant":
-            return self.learning_rate
+            return highest
         done = max(0.0, started - warmup) / (self.epochs - warmup)
-        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
+        return highest * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
 @dataclass(frozen=True, kw_only=True)

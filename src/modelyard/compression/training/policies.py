@@ -32,17 +32,18 @@ class Policy:
     """A distribution of actions.
 
     Attributes:
-        parts: Independent of each other; the first dimension of each is the batch.
-        others: Floating tensors of the answer that belong to no distribution, in order.
+        parts: Independent of each other, by where they are in the answer; the first dimension of
+            each is the batch.
+        others: Floating tensors of the answer that belong to no distribution, likewise.
     """
 
-    parts: list[Distribution]
-    others: list[torch.Tensor]
+    parts: dict[Any, Distribution]
+    others: dict[Any, torch.Tensor]
 
 
 def has_distribution(answer: Any) -> bool:
     """Whether the answer is or holds, in its first layer, a `Distribution`."""
-    return any(isinstance(item, Distribution) for item in _items(answer))
+    return any(isinstance(item, Distribution) for item in _items(answer).values())
 
 
 def policy_of(answer: Any) -> Policy:
@@ -52,17 +53,17 @@ def policy_of(answer: Any) -> Policy:
         InputError: It describes none.
     """
     items = _items(answer)
-    parts = [item for item in items if isinstance(item, Distribution)]
+    parts = {key: item for key, item in items.items() if isinstance(item, Distribution)}
     if parts:
         return Policy(parts, _floats(items))
     if isinstance(answer, torch.Tensor):
-        return Policy([_categorical(answer)], [])
+        return Policy({"": _categorical(answer)}, {})
     if isinstance(answer, Mapping):
-        return _from_names(answer)
-    if len(items) == 2 and all(isinstance(item, torch.Tensor) for item in items):  # noqa: PLR2004 - a pair
-        mean, log_std = items
-        if _fits(mean, log_std):
-            return Policy([_gaussian(mean, log_std.exp())], [])
+        return _from_names(items)
+    tensors = [item for item in items.values() if isinstance(item, torch.Tensor)]
+    if len(tensors) == len(items) == 2 and _fits(*tensors):  # noqa: PLR2004 - a pair
+        mean, log_std = tensors
+        return Policy({"": _gaussian(mean, log_std.exp())}, {})
     raise _not_understood(answer)
 
 
@@ -81,7 +82,11 @@ def divergence(teacher: Policy, student: Policy) -> torch.Tensor:
             f"The teacher answers with {len(teacher.parts)} distributions, the student with "
             f"{len(student.parts)}; they must be as many."
         )
-    pairs = zip(teacher.parts, student.parts, strict=True)
+    theirs = teacher.parts
+    if theirs.keys() == student.parts.keys():
+        pairs = [(theirs[key], answer) for key, answer in student.parts.items()]
+    else:
+        pairs = list(zip(theirs.values(), student.parts.values(), strict=True))
     return torch.stack([_divergence(wanted, answer) for wanted, answer in pairs]).sum()
 
 
@@ -97,7 +102,7 @@ def negative_log_likelihood(policy: Policy, actions: torch.Tensor) -> torch.Tens
             f"The policy has {len(policy.parts)} distributions and one tensor of targets: pass "
             "loss_fn=, which says how they belong together, or alpha=1.0."
         )
-    part = policy.parts[0]
+    (part,) = policy.parts.values()
     shape = part.batch_shape + part.event_shape
     if actions.shape not in {shape, (*shape, 1)} and (*actions.shape, 1) != shape:
         # log_prob would broadcast: (n,) against (n, 1) to (n, n).
@@ -110,23 +115,26 @@ def negative_log_likelihood(policy: Policy, actions: torch.Tensor) -> torch.Tens
     return -_per_sample(log_prob).mean()
 
 
-def _items(answer: Any) -> list[Any]:
+def _items(answer: Any) -> dict[Any, Any]:
     if isinstance(answer, Mapping):
-        return list(answer.values())
+        return dict(answer)
     if isinstance(answer, tuple | list):
-        return list(answer)
-    return [answer]
+        return dict(enumerate(answer))
+    return {"": answer}
 
 
-def _floats(items: list[Any]) -> list[torch.Tensor]:
-    return [x for x in items if isinstance(x, torch.Tensor) and x.is_floating_point()]
+def _floats(items: Mapping[Any, Any]) -> dict[Any, torch.Tensor]:
+    return {
+        key: item
+        for key, item in items.items()
+        if isinstance(item, torch.Tensor) and item.is_floating_point()
+    }
 
 
 def _from_names(answer: Mapping[str, Any]) -> Policy:
-    others = {name: item for name, item in answer.items() if isinstance(item, torch.Tensor)}
+    others = _floats(answer)
     if "logits" in others:
-        part = _categorical(others.pop("logits"))
-        return Policy([part], _floats(list(others.values())))
+        return Policy({"": _categorical(others.pop("logits"))}, others)
     mean_name = next((name for name in _MEAN if name in others), None)
     std_name = next((name for name in ("log_std", *_STD) if name in others), None)
     if mean_name is None or std_name is None:
@@ -138,7 +146,7 @@ def _from_names(answer: Mapping[str, Any]) -> Policy:
             f"{tuple(mean.shape)}, or of one row of it."
         )
     std = spread if std_name in _STD else spread.exp()
-    return Policy([_gaussian(mean, std)], _floats(list(others.values())))
+    return Policy({"": _gaussian(mean, std)}, others)
 
 
 def _categorical(logits: torch.Tensor) -> Distribution:
