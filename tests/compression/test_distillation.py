@@ -358,7 +358,7 @@ def test_bfloat16_training_gives_float32_weights_near_those_of_float32():
 
 def test_auto_means_bfloat16_only_on_cuda_devices_that_have_it(monkeypatch):
     for is_supported in (True, False):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: is_supported)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, ok=is_supported, **_: ok)
         assert is_half_wanted(plan(), torch.device("cuda")) == is_supported
         assert not is_half_wanted(plan(), torch.device("cpu"))
         assert is_half_wanted(plan(amp=True), torch.device("cpu"))
@@ -367,7 +367,7 @@ def test_auto_means_bfloat16_only_on_cuda_devices_that_have_it(monkeypatch):
 
 def test_teacher_on_another_device_whose_answer_cannot_be_moved_is_named():
     teacher = Table(TEACHER, answer=lambda t: dist.Categorical(logits=t, validate_args=False))
-    with pytest.raises(ConfigError, match="on meta, the student on cpu.*move the teacher"):
+    with pytest.raises(ConfigError, match=r"on meta, the student on cpu.*move the teacher"):
         losses(Table(STUDENT), teacher.to("meta"), INDEX, task="policy", alpha=1.0)
 
 

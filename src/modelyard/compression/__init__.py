@@ -11,18 +11,27 @@ Example:
 
 from modelyard.compression.compressor import ModelCompressor
 from modelyard.compression.records import (
+    CandidateTold,
     CompressionStats,
     DistillationEpoch,
     Evaluation,
+    LayerTold,
     PruningStats,
     QuantizationStats,
+    SearchResult,
 )
+from modelyard.compression.training import history_figure, history_table
 
 __all__ = [
+    "CandidateTold",
     "CompressionStats",
     "DistillationEpoch",
     "Evaluation",
+    "LayerTold",
     "ModelCompressor",
     "PruningStats",
     "QuantizationStats",
+    "SearchResult",
+    "history_figure",
+    "history_table",
 ]

@@ -35,7 +35,7 @@ class ModelCompressor(QuantizingSteps, TrainingSteps):
         validation_data: What errors are measured on: a tensor of samples, or an iterable of
             batches. Without it, seeded normal inputs stand in and results say "synthetic".
         store: Taken as every class with state takes it; a compressed model is stored by saving it.
-        clock: Taken likewise; nothing here depends on the time.
+        clock: Dates the report.
         seed: Of random pruning, synthetic inputs and distillation.
 
     Attributes:
@@ -43,6 +43,8 @@ class ModelCompressor(QuantizingSteps, TrainingSteps):
         original_size: Its weights in MB (10^6 bytes).
         model: The compressed one so far.
         distillation_history: One entry an epoch of the last distillation.
+        training_history: One entry an epoch of the last fine-tuning.
+        example_input: An input that the model is known to run on.
 
     Raises:
         ConfigError: `model` is no module.
@@ -107,7 +109,7 @@ class ModelCompressor(QuantizingSteps, TrainingSteps):
             max_error=max_error,
             is_maximized=maximize,
         )
-        batches, _ = self._validation_batches()
+        batches, source = self._validation_batches()
         calibration = batches
         if calibration_data is not None:
             calibration = batches_of(
@@ -127,6 +129,7 @@ class ModelCompressor(QuantizingSteps, TrainingSteps):
             copy.deepcopy(unwrapped(self.original_model)).eval(),
             example=self._inputs(),
             batches=batches,
+            is_real=source != quantization.SYNTHETIC,
             eval_fn=eval_fn,
             limits=limits,
             time_budget_s=time_budget_s,
@@ -198,6 +201,7 @@ class ModelCompressor(QuantizingSteps, TrainingSteps):
                     "compressed": self.model,
                 },
                 batches,
+                is_real=measured_on != quantization.SYNTHETIC,
                 name=type(self.original_model).__name__,
             ),
             measured_on=measured_on,

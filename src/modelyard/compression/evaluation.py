@@ -66,13 +66,14 @@ def evaluated(
 
 
 def side_by_side(
-    models: Mapping[str, nn.Module], batches: Sequence[Inputs], *, name: str
+    models: Mapping[str, nn.Module], batches: Sequence[Inputs], *, is_real: bool, name: str
 ) -> list[dict[str, Any]]:
     """Size, latency of one sample and error of several modules, the first being the reference.
 
     Args:
         models: The modules by step.
         batches: What errors are measured on.
+        is_real: Whether they are like those the model is used on, or made up.
         name: Of the model, for the rows.
 
     Returns:
@@ -96,7 +97,7 @@ def side_by_side(
             "step": step,
             "size_mb": size_mb(model),
             "latency_ms": seconds[step] * MS_PER_S,
-            "error": error_between(reference, answers[step]),
+            "error": error_between(reference, answers[step], is_real=is_real),
         }
         for step, model in models.items()
     ]

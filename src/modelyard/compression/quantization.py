@@ -20,6 +20,7 @@ from modelyard.torchtools.parity import tree_of
 from modelyard.torchtools.quantization import Recipe, Source
 from modelyard.torchtools.samples import reference_for
 
+SYNTHETIC = "synthetic"
 BACKENDS = ("fbgemm", "x86", "onednn", "qnnpack")
 Choices = Sequence[Sequence[Recipe]]
 
@@ -181,7 +182,7 @@ def quantized(
     result = quantization.first_within(
         source,
         choices,
-        reference_for(model, batches),
+        reference_for(model, batches, is_real=validated_on != SYNTHETIC),
         max_error=plan.max_error,
         keep_float=plan.keep_float,
     )

@@ -56,8 +56,9 @@ class QuantizationStats(TypedDict):
         compression_ratio: Float size over quantized size.
         speedup: Time of the float module over that of the quantized one, a batch of one, in
             turns on this machine.
-        max_error: Largest relative error of an output: norm of the difference over norm of the
-            float output about its mean over the samples.
+        max_error: Largest relative error of an output: norm of the difference over that of the
+            float output about its mean over the samples; where validated on synthetic inputs,
+            over that of the output itself.
         error_limit: What it had to stay under.
         validated_on: "validation_data", "calibration_data" or "synthetic".
         layers_kept_float: Layers left in float, because asked or because they broke the limit.

@@ -57,8 +57,15 @@ def synthetic_batches(example: Inputs, *, n_batches: int = 8, seed: int = 0) -> 
     return [synthetic_like(example, _BATCH, seed=seed + i) for i in range(n_batches)]
 
 
-def reference_for(model: nn.Module, batches: Sequence[Inputs]) -> Reference:
+def reference_for(
+    model: nn.Module, batches: Sequence[Inputs], *, is_real: bool = True
+) -> Reference:
     """What the float model answers to the batches.
+
+    Args:
+        model: The float module.
+        batches: Inputs.
+        is_real: Whether they are like those the model is used on, or made up.
 
     Raises:
         InputError: It does not run on them, or answers with NaN.
@@ -70,7 +77,7 @@ def reference_for(model: nn.Module, batches: Sequence[Inputs]) -> Reference:
         raise InputError(f"{type(model).__name__} does not run on this data: {error}") from error
     if not all(bool(tensor.isfinite().all()) for output in outputs for tensor in output):
         raise InputError(f"{type(model).__name__} answers this data with NaN or infinity.")
-    return Reference(inputs=batches, outputs=outputs)
+    return Reference(inputs=batches, outputs=outputs, is_real=is_real)
 
 
 def _items(data: Any) -> Iterable[Any]:

@@ -69,6 +69,7 @@ class Search:
         original: The module before compressing.
         example: An input it runs on.
         batches: What errors are measured on.
+        is_real: Whether they are like those the model is used on, or made up.
         eval_fn: `eval_fn(model) -> float`, the metric.
         limits: What a result has to keep.
         time_budget_s: No candidate is begun after so long; the first one always is.
@@ -85,6 +86,7 @@ class Search:
         *,
         example: Inputs,
         batches: Sequence[Inputs],
+        is_real: bool,
         eval_fn: Callable[[nn.Module], Any],
         limits: SearchLimits,
         time_budget_s: float,
@@ -94,6 +96,7 @@ class Search:
         self._original = original
         self._example = example
         self._batches = batches
+        self._is_real = is_real
         self._eval_fn = eval_fn
         self._limits = limits
         self._timer = timer
@@ -140,7 +143,7 @@ class Search:
 
     def _quantized(self, level: Level, recipes: Callable[[bytes], Mapping[str, Choices]]) -> None:
         source = Source(float_graph(level.model, self._example))
-        reference = reference_for(level.model, self._batches)
+        reference = reference_for(level.model, self._batches, is_real=self._is_real)
         tree = tree_of(call(level.model, self._example))
         for name, choices in recipes(source.graph).items():
             if self.is_over:
@@ -201,6 +204,7 @@ def searched(
     *,
     example: Inputs,
     batches: Sequence[Inputs],
+    is_real: bool,
     eval_fn: Callable[[nn.Module], Any],
     limits: SearchLimits,
     time_budget_s: float,
@@ -216,6 +220,7 @@ def searched(
         original: The module before compressing.
         example: An input it runs on.
         batches: What errors are measured on.
+        is_real: Whether they are like those the model is used on, or made up.
         eval_fn: `eval_fn(model) -> float`, the metric.
         limits: What a result has to keep.
         time_budget_s: Nothing is begun after so long.
@@ -234,6 +239,7 @@ def searched(
         original,
         example=example,
         batches=batches,
+        is_real=is_real,
         eval_fn=eval_fn,
         limits=limits,
         time_budget_s=time_budget_s,

@@ -72,7 +72,7 @@ class CompressorState:
 
     def _validation_batches(self) -> tuple[list[Inputs], str]:
         if self._validation_data is None:
-            return synthetic_batches(self._inputs(), seed=self._seed), "synthetic"
+            return synthetic_batches(self._inputs(), seed=self._seed), quantization.SYNTHETIC
         batches = batches_of(
             self._validation_data, n_inputs=self._n_inputs(), what="validation_data"
         )

@@ -89,7 +89,7 @@ def _int8(job: Job, graph: Graph) -> tuple[Graph, dict[str, Any]]:
     quantized = quantization.quantized_within(
         quantization.Source(graph.data),
         recipes,
-        reference_for(subject.module, batches),
+        reference_for(subject.module, batches, is_real=bool(job.calibration)),
         max_error=job.max_error,
     )
     _check_opset(quantized.data, job)

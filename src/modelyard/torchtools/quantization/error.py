@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,32 +21,41 @@ class Reference:
     Attributes:
         inputs: Batches.
         outputs: For each batch, the float model's outputs.
+        is_real: Whether the inputs are like those the model is used on. Then errors are relative
+            to how much its answers vary; to made-up inputs the answers may hardly vary at all,
+            and errors are relative to their size.
     """
 
     inputs: Sequence[Inputs]
     outputs: Sequence[Sequence[torch.Tensor]]
+    is_real: bool = True
 
     def first(self, n_batches: int) -> "Reference":
         """The same with fewer batches, for what has to be repeated often."""
-        return Reference(inputs=self.inputs[:n_batches], outputs=self.outputs[:n_batches])
+        return replace(self, inputs=self.inputs[:n_batches], outputs=self.outputs[:n_batches])
 
 
 def error_of(graph: bytes, reference: Reference) -> float:
     """Largest `relative_error` of an output of the graph."""
     session = make_session(graph)
     answers = [run_session(session, tensors_of(inputs)) for inputs in reference.inputs]
-    return error_between(reference.outputs, answers)
+    return error_between(reference.outputs, answers, is_real=reference.is_real)
 
 
 def error_between(
-    wanted: Sequence[Sequence[torch.Tensor]], answers: Sequence[Sequence[torch.Tensor]]
+    wanted: Sequence[Sequence[torch.Tensor]],
+    answers: Sequence[Sequence[torch.Tensor]],
+    *,
+    is_real: bool = True,
 ) -> float:
     """Largest `relative_error` over the outputs; both hold the outputs of each batch."""
     pairs = zip(zip(*wanted, strict=True), zip(*answers, strict=True), strict=True)
-    return max(relative_error(_joined(want), _joined(got)) for want, got in pairs)
+    return max(
+        relative_error(_joined(want), _joined(got), is_centred=is_real) for want, got in pairs
+    )
 
 
-def relative_error(want: torch.Tensor, got: torch.Tensor) -> float:
+def relative_error(want: torch.Tensor, got: torch.Tensor, *, is_centred: bool = True) -> float:
     """Norm of the difference, relative to how much the wanted answers vary from sample to sample.
 
     The variation is the norm of the answers about their mean over the samples: an error that is
@@ -57,6 +66,7 @@ def relative_error(want: torch.Tensor, got: torch.Tensor) -> float:
     Args:
         want: The float model's answers, shape (n, ...).
         got: Answers of the same shape; of another, the error is infinite.
+        is_centred: Whether to take the variation, not the size, as described.
     """
     if want.shape != got.shape:
         return math.inf
@@ -70,8 +80,10 @@ def relative_error(want: torch.Tensor, got: torch.Tensor) -> float:
         return math.inf
     finite = torch.where(expected.isfinite(), expected, torch.zeros_like(expected))
     size = float(finite.norm())
-    variation = float((finite - finite.mean(dim=0, keepdim=True)).norm()) if want.ndim else 0.0
-    scale = variation if variation > _SMALLEST_VARIATION * size else size
+    scale = size
+    if is_centred and want.ndim:
+        variation = float((finite - finite.mean(dim=0, keepdim=True)).norm())
+        scale = variation if variation > _SMALLEST_VARIATION * size else size
     return float(gap) / scale if scale else float(gap)
 
 

@@ -1,10 +1,11 @@
 """Running quantizers of ONNX Runtime, which read and write files, on bytes."""
 
+import io
 import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import onnx
@@ -20,12 +21,13 @@ def through_files(graph: bytes, write: Callable[[Path, Path], None]) -> bytes:
 
 
 def without_notes(graph: bytes) -> bytes:
-    """The graph without the quantizer's notes and without domains it does not use."""
+    """The graph without the quantizer's notes, shapes noted on the way, and unused domains."""
     model = onnx.load_from_string(graph)
     used = {node.domain or "" for node in model.graph.node} | {""}
     kept = [entry for entry in model.opset_import if (entry.domain or "") in used]
     del model.opset_import[:]
     model.opset_import.extend(kept)
+    del model.graph.value_info[:]
     notes = [entry for entry in model.metadata_props if not entry.key.startswith("onnx.")]
     del model.metadata_props[:]
     model.metadata_props.extend(notes)
@@ -35,13 +37,13 @@ def without_notes(graph: bytes) -> bytes:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep ONNX Runtime's advice about its own tools from the user."""
+    """Keep ONNX Runtime's advice about its own tools, some of it printed, from the user."""
     loggers = [logging.getLogger(), *map(logging.getLogger, _CHATTY)]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

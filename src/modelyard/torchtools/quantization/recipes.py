@@ -20,8 +20,8 @@ from modelyard.torchtools.quantization.weights import with_block_weights, with_i
 _DYNAMIC_OPERATORS = ("MatMul", "Gemm", "LSTM", "Gather", "EmbedLayerNormalization")
 STATIC_OPERATORS = ("MatMul", "Gemm", "Conv", "Gather")
 # Computed in float whichever recipe; their weights alone can be small.
-_RECURRENT_IN_FLOAT = ("GRU", "RNN")
-_LINEAR = ("MatMul", "Gemm")
+_STORED_BY_DYNAMIC = ("GRU", "RNN")
+_STORED_BY_STATIC = ("LSTM", "GRU", "RNN", "ConvTranspose")
 _WEIGHT_TYPES: Mapping[Any, Any] = {
     torch.qint8: ort_quantization.QuantType.QInt8,
     torch.int8: ort_quantization.QuantType.QInt8,
@@ -73,7 +73,7 @@ class DynamicInt8:
 
     dtype: Any = torch.qint8
     name: str = "dynamic_int8"
-    operators: tuple[str, ...] = (*_DYNAMIC_OPERATORS, *_RECURRENT_IN_FLOAT)
+    operators: tuple[str, ...] = (*_DYNAMIC_OPERATORS, *_STORED_BY_DYNAMIC)
 
     def __post_init__(self) -> None:
         weight_type(self.dtype)
@@ -95,7 +95,7 @@ class DynamicInt8:
         stored = with_int8_weights(
             quantized,
             keep=frozenset(source.names_now(keep_float)),
-            operators=_RECURRENT_IN_FLOAT,
+            operators=_STORED_BY_DYNAMIC,
         )
         return without_notes(stored)
 
@@ -103,6 +103,9 @@ class DynamicInt8:
 @dataclass(frozen=True)
 class StaticInt8:
     """Weights and activations in 8 bits, ranges taken from calibration data. For any model.
+
+    Recurrent layers and transposed convolutions are computed in float; their weights are stored
+    in 8 bits.
 
     Attributes:
         calibration: Where the ranges come from.
@@ -112,7 +115,7 @@ class StaticInt8:
 
     calibration: Calibration
     dtype: Any = torch.qint8
-    operators: tuple[str, ...] = STATIC_OPERATORS
+    operators: tuple[str, ...] = (*STATIC_OPERATORS, *_STORED_BY_STATIC)
 
     def __post_init__(self) -> None:
         weight_type(self.dtype)
@@ -139,7 +142,12 @@ class StaticInt8:
                 extra_options={},
             )
             quantizer.quantize_model()
-        return without_notes(quantizer.model.model.SerializeToString())
+        stored = with_int8_weights(
+            quantizer.model.model.SerializeToString(),
+            keep=frozenset(source.names_now(keep_float)),
+            operators=_STORED_BY_STATIC,
+        )
+        return without_notes(stored)
 
 
 @dataclass(frozen=True)
@@ -158,7 +166,9 @@ class WeightRecipe:
 
     def __call__(self, source: Source, keep_float: frozenset[str]) -> bytes:
         """See `Recipe`."""
-        return without_notes(self.rewrite(source.graph, keep_float))
+        return without_notes(
+            self.rewrite(source.prepared, frozenset(source.names_now(keep_float)))
+        )
 
 
 def _int8_weights(graph: bytes, keep: frozenset[str]) -> bytes:
@@ -166,11 +176,11 @@ def _int8_weights(graph: bytes, keep: frozenset[str]) -> bytes:
 
 
 def _block_int8(graph: bytes, keep: frozenset[str]) -> bytes:
-    return with_block_weights(graph, keep=keep, n_bits=8)
+    return with_int8_weights(with_block_weights(graph, keep=keep, n_bits=8), keep=keep)
 
 
 def _block_int4(graph: bytes, keep: frozenset[str]) -> bytes:
-    return with_block_weights(graph, keep=keep, n_bits=4)
+    return with_int8_weights(with_block_weights(graph, keep=keep, n_bits=4), keep=keep)
 
 
 def _bfloat16(graph: bytes, keep: frozenset[str]) -> bytes:
@@ -179,8 +189,9 @@ def _bfloat16(graph: bytes, keep: frozenset[str]) -> bytes:
 
 # A quarter of the size at the speed of float32: for what breaks under int8 arithmetic.
 WEIGHT_ONLY_INT8 = WeightRecipe("weight_only_int8", WEIGHTED, _int8_weights)
-# One scale for 128 weights, products in int8: ONNX Runtime alone can run it; Linear layers only.
-BLOCK_INT8 = WeightRecipe("block_int8", _LINEAR, _block_int8)
-BLOCK_INT4 = WeightRecipe("block_int4", _LINEAR, _block_int4)
+# Linear layers with a scale for 128 weights, products in int8; the others as weight_only_int8.
+# ONNX Runtime alone can run it.
+BLOCK_INT8 = WeightRecipe("block_int8", WEIGHTED, _block_int8)
+BLOCK_INT4 = WeightRecipe("block_int4", WEIGHTED, _block_int4)
 # Half the size at the speed of float32.
 BFLOAT16_WEIGHTS = WeightRecipe("bf16_weights", WEIGHTED, _bfloat16)
