@@ -184,7 +184,7 @@ def test_int8_is_calibrated_and_judged_on_the_users_data(exporter):
     assert details["recipe"] == "static_int8"
     assert details["validated_on"] == "validation_data"
     assert 0 < details["max_error"] < 0.1
-    with pytest.raises(QuantizationError, match=r"the limit is 0\.0%"):
+    with pytest.raises(QuantizationError, match=r"the limit is 0\.001 %"):
         exporter.export(model, "none", example_input=data[:2], precision="int8", max_error=0.00001)
     assert not (exporter.output_dir / "none.onnx").exists()
 
