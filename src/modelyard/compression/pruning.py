@@ -134,6 +134,16 @@ def prune_(
     }
 
 
+def check_amount(amount: float) -> None:
+    """Refuse what is no share.
+
+    Raises:
+        ConfigError: It lies outside [0, 1).
+    """
+    if not isinstance(amount, int | float) or not 0.0 <= amount < 1.0:
+        raise ConfigError(f"amount must be in [0, 1), got {amount}. 0.3 means 30 %.")
+
+
 def gradual_shares(amount: float, steps: int) -> list[float]:
     """The share taken after each of `steps` steps: much at first, ever less (Zhu and Gupta, 2017).
 
@@ -154,8 +164,7 @@ def masks_for(
     Raises:
         ConfigError: An amount outside [0, 1), an unknown method or scope.
     """
-    if not isinstance(amount, int | float) or not 0.0 <= amount < 1.0:
-        raise ConfigError(f"amount must be in [0, 1), got {amount}. 0.3 means 30 %.")
+    check_amount(amount)
     if method not in METHODS:
         known = ", ".join([*METHODS, "structured"])
         raise ConfigError(f"method {method!r} is not one of {known}.")

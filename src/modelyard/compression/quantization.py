@@ -211,9 +211,10 @@ def quantized(
 
 
 def _layer_told(decision: quantization.LayerDecision) -> LayerTold:
+    in_float = "weights only" if decision.is_stored_small else "float"
     return {
         "layer": decision.layer,
-        "decision": "quantized" if decision.is_quantized else "float",
+        "decision": "quantized" if decision.is_quantized else in_float,
         "reason": decision.reason,
         "error_alone": decision.error_alone,
     }

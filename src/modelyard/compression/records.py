@@ -31,7 +31,8 @@ class LayerTold(TypedDict):
 
     Attributes:
         layer: Name of the module.
-        decision: "quantized" or "float".
+        decision: "quantized"; "float"; or "weights only": computed in float from weights stored in
+            8 bits.
         reason: Why it is float: "asked", "breaks the limit", "not of a kind the recipe acts on".
         error_alone: Relative error where this layer alone is quantized; None where the layers
             did not have to be ranked, as the whole was under the limit.
@@ -61,7 +62,7 @@ class QuantizationStats(TypedDict):
             over that of the output itself.
         error_limit: What it had to stay under.
         validated_on: "validation_data", "calibration_data" or "synthetic".
-        layers_kept_float: Layers left in float, because asked or because they broke the limit.
+        layers_kept_float: Layers computed in float, because asked or because they broke the limit.
         layers: Every layer that has weights.
         attempts: Every recipe tried: `recipe`, `error` (None where it failed), `outcome`.
         portable: Whether the graph uses standard ONNX operators alone.

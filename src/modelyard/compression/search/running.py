@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from modelyard._core.errors import InputError, ModelyardError, QuantizationError
@@ -185,7 +186,7 @@ class Search:
         return replace(candidate, reason="; ".join(broken_limits(candidate, self._limits)))
 
     def _metric(self, model: nn.Module) -> float:
-        with evaluating(model):
+        with evaluating(model), torch.no_grad():
             value = self._eval_fn(model)
         try:
             return float(value)

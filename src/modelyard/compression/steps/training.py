@@ -64,6 +64,7 @@ class TrainingSteps(PruningSteps):
             raise ConfigError(f"steps must be 1 or more, got {steps}.")
         if recovery not in RECOVERIES:
             raise ConfigError(f"recovery {recovery!r} is not one of {', '.join(RECOVERIES)}.")
+        pruning.check_amount(amount)
         done, so_far = [], 0.0
         for share in pruning.gradual_shares(amount, steps):
             # Structured pruning counts from the model as it is, the others from the original.

@@ -1,5 +1,6 @@
 """The layers of a graph that recipes act on, and the modules they came from."""
 
+import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -75,14 +76,18 @@ class Source:
         return [*now, *(f"{name}_MatMul" for name in now)]
 
     def named(self, names: Sequence[str]) -> frozenset[str]:
-        """The nodes of layers by name, or by the beginning of it.
+        """The nodes of layers by name, by the beginning of it, or by a pattern.
 
         Raises:
             ConfigError: A name that no layer has.
         """
         found: set[str] = set()
         for name in names:
-            under = {n for n, layer in self.layers.items() if f"{layer}.".startswith(f"{name}.")}
+            under = {
+                node
+                for node, layer in self.layers.items()
+                if f"{layer}.".startswith(f"{name}.") or fnmatch.fnmatchcase(layer, name)
+            }
             if not under:
                 known = ", ".join(sorted(set(self.layers.values()))) or "none"
                 raise ConfigError(

@@ -12,6 +12,7 @@ from modelyard._core.errors import ModelyardError, QuantizationError
 from modelyard.torchtools.quantization.error import Reference, error_of
 from modelyard.torchtools.quantization.layers import Source, is_portable
 from modelyard.torchtools.quantization.recipes import Recipe
+from modelyard.torchtools.quantization.weights import with_int8_weights
 
 # A tenth of this is usual for int8; recipes that destroy a model are at .35 and more.
 DEFAULT_MAX_ERROR = 0.1
@@ -33,9 +34,10 @@ class LayerDecision:
 
     Attributes:
         layer: Name of the module.
-        is_quantized: Whether it is computed from, or stored in, fewer bits.
+        is_quantized: Whether the recipe was applied to it.
         reason: Why not: "asked", "breaks the limit", "not of a kind the recipe acts on"; empty
-            where it is.
+            where it was.
+        is_stored_small: Whether it is computed in float, but from weights stored in 8 bits.
         error_alone: Relative error where this layer alone is quantized; None where the layers did
             not have to be ranked.
     """
@@ -43,6 +45,7 @@ class LayerDecision:
     layer: str
     is_quantized: bool
     reason: str
+    is_stored_small: bool
     error_alone: float | None
 
 
@@ -154,7 +157,8 @@ def quantized_within(
     """The first recipe under the limit; else the closest one, with layers left in float.
 
     The layers are ranked by the error each causes when it alone is quantized; the fewest that
-    bring the error under the limit, worst first, stay in float. At most half of them may.
+    bring the error under the limit, worst first, stay in float. At most half of them may. Their
+    weights are still stored in 8 bits where the limit allows that.
 
     Args:
         source: The float graph.
@@ -173,8 +177,8 @@ def quantized_within(
         data, error = _tried(source, recipe, reference, asked)
         if not asked and _n_narrow(data) <= _n_narrow(source.graph):
             raise QuantizationError(
-                f"Nothing could be quantized: the model has no float32 layer that {recipe.name} "
-                "acts on. Nothing was changed."
+                f"Nothing could be quantized: the model has no float32 layer large enough that "
+                f"{recipe.name} acts on. Nothing was changed."
             )
         is_within = error <= max_error
         outcome = "chosen" if is_within else f"over the limit of {_percent(max_error)}"
@@ -196,7 +200,21 @@ def quantized_within(
             attempts=attempts,
         )
     data, error, kept = found
-    result = _result(source, recipe, data, error, asked=asked, kept=kept, harm=harm)
+    stored = with_int8_weights(data, only=frozenset(source.names_now(kept)))
+    stored_error = error_of(stored, reference)
+    is_stored_small = stored_error <= max_error and len(stored) < len(data)
+    if is_stored_small:
+        data, error = stored, stored_error
+    result = _result(
+        source,
+        recipe,
+        data,
+        error,
+        asked=asked,
+        kept=kept,
+        harm=harm,
+        is_stored_small=is_stored_small,
+    )
     mended = Attempt(recipe=recipe.name, error=error, outcome="chosen with layers in float")
     return replace(result, attempts=[*attempts, mended])
 
@@ -302,12 +320,20 @@ def _result(
     asked: frozenset[str],
     kept: frozenset[str] = frozenset(),
     harm: dict[str, float] | None = None,
+    is_stored_small: bool = False,
 ) -> Quantized:
     return Quantized(
         data=data,
         recipe=recipe.name,
         error=error,
-        decisions=_decisions(source, recipe, asked=asked, kept=kept, harm=harm or {}),
+        decisions=_decisions(
+            source,
+            recipe,
+            asked=asked,
+            kept=kept,
+            harm=harm or {},
+            is_stored_small=is_stored_small,
+        ),
         is_portable=is_portable(data),
     )
 
@@ -319,6 +345,7 @@ def _decisions(
     asked: frozenset[str],
     kept: frozenset[str],
     harm: dict[str, float],
+    is_stored_small: bool,
 ) -> list[LayerDecision]:
     kinds = _kinds(source)
     reasons: dict[str, set[str]] = {}
@@ -336,6 +363,7 @@ def _decisions(
             layer=layer,
             is_quantized="" in why,
             reason="" if "" in why else min(why),
+            is_stored_small=is_stored_small and "breaks the limit" in why,
             error_alone=harm.get(layer),
         )
         for layer, why in reasons.items()

@@ -1,6 +1,6 @@
 """Weights stored in fewer bits than they are computed with."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from modelyard.torchtools.quantization.files import quiet
 
 # Below this a weight saves less than the operators that widen it cost.
 _FEWEST_ELEMENTS = 256
-_BLOCK = 128
+_BLOCKS = (128, 32)
 # Products in int8, activations quantized block by block.
 _INT8_PRODUCTS = 4
 
@@ -34,7 +34,11 @@ _WEIGHTS: dict[str, tuple[tuple[int, ...], str]] = {
 
 
 def with_int8_weights(
-    graph: bytes, *, keep: frozenset[str], operators: Sequence[str] = tuple(_WEIGHTS)
+    graph: bytes,
+    *,
+    keep: frozenset[str] = frozenset(),
+    only: frozenset[str] | None = None,
+    operators: Sequence[str] = tuple(_WEIGHTS),
 ) -> bytes:
     """Weights as int8 with a scale a channel, widened when the graph is loaded.
 
@@ -44,25 +48,30 @@ def with_int8_weights(
     Args:
         graph: A serialised float32 model.
         keep: Names of nodes whose weights stay as they are.
+        only: Names of the nodes whose weights do not; None for all the others.
         operators: Types of the nodes whose weights are stored so.
     """
     model = onnx.load_from_string(graph)
-    axes = _axes_of_weights(model, keep, operators)
+    nodes = {node.name for node in model.graph.node if node.op_type in operators}
+    taken = (nodes if only is None else nodes & only) - keep
+    axes = _axes_of_weights(model, taken)
     widening: list[onnx.NodeProto] = []
     for value in list(model.graph.initializer):
         if value.name in axes and value.data_type == TensorProto.FLOAT:
             array = numpy_helper.to_array(value)
             if array.size >= _FEWEST_ELEMENTS and bool(np.isfinite(array).all()):
                 widening += _narrowed_(model, value, array, axes[value.name])
-    nodes = [*widening, *model.graph.node]
+    ordered = [*widening, *model.graph.node]
     del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    model.graph.node.extend(ordered)
     data: bytes = model.SerializeToString()
     return data
 
 
 def with_block_weights(graph: bytes, *, keep: frozenset[str], n_bits: int) -> bytes:
     """Weights of Linear layers in `n_bits` with a scale for each block of 128, products in int8.
+
+    Layers narrower than 128 have blocks of 32; those under 32 stay as they are.
 
     Uses an operator of ONNX Runtime's own (`MatMulNBits`); other runtimes do not know it.
 
@@ -71,32 +80,44 @@ def with_block_weights(graph: bytes, *, keep: frozenset[str], n_bits: int) -> by
         keep: Names of nodes that stay as they are.
         n_bits: 4 or 8.
     """
+    kept = {*keep, *(f"{name}_MatMul" for name in keep)}
+    wrapped = ONNXModel(onnx.load_from_string(graph))
     with quiet():
-        model = ONNXModel(onnx.load_from_string(graph))
-        model.replace_gemm_with_matmul()
-        settings = DefaultWeightOnlyQuantConfig(
-            block_size=_BLOCK, is_symmetric=True, accuracy_level=_INT8_PRODUCTS, bits=n_bits
-        )
-        quantizer = MatMulNBitsQuantizer(
-            model.model,
-            nodes_to_exclude=[*keep, *(f"{name}_MatMul" for name in keep)],
-            algo_config=settings,
-        )
-        quantizer.process()
-    data: bytes = quantizer.model.model.SerializeToString()
+        wrapped.replace_gemm_with_matmul()
+        model = wrapped.model
+        for block in _BLOCKS:  # a matrix with fewer rows than a block would be padded to one
+            depths = _depths(model)
+            unfit = [name for name, depth in depths.items() if depth < block]
+            settings = DefaultWeightOnlyQuantConfig(
+                block_size=block, is_symmetric=True, accuracy_level=_INT8_PRODUCTS, bits=n_bits
+            )
+            quantizer = MatMulNBitsQuantizer(
+                model, nodes_to_exclude=[*kept, *unfit], algo_config=settings
+            )
+            quantizer.process()
+            model = quantizer.model.model
+    data: bytes = model.SerializeToString()
     return data
 
 
-def _axes_of_weights(
-    model: onnx.ModelProto, keep: frozenset[str], operators: Sequence[str]
-) -> dict[str, tuple[int, ...]]:
+def _depths(model: onnx.ModelProto) -> dict[str, int]:
+    """By MatMul with a weight: over how many products each of its sums goes."""
+    rows = {value.name: value.dims[-2] for value in model.graph.initializer if len(value.dims) > 1}
+    return {
+        node.name: rows[node.input[1]]
+        for node in model.graph.node
+        if node.op_type == "MatMul" and node.input[1] in rows
+    }
+
+
+def _axes_of_weights(model: onnx.ModelProto, taken: Collection[str]) -> dict[str, tuple[int, ...]]:
     """By initializer: the axes that share a scale. Left out is what anything else uses too."""
     rank = {value.name: len(value.dims) for value in model.graph.initializer}
     found: dict[str, tuple[int, ...]] = {}
     unfit: set[str] = {output.name for output in model.graph.output}
     for node in model.graph.node:
         positions, rule = _WEIGHTS.get(node.op_type, ((), ""))
-        is_taken = node.op_type in operators and node.name not in keep
+        is_taken = node.name in taken
         for position, name in enumerate(node.input):
             if name not in rank:
                 continue
