@@ -341,10 +341,21 @@ def _silenced() -> Iterator[None]:
 # ── the table ───────────────────────────────────────────────────────────────────────────────────
 
 
-def relative_error(run: Run, model: nn.Module, inputs: Tensor) -> float:
-    """Norm of the difference over norm of the float model's answers."""
+def relative_error(
+    run: Run, model: nn.Module, inputs: Tensor, *, batch_size: int | None = None
+) -> float:
+    """Norm of the difference over norm of the float model's answers.
+
+    Args:
+        run: A peer's model.
+        model: The float one.
+        inputs: Held out, the batch first.
+        batch_size: How many `run` is given at once; all by default. An error that depends on it
+            is no rounding: one sample's answer then depends on its neighbours.
+    """
     wanted = answer_of(model, inputs).double()
-    return float((run(inputs).double() - wanted).norm() / wanted.norm())
+    answers = [run(batch) for batch in inputs.split(batch_size or len(inputs))]
+    return float((torch.cat(answers).double() - wanted).norm() / wanted.norm())
 
 
 def block_medians(
@@ -385,14 +396,18 @@ def rows_of(task: Task, peers: list[PeerResult | PeerFailure]) -> list[list[str]
     with _silenced():
         seconds = block_medians({name: (lambda run=run: run(one)) for name, run in runs.items()})
         metrics = {name: task.metric_fn(run, task.test_loader) for name, run in runs.items()}
-        errors = {name: relative_error(run, task.model, inputs) for name, run in runs.items()}
+        # The middle one is the loader's, so that it and the metric are of the same answers.
+        errors = {
+            name: [relative_error(run, task.model, inputs, batch_size=n) for n in (1, 64, None)]
+            for name, run in runs.items()
+        }
     sizes = {"eager": size_mb(task.model)} | {peer.name: peer.size_mb for peer in made}
     lines = [
         [
             task.name,
             name,
             f"{sizes[name] / sizes['eager']:.3f}",
-            f"{errors[name]:.4f}",
+            *(f"{error:.4f}" for error in errors[name]),
             f"{metrics[name]:.4f}",
             f"{seconds['eager'] / seconds[name]:.2f} x",
             f"{seconds[name] * 1e3:.3f}",
@@ -400,10 +415,11 @@ def rows_of(task: Task, peers: list[PeerResult | PeerFailure]) -> list[list[str]
         for name in runs
     ]
     failed = [peer for peer in peers if isinstance(peer, PeerFailure)]
-    return lines + [[task.name, peer.name, "-", "-", "-", "-", peer.reason] for peer in failed]
+    return lines + [[task.name, peer.name, *["-"] * 6, peer.reason] for peer in failed]
 
 
-_COLUMNS = ["task", "how", "#size", "#error", "#metric", "#speed-up", "#latency (ms)"]
+_ERRORS = ("#error, batch 1", "#batch 64", "#all at once")
+_COLUMNS = ["task", "how", "#size", *_ERRORS, "#metric", "#speed-up", "#latency (ms)"]
 
 
 def main(names: list[str]) -> None:
