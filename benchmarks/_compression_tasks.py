@@ -445,7 +445,8 @@ def _chain_task(
         train_loader=_loader(*train, shuffle=True),
         validation_loader=_loader(*validation),
         test_loader=_loader(*test),
-        calibration=train[0][:: max(1, len(train[0]) // _N_CALIBRATION)][:_N_CALIBRATION],
+        # A copy: exported programs take the strides of a view for those of every input.
+        calibration=train[0][:: len(train[0]) // _N_CALIBRATION][:_N_CALIBRATION].contiguous(),
         example=train[0][:2],
         **judged,
     )
