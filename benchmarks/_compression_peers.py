@@ -96,7 +96,7 @@ def tried(name: str, model: nn.Module, calibration: Tensor) -> PeerResult | Peer
     """One peer on one model, proved to answer at batches of 1, 3 and 64 in the model's shape."""
     started = time.perf_counter()
     try:
-        with _silenced():
+        with silenced():
             run, size = PEERS[name](copy.deepcopy(model).eval(), calibration)
             for n in (1, 3, 64):
                 _check_shape(run(calibration[:n]), answer_of(model, calibration[:n]))
@@ -350,7 +350,7 @@ def _session(graph: bytes) -> Built:
 
 
 @contextmanager
-def _silenced() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """No warnings, logs or progress bars of the peers."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -418,7 +418,7 @@ def rows_of(task: Task, peers: list[PeerResult | PeerFailure]) -> list[list[str]
     one = inputs[:1]
     runs: dict[str, Run] = {"eager": lambda x: answer_of(task.model, x)}
     runs |= {peer.name: peer.run for peer in made}
-    with _silenced():
+    with silenced():
         seconds = block_medians({name: (lambda run=run: run(one)) for name, run in runs.items()})
         metrics = {name: task.metric_fn(run, task.test_loader) for name, run in runs.items()}
         # The middle one is the loader's, so that it and the metric are of the same answers.

@@ -90,6 +90,9 @@ def multi_head_attention(
         weights = torch.softmax(scores if mask is None else scores + mask, -1)
         answer = weights @ v
         weights = weights.mean(1) if options["average_attn_weights"] else weights
+    elif mask is None and not options["is_causal"]:
+        # The exporters write the scale of torch's own as eight operators instead of a number.
+        answer = torch.softmax(q * (1.0 / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1), -1) @ v
     else:
         answer = functional.scaled_dot_product_attention(
             q, k, v, mask, is_causal=options["is_causal"] and mask is None

@@ -11,6 +11,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from modelyard._core.errors import ConfigError
 from modelyard.torchtools.quantization.files import through_files
+from modelyard.torchtools.quantization.reshaping import with_plain_reshapes
 
 # Operators with weights; every recipe acts on some of them.
 WEIGHTED = (
@@ -38,12 +39,12 @@ class Source:
 
     @cached_property
     def prepared(self) -> bytes:
-        """The graph as quantizers want it: shapes inferred, batch norms folded."""
+        """The graph as quantizers want it: shapes inferred, batch norms folded, reshapes plain."""
 
         def prepare(source: Path, target: Path) -> None:
             quant_pre_process(source, target, skip_symbolic_shape=True)
 
-        return through_files(self.graph, prepare)
+        return through_files(with_plain_reshapes(self.graph), prepare)
 
     @cached_property
     def layers(self) -> dict[str, str]:
