@@ -204,7 +204,7 @@ def peers(task: Task) -> Iterator[list[str]]:
 
 
 def ours(task: Task) -> Iterator[PeerResult | PeerFailure]:
-    """modelyard's recipes on the trained model."""
+    """The recipes of this project on the trained model."""
     for name, call in {
         "modelyard int8": lambda c: c.dynamic_quantization(),
         "modelyard static int8": lambda c: (
