@@ -143,15 +143,28 @@ def check_int8(dtype: Any) -> None:
     quantization.weight_type(dtype)
 
 
+def refuse_graph(model: nn.Module) -> None:
+    """Refuse a model that is a graph already.
+
+    Raises:
+        ConfigError: It has no weights that could be pruned, trained or quantized again.
+    """
+    if isinstance(model, OnnxModule):
+        raise ConfigError(
+            f"The model is quantized already ({model.recipe}); compress the float one it came from."
+            if model.recipe != "float"
+            else "The model is an ONNX graph; compress the module it came from."
+        )
+
+
 def float_graph(model: nn.Module, example: Inputs) -> bytes:
     """The graph that quantizing starts from.
 
     Raises:
-        ConfigError: The model is an int8 graph already.
+        ConfigError: The model is a graph already.
         ConversionError: The model has no faithful ONNX graph.
     """
-    if isinstance(model, OnnxModule):
-        raise ConfigError("The model is int8 already; compress the float one it came from.")
+    refuse_graph(model)
     return to_runnable(model, example).data
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from modelyard.compression import pruning, structured
+from modelyard.compression import pruning, quantization, structured
 from modelyard.compression.records import PruningStats
 from modelyard.compression.steps.state import CompressorState
 
@@ -38,6 +38,7 @@ class PruningSteps(CompressorState):
             ExampleInputRequiredError: `structured` needs an input and none can be inferred.
             InputError: `structured`: the model does not run with fewer channels.
         """
+        quantization.refuse_graph(self._float_model)
         wanted = pruning.layer_names(self.original_model, layers_to_prune)
         if method == "structured":
             kept = pruning.layer_names(self.original_model, layers_to_keep)
