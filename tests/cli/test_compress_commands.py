@@ -17,6 +17,8 @@ def make():
     return nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4))
 """
 
+STATIC = ["--method", "static", "--calibration", "inputs.npy"]
+
 
 @pytest.fixture
 def model(tmp_path, monkeypatch):
@@ -36,7 +38,7 @@ def model(tmp_path, monkeypatch):
     ("options", "recipe"),
     [
         ([], "dynamic_int8"),
-        (["--method", "static", "--calibration", "inputs.npy"], "static_int8"),
+        (STATIC, "static_int8"),
         (
             [
                 "--method",
@@ -79,7 +81,9 @@ def test_a_file_a_version_and_a_page_are_written(run, run_json, model):
     version = run_json("versions", "list")[0]
     assert version["model_name"] == "small"
     again = run("compress", version["version_id"], "--prune", "0.3", exit_code=1)
-    assert "is quantized already; compress the float one" in " ".join(again.stderr.split())
+    assert "is quantized already (dynamic_int8); compress the float one" in " ".join(
+        again.stderr.split()
+    )
 
 
 def test_a_version_is_the_parent_of_what_is_made_of_it(run_json, model):

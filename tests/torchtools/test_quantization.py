@@ -1,5 +1,7 @@
 """Recipes on graphs: what they store, what they cost, which layers they leave alone."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -348,3 +350,19 @@ def test_nothing_is_printed(capfd):
     assert captured.out == ""
     assert captured.err == ""
     assert not list(Path.cwd().glob("augmented*"))
+
+
+def test_the_root_logger_stays_as_it_was():
+    """A module of ONNX Runtime's sets it up on import."""
+    code = """
+import logging, torch
+from torch import nn
+from modelyard import ModelCompressor
+ModelCompressor(nn.Linear(256, 64)).weight_only_quantization("int8_blocks")
+assert logging.getLogger().handlers == [] and logging.getLogger().level == logging.WARNING
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""

@@ -36,6 +36,18 @@ def without_notes(graph: bytes) -> bytes:
 
 
 @contextmanager
+def logging_untouched() -> Iterator[None]:
+    """Take back what the block does to the root logger, such as a library that sets it up."""
+    root = logging.getLogger()
+    level, handlers = root.level, [*root.handlers]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
     """Keep ONNX Runtime's advice about its own tools, some of it printed, from the user."""
     loggers = [logging.getLogger(), *map(logging.getLogger, _CHATTY)]

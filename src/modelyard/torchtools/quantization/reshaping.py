@@ -15,6 +15,8 @@ from onnx import numpy_helper
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 from onnxscript.optimizer import fold_constants
 
+from modelyard.torchtools.quantization.files import quiet
+
 
 def with_plain_reshapes(graph: bytes) -> bytes:
     """The graph with such reshapes told by zeros, and without what nothing uses any more.
@@ -74,8 +76,9 @@ class _Parts:
 def _with_constants_folded(model: onnx.ModelProto) -> onnx.ModelProto:
     """Positions in shapes as initializers; without slices that are known to be empty."""
     folded = onnx_ir.from_proto(model)
-    fold_constants(folded)
-    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(folded)
+    with quiet():
+        fold_constants(folded)
+        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(folded)
     # Only now are the positions known from which the shapes follow.
     return onnx.shape_inference.infer_shapes(onnx_ir.to_proto(folded), data_prop=True)
 

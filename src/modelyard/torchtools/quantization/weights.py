@@ -6,13 +6,9 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization.matmul_nbits_quantizer import (
-    DefaultWeightOnlyQuantConfig,
-    MatMulNBitsQuantizer,
-)
 from onnxruntime.quantization.onnx_model import ONNXModel
 
-from modelyard.torchtools.quantization.files import quiet
+from modelyard.torchtools.quantization.files import logging_untouched, quiet
 
 # Below this a weight saves less than the operators that widen it cost.
 _FEWEST_ELEMENTS = 256
@@ -81,6 +77,10 @@ def with_block_weights(graph: bytes, *, keep: frozenset[str], n_bits: int) -> by
         n_bits: 4 or 8.
     """
     kept = {*keep, *(f"{name}_MatMul" for name in keep)}
+    with logging_untouched():  # importing it sets up logging
+        from onnxruntime.quantization import (  # noqa: PLC0415
+            matmul_nbits_quantizer as n_bits_quantizer,
+        )
     wrapped = ONNXModel(onnx.load_from_string(graph))
     with quiet():
         wrapped.replace_gemm_with_matmul()
@@ -88,10 +88,10 @@ def with_block_weights(graph: bytes, *, keep: frozenset[str], n_bits: int) -> by
         for block in _BLOCKS:  # a matrix with fewer rows than a block would be padded to one
             depths = _depths(model)
             unfit = [name for name, depth in depths.items() if depth < block]
-            settings = DefaultWeightOnlyQuantConfig(
+            settings = n_bits_quantizer.DefaultWeightOnlyQuantConfig(
                 block_size=block, is_symmetric=True, accuracy_level=_INT8_PRODUCTS, bits=n_bits
             )
-            quantizer = MatMulNBitsQuantizer(
+            quantizer = n_bits_quantizer.MatMulNBitsQuantizer(
                 model, nodes_to_exclude=[*kept, *unfit], algo_config=settings
             )
             quantizer.process()
