@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from modelyard.torchtools.inputs import answer_of
 from modelyard.torchtools.layers import MB, size_mb
 from modelyard.torchtools.onnx_module import make_session
+from modelyard.torchtools.quantization import relative_error as relative_error_of
 
 Run = Callable[[Tensor], Tensor]
 Built = tuple[Run, float]
@@ -369,7 +370,7 @@ def silenced() -> Iterator[None]:
 def relative_error(
     run: Run, model: nn.Module, inputs: Tensor, *, batch_size: int | None = None
 ) -> float:
-    """Norm of the difference over norm of the float model's answers.
+    """The error that modelyard's limit is about: relative to how the float answers vary.
 
     Args:
         run: A peer's model.
@@ -378,9 +379,8 @@ def relative_error(
         batch_size: How many `run` is given at once; all by default. An error that depends on it
             is no rounding: one sample's answer then depends on its neighbours.
     """
-    wanted = answer_of(model, inputs).double()
     answers = [run(batch) for batch in inputs.split(batch_size or len(inputs))]
-    return float((torch.cat(answers).double() - wanted).norm() / wanted.norm())
+    return relative_error_of(answer_of(model, inputs), torch.cat(answers))
 
 
 def block_medians(

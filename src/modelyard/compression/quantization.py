@@ -151,7 +151,8 @@ def refuse_graph(model: nn.Module) -> None:
     """
     if isinstance(model, OnnxModule):
         raise ConfigError(
-            f"The model is quantized already ({model.recipe}); compress the float one it came from."
+            f"The model is quantized already ({model.recipe}); compress the float one it came "
+            "from."
             if model.recipe != "float"
             else "The model is an ONNX graph; compress the module it came from."
         )

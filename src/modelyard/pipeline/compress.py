@@ -17,7 +17,8 @@ from modelyard.pipeline.source import ModelSource
 from modelyard.torchtools.inputs import call
 from modelyard.torchtools.layers import size_mb
 from modelyard.torchtools.originals import mean_original
-from modelyard.torchtools.parity import differences, worst
+from modelyard.torchtools.parity import flat_outputs
+from modelyard.torchtools.quantization import error_between
 from modelyard.torchtools.threads import torch_threads
 from modelyard.torchtools.timing import MS_PER_S, interleaved_medians
 
@@ -130,7 +131,7 @@ def compress_source(source: ModelSource, plan: CompressionPlan, progress: Progre
 def measured(source: ModelSource, models: Mapping[str, nn.Module]) -> list[dict[str, Any]]:
     """Size, latency, error and metrics of several modules, the first being the reference."""
     sample, inputs = source.held_out_inputs[:1], source.held_out_inputs[:1024]
-    expected = call(source.model, inputs)
+    expected = flat_outputs(call(source.model, inputs))
     latencies = interleaved_medians(
         {name: functools.partial(call, model, sample) for name, model in models.items()},
         budget_s=_TIMING_BUDGET_S,
@@ -141,7 +142,7 @@ def measured(source: ModelSource, models: Mapping[str, nn.Module]) -> list[dict[
             "step": name,
             "size_mb": size_mb(model),
             "latency_ms": latencies[name] * MS_PER_S,
-            "error": worst(differences(expected, call(model, inputs))).relative_rms,
+            "error": error_between([expected], [flat_outputs(call(model, inputs))]),
             "metrics": dict(source.evaluate(model)),
         }
         for name, model in models.items()
