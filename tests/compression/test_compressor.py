@@ -556,3 +556,23 @@ def test_metric_of_one_argument_and_one_pass_data_are_refused(compressor):
         compressor.evaluate_compressed_model(loader(), lambda model: 1.0)
     with pytest.raises(InputError, match="read only once"):
         compressor.evaluate_compressed_model((batch for batch in loader()), mean_of_outputs)
+
+
+def test_a_metric_that_is_nan_is_named_not_passed_on(compressor):
+    found = compressor.evaluate_compressed_model(
+        loader(), lambda m, data: float("nan") if m is compressor.model else 1.0
+    )
+    assert found["compressed_metric"] is None
+    assert found["metric_drop"] is None
+    assert found["non_finite_metrics"] == ["compressed_metric"]
+    json.dumps(found, allow_nan=False)
+
+
+def test_the_story_says_what_there_is_now(compressor):
+    assert compressor.get_compression_stats()["quantization"] is None
+    done = compressor.dynamic_quantization()
+    assert compressor.get_compression_stats()["quantization"] == done
+    compressor.prune_model(0.3, "structured")
+    found = compressor.get_compression_stats()
+    assert found["quantization"] is None
+    assert found["compressed_params"] < 0.8 * found["original_params"]

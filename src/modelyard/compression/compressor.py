@@ -157,8 +157,10 @@ class ModelCompressor(QuantizingSteps, TrainingSteps):
             "compressed_size_mb": compressed_mb,
             "compression_ratio": self.original_size / compressed_mb if compressed_mb else 1.0,
             "original_params": n_parameters(self.original_model),
+            "compressed_params": n_parameters(self._float_model),
             "sparsity": pruning.sparsity(self._float_model),
             "is_quantized": self._quantized is not None,
+            "quantization": copy.deepcopy(self._quantization) if self._quantized else None,
             "steps": copy.deepcopy(self._steps),
         }
 
@@ -205,7 +207,7 @@ class ModelCompressor(QuantizingSteps, TrainingSteps):
                 name=type(self.original_model).__name__,
             ),
             measured_on=measured_on,
-            quantization=self._quantization,
+            quantization=self._quantization if self._quantized else None,
             search=self._search,
             histories={
                 "Distillation": self.distillation_history,

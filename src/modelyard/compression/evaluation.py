@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -50,11 +51,16 @@ def evaluated(
     sample = with_batch(batches_of(loader, n_inputs=n_inputs, what="test_loader")[0], 1)
     original_s, compressed_s = timed_in_turns(original, compressed, sample)
     original_mb, compressed_mb = size_mb(original), size_mb(compressed)
+    drop = before - after
+    metrics = {"original_metric": before, "compressed_metric": after}
     return {
-        "original_metric": before,
-        "compressed_metric": after,
-        "metric_drop": before - after,
-        "relative_drop": (before - after) / abs(before) if before else None,
+        "original_metric": _finite(before),
+        "compressed_metric": _finite(after),
+        "metric_drop": _finite(drop),
+        "relative_drop": _finite(drop / abs(before)) if before else None,
+        "non_finite_metrics": [
+            name for name, value in metrics.items() if not math.isfinite(value)
+        ],
         "original_size_mb": original_mb,
         "compressed_size_mb": compressed_mb,
         "compression_ratio": original_mb / compressed_mb if compressed_mb else 1.0,
@@ -63,6 +69,10 @@ def evaluated(
         "speedup": original_s / compressed_s,
         "batch_size": batch_size(sample),
     }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def side_by_side(

@@ -172,8 +172,10 @@ class CompressionStats(TypedDict):
         compressed_size_mb: Weights of `compressor.model`.
         compression_ratio: The first over the second.
         original_params: Parameters of the original.
+        compressed_params: Of the float model: fewer after structured pruning.
         sparsity: Share of zeros among the parameters of the float model.
-        is_quantized: Whether `compressor.model` is an int8 graph.
+        is_quantized: Whether `compressor.model` is a quantized graph.
+        quantization: What that quantization did; None where there is none, or a search did it.
         steps: Every step taken, oldest first: its name under "step" and what it returned.
     """
 
@@ -181,8 +183,10 @@ class CompressionStats(TypedDict):
     compressed_size_mb: float
     compression_ratio: float
     original_params: int
+    compressed_params: int
     sparsity: float
     is_quantized: bool
+    quantization: QuantizationStats | None
     steps: list[dict[str, Any]]
 
 
@@ -190,9 +194,10 @@ class Evaluation(TypedDict):
     """Original and compressed model measured side by side in one run.
 
     Attributes:
-        original_metric, compressed_metric: What the metric function gave.
+        original_metric, compressed_metric: What the metric function gave; None for NaN or infinity.
         metric_drop: The first minus the second; positive means the compressed one has less.
         relative_drop: The drop over the absolute original; None where that is 0.
+        non_finite_metrics: Which of the two metrics were NaN or infinite.
         original_size_mb, compressed_size_mb: Weights.
         compression_ratio: The first over the second.
         original_latency_ms, compressed_latency_ms: Median of one call, timed in turns.
@@ -200,10 +205,11 @@ class Evaluation(TypedDict):
         batch_size: Samples a timed call computed.
     """
 
-    original_metric: float
-    compressed_metric: float
-    metric_drop: float
+    original_metric: float | None
+    compressed_metric: float | None
+    metric_drop: float | None
     relative_drop: float | None
+    non_finite_metrics: list[str]
     original_size_mb: float
     compressed_size_mb: float
     compression_ratio: float
