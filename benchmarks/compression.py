@@ -39,7 +39,10 @@ from modelyard.torchtools.layers import size_mb
 Made = nn.Module | str
 """A model, or why there is none."""
 
+# Of each step: passes over the data, but no fewer than so many batches for a small model.
 _EPOCHS = 8
+_BATCHES_OF_SMALL = 2500
+_SMALL_MB = 1.0
 _LEARNING_RATE = 1e-3
 # Removed by structured pruning before int8; what is left is about an eighth of the size.
 _COMBINED_AMOUNT = 0.5
@@ -122,7 +125,7 @@ def pruned(task: Task, amount: float) -> nn.Module:
         task.train_loader,
         steps=2,
         method="structured",
-        epochs_per_step=_EPOCHS,
+        epochs_per_step=_epochs(task),
         task=task.distillation_task,
         alpha=1.0,
         learning_rate=_LEARNING_RATE,
@@ -140,13 +143,19 @@ def distilled(task: Task) -> nn.Module:
         task.make_student(),
         task.train_loader,
         alpha=1.0,
-        epochs=4 * _EPOCHS,
+        epochs=4 * _epochs(task),
         task=task.distillation_task,
         learning_rate=2 * _LEARNING_RATE,
         schedule="cosine",
         validation_loader=task.validation_loader,
         progress=False,
     )
+
+
+def _epochs(task: Task) -> int:
+    if size_mb(task.model) > _SMALL_MB:
+        return _EPOCHS
+    return max(_EPOCHS, _BATCHES_OF_SMALL // len(task.train_loader))
 
 
 def quantized(task: Task, model: nn.Module) -> nn.Module:

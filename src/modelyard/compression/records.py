@@ -194,7 +194,8 @@ class Evaluation(TypedDict):
     """Original and compressed model measured side by side in one run.
 
     Attributes:
-        original_metric, compressed_metric: What the metric function gave; None for NaN or infinity.
+        original_metric, compressed_metric: What the metric function gave; None where that is NaN
+            or infinite.
         metric_drop: The first minus the second; positive means the compressed one has less.
         relative_drop: The drop over the absolute original; None where that is 0.
         non_finite_metrics: Which of the two metrics were NaN or infinite.
