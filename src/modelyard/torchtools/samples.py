@@ -52,7 +52,7 @@ def batches_of(
     return batches[: _MOST_SAMPLES // _BATCH]
 
 
-def synthetic_batches(example: Inputs, *, n_batches: int = 8, seed: int = 0) -> list[Inputs]:
+def synthetic_batches(example: Inputs, *, n_batches: int = 4, seed: int = 0) -> list[Inputs]:
     """Seeded normal batches with the shape of `example`."""
     return [synthetic_like(example, _BATCH, seed=seed + i) for i in range(n_batches)]
 
