@@ -86,3 +86,25 @@ def test_several_outputs_are_a_tuple():
     graph = to_onnx(Two(), torch.zeros(2, 3)).data
     first, second = OnnxModule(graph)(torch.ones(2, 3))
     assert np.array_equal(first.numpy(), second.numpy())
+
+
+def test_every_way_to_give_an_input_gives_the_same_answer(module):
+    """The plain one takes a shorter way through `forward`."""
+    x = torch.randn(3, 8)
+    answer = module(x)
+    same = [
+        module(input=x),
+        module(x.double()),
+        module(x.clone().requires_grad_()),
+        module(torch.cat([x, x], dim=1)[:, :8]),  # not contiguous
+        module(nn.Parameter(x)),
+        module(x.numpy()),
+        copy.deepcopy(module)(x),
+    ]
+    assert all(torch.equal(other, answer) for other in same)
+    with pytest.raises(InputError, match="The graph takes"):
+        module(x.long())
+    with pytest.raises(InputError, match="The graph takes"):
+        module(x, x)
+    with pytest.raises(InputError, match="The graph takes"):
+        module(torch.randn(3, 9))
