@@ -41,7 +41,7 @@ Made = nn.Module | str
 
 # Of each step: passes over the data, but no fewer than so many batches for a small model.
 _EPOCHS = 8
-_BATCHES_OF_SMALL = 2500
+_BATCHES_OF_SMALL = 400
 _SMALL_MB = 1.0
 _LEARNING_RATE = 1e-3
 # Removed by structured pruning before int8; what is left is about an eighth of the size.
