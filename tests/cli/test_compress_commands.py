@@ -54,7 +54,7 @@ def model(tmp_path, monkeypatch):
         ),
         (["--method", "weight-only"], "weight_only_int8"),
         (["--method", "weight-only", "--dtype", "bf16"], "bf16_weights"),
-        (["--prune", "0.5", "--keep-float", "2"], "dynamic_int8"),
+        (["--prune", "0.5", "--keep-float", "2", "--max-error", "0.9"], "dynamic_int8"),
     ],
 )
 def test_every_method_tells_what_it_did(run_json, model, options, recipe):
@@ -87,7 +87,18 @@ def test_a_file_a_version_and_a_page_are_written(run, run_json, model):
 
 
 def test_a_version_is_the_parent_of_what_is_made_of_it(run_json, model):
-    first = run_json("compress", model, "--method", "prune", "--prune", "0.3", "--save-as", "net")
+    first = run_json(
+        "compress",
+        model,
+        "--method",
+        "prune",
+        "--prune",
+        "0.3",
+        "--max-error",
+        "0.5",
+        "--save-as",
+        "net",
+    )
     second = run_json("compress", first["version_id"], "--save-as", "net")
     versions = {v["version_id"]: v for v in run_json("versions", "list")}
     assert versions[second["version_id"]]["parents"] == [first["version_id"]]
@@ -126,6 +137,8 @@ def test_search_judges_by_what_the_data_holds(run_json, model, data, metric):
         (["--keep-float", "head"], "No layer 'head'"),
         (["--max-error", "1e-9"], "came closest"),
         (["--input-shape", "1,7"], "does not run"),
+        (["--prune", "0.95"], "pruning without training afterwards breaks models"),
+        (["--method", "prune", "--prune", "0.95"], "differ from the original's by"),
         (["--prune", "2"], "0.3 means 30 %"),
     ],
 )

@@ -282,3 +282,26 @@ def test_the_report_tells_the_whole_story(compressor, accuracy, loader, trained,
 def test_the_report_warns_where_nothing_real_was_measured():
     page = ModelCompressor(nn.Linear(8, 8)).report()
     assert "validation_data" in page
+
+
+# ── mistakes ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_arguments_are_checked_before_anything_is_tried(compressor, accuracy):
+    with pytest.raises(ConfigError, match=r"0\.3 means 30 %"):
+        compressor.search(accuracy, amounts=(30,))
+    with pytest.raises(InputError, match="can be read only once"):
+        compressor.search(accuracy, train_loader=(x for x in [torch.zeros(4, 16)]))
+    with pytest.raises(ConfigError, match="time_budget_s must be 0 or more"):
+        compressor.search(accuracy, time_budget_s=float("nan"))
+
+
+def test_a_metric_that_fails_on_a_candidate_leaves_that_one_out(compressor, accuracy):
+    def asks_for_parameters(model):
+        assert next(model.parameters()) is not None
+        return accuracy(model)
+
+    found = compressor.search(asks_for_parameters)
+    assert found["best"] == "float"
+    reasons = [one["reason"] for one in found["candidates"][1:]]
+    assert all("next(model.parameters()) finds nothing" in reason for reason in reasons)

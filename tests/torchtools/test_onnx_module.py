@@ -108,3 +108,18 @@ def test_every_way_to_give_an_input_gives_the_same_answer(module):
         module(x, x)
     with pytest.raises(InputError, match="The graph takes"):
         module(torch.randn(3, 9))
+
+
+def test_another_state_dict_is_another_graph(new_mlp):
+    """A hot swap must not leave the old session answering."""
+    small, large = (
+        OnnxModule(to_onnx(new_mlp(n_hidden=n, seed=n), torch.zeros(2, 8)).data) for n in (16, 32)
+    )
+    same_size = OnnxModule(to_onnx(new_mlp(seed=5), torch.zeros(2, 8)).data)
+    x = torch.randn(3, 8)
+    small(x)
+    for other in (same_size, large):
+        small.load_state_dict(other.state_dict())
+        assert torch.equal(small(x), other(x))
+    with pytest.raises(RuntimeError, match="Missing key"):
+        small.load_state_dict({})

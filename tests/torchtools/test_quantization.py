@@ -52,15 +52,18 @@ def test_equal_answers_have_no_error(array):
 def test_error_is_the_share_of_the_variation_that_is_not_explained():
     want, got = normal(200, 3) * 2 + 50, normal(200, 3) * 2 + 50 + 0.1 * normal(200, 3, seed=1)
     w, g = want.double().numpy(), got.double().numpy()
-    r2 = 1 - ((w - g) ** 2).sum() / ((w - w.mean(axis=0)) ** 2).sum()
-    assert quantization.relative_error(want, got) == pytest.approx(np.sqrt(1 - r2), rel=1e-9)
+    r2 = 1 - ((w - g) ** 2).sum(axis=0) / ((w - w.mean(axis=0)) ** 2).sum(axis=0)
+    worst = np.sqrt(1 - r2).max()
+    assert quantization.relative_error(want, got) == pytest.approx(worst, rel=1e-9)
 
 
 @given(answers, st.floats(-10, 10), st.floats(0.01, 100))
 def test_error_does_not_depend_on_offset_or_unit(array, offset, unit):
     want = torch.tensor(array)
     got = want + 0.01 * torch.tensor(array[::-1].copy())
-    if float((want - want.mean(dim=0)).norm()) < 1e-3 * float(want.norm()) + 1e-3:
+    by_channel = want.reshape(-1, want.shape[-1])
+    about_mean = (by_channel - by_channel.mean(dim=0)).norm(dim=0)
+    if bool((about_mean < 1e-2 * by_channel.norm(dim=0) + 1e-2).any()):
         return  # hardly any variation: relative to the size instead
     once = quantization.relative_error(want, got)
     moved = quantization.relative_error(want * unit + offset, got * unit + offset)
@@ -71,18 +74,46 @@ def test_an_error_small_beside_a_large_offset_is_not_small():
     want = 1000 + normal(64, 1)
     got = torch.full_like(want, 1000)  # all there was to know is gone
     assert quantization.relative_error(want, got) > 0.9
-    assert quantization.relative_error(want, got, is_centred=False) < 0.01
+    assert quantization.relative_error(want, got, is_real=False) > 0.09
+
+
+def test_a_small_channel_is_not_hidden_by_a_large_one():
+    want = torch.stack([1000 * normal(64), normal(64, seed=1)], dim=1)
+    got = want.clone()
+    got[:, 1] = 0.0
+    assert quantization.relative_error(want, got) == pytest.approx(1.0, abs=0.1)
+
+
+def test_of_many_channels_a_few_that_hardly_vary_do_not_decide():
+    want = normal(64, 100)
+    want[:, :3] *= 1e-4
+    got = want + 1e-3 * normal(64, 100, seed=1)
+    assert quantization.relative_error(want, got) < 0.01
+    assert quantization.relative_error(want[:, :10], got[:, :10]) > 1
+
+
+@pytest.mark.parametrize("fill", [-1e9, -1e4, float("-inf"), torch.finfo(torch.float32).min])
+def test_fills_for_what_is_not_allowed_must_be_met_and_hide_nothing(fill):
+    want = normal(64, 4)
+    is_masked = normal(64, 4, seed=1) > 0.5
+    got = (want + 0.5 * normal(64, 4, seed=2)).masked_fill(is_masked, fill)
+    want = want.masked_fill(is_masked, fill)
+    assert 0.3 < quantization.relative_error(want, got) < 0.9
+    assert quantization.relative_error(want, want.clone()) == 0.0
+    got[is_masked] = 0.0
+    assert quantization.relative_error(want, got) == float("inf")
 
 
 @pytest.mark.parametrize(
     ("want", "got", "error"),
     [
         (torch.ones(4, 2), torch.ones(4, 2) * 1.1, 0.1),  # no variation: relative to the size
-        (torch.zeros(4, 2), torch.ones(4, 2), 8**0.5),  # nothing to be relative to
+        (torch.zeros(4, 2), torch.ones(4, 2), 2.0),  # nothing to be relative to
         (torch.ones(4, 2), torch.ones(4, 3), float("inf")),
         (torch.ones(4, 2), torch.full((4, 2), float("nan")), float("inf")),
         (torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 0, 0]), 0.5),  # labels
         (torch.tensor([float("nan"), 1.0]), torch.tensor([float("nan"), 1.0]), 0.0),
+        (torch.tensor([[0.0, 1.0], [0.0, 2.0]]), torch.tensor([[0.1, 1.0], [0.0, 2.0]]), 0.2),
     ],
 )
 def test_error_of_odd_answers(want, got, error):
@@ -92,13 +123,13 @@ def test_error_of_odd_answers(want, got, error):
 def test_made_up_inputs_are_judged_by_size():
     model = nn.Sequential(nn.Linear(4, 64), nn.Linear(64, 2)).eval()
     with torch.no_grad():
-        model[1].bias += 100.0
+        model[1].bias += 10.0
     data = normal(64, 4)
     source = source_of(model, data[:2])
     graph = DynamicInt8()(source, frozenset())
     real = quantization.error_of(graph, reference_of(model, data))
     made_up = quantization.error_of(graph, reference_of(model, data, is_real=False))
-    assert made_up < real / 20
+    assert made_up < real / 5
 
 
 # ── weights alone ───────────────────────────────────────────────────────────────────────────
@@ -199,12 +230,12 @@ def test_blocks_and_channels_keep_their_size_and_error(recipe):
     data = normal(64, 256)
     source = source_of(model, data[:2])
     result = quantization.quantized_within(
-        source, [getattr(quantization, recipe)], reference_of(model, data), max_error=0.2
+        source, [getattr(quantization, recipe)], reference_of(model, data), max_error=0.3
     )
     n_bits = 4 if recipe == "BLOCK_INT4" else 8
     n_weights = 256 * 512 + 512 * 64
     assert len(result.data) < n_weights * (n_bits / 8 + 4 / 128) + 6000
-    assert result.error < {8: 0.02, 4: 0.15}[n_bits]
+    assert result.error < {8: 0.03, 4: 0.3}[n_bits]
     assert result.is_portable == (recipe == "WEIGHT_ONLY_INT8")
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelyard._core.errors import ConfigError
+from modelyard._core.errors import ConfigError, QuantizationError
 from modelyard.cli.registry import (
     MODELS,
     AsJson,
@@ -110,6 +110,7 @@ def compress(
             "time_budget_s": time_budget,
         },
     )
+    told["error_to_original"] = _checked_error(compressor, max_error, is_search=method == "search")
     stats = compressor.get_compression_stats()
     told |= {
         "original_size_mb": stats["original_size_mb"],
@@ -232,6 +233,26 @@ def _searched(
     return {"metric": score.name, **found}
 
 
+def _checked_error(
+    compressor: "ModelCompressor", max_error: float, *, is_search: bool
+) -> float | None:
+    """The error against the original, pruning included.
+
+    Raises:
+        QuantizationError: It is over the limit; of a search, the metric decides.
+    """
+    error = compressor.error_to_original()
+    if is_search or (error is not None and error <= max_error):
+        return error
+    told = "more than can be said" if error is None else f"{error:.1%}"
+    raise QuantizationError(
+        f"The answers differ from the original's by {told} (relative error), more than "
+        f"--max-error {max_error:.1%}: pruning without training afterwards breaks models. Prune "
+        "less, raise --max-error, or prune and train in Python with prune_gradually. Nothing was "
+        "written."
+    )
+
+
 def _written(compressor: "ModelCompressor", out: Path) -> str:
     from modelyard.export import ModelExporter  # noqa: PLC0415 - brings torch
     from modelyard.torchtools.conversion import (  # noqa: PLC0415 - as above
@@ -254,6 +275,8 @@ def _summary(told: dict[str, Any]) -> str:
     if "max_error" in told:
         on = told["validated_on"].replace("_", " ")
         parts.append(f"error {told['max_error']:.2%} on {on} (limit {told['error_limit']:.0%})")
+    if told["error_to_original"] not in {None, told.get("max_error")}:
+        parts.append(f"{told['error_to_original']:.2%} from the original")
     if told.get("layers_kept_float"):
         parts.append(f"in float: {', '.join(told['layers_kept_float'])}")
     if "best" in told:

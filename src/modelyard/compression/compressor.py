@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from modelyard._core.errors import InputError
 from modelyard._core.files import make_folder, write_text
 from modelyard.compression import pruning, quantization, search, structured
 from modelyard.compression.evaluation import evaluated, side_by_side
@@ -19,7 +20,6 @@ from modelyard.reporting import render
 from modelyard.torchtools.layers import n_parameters, size_mb, unwrapped
 from modelyard.torchtools.onnx_module import OnnxModule
 from modelyard.torchtools.quantization import DEFAULT_MAX_ERROR
-from modelyard.torchtools.samples import batches_of
 
 
 class ModelCompressor(QuantizingSteps, TrainingSteps):
@@ -109,12 +109,17 @@ class ModelCompressor(QuantizingSteps, TrainingSteps):
             max_error=max_error,
             is_maximized=maximize,
         )
+        for amount in amounts:
+            pruning.check_amount(amount)
+        if train_loader is not None and iter(train_loader) is train_loader:
+            raise InputError(
+                "train_loader can be read only once, but every amount is trained for several "
+                "epochs: pass a list or a DataLoader."
+            )
         batches, source = self._validation_batches()
         calibration = batches
         if calibration_data is not None:
-            calibration = batches_of(
-                calibration_data, n_inputs=self._n_inputs(), what="calibration_data"
-            )
+            calibration = self._batches_of(calibration_data, "calibration_data")
         kept = pruning.layer_names(self.original_model, layers_to_keep) or []
 
         def smaller(model: nn.Module, amount: float) -> nn.Module:
@@ -179,6 +184,19 @@ class ModelCompressor(QuantizingSteps, TrainingSteps):
         """
         return evaluated(
             self.original_model, self.model, test_loader, metric_fn, n_inputs=self._n_inputs()
+        )
+
+    def error_to_original(self) -> float | None:
+        """Relative error of `compressor.model` against the original, every step included.
+
+        None where it is infinite. Measured on the validation data, else on made-up inputs.
+        """
+        batches, source = self._validation_batches()
+        return quantization.error_to(
+            unwrapped(self.original_model),
+            self.model,
+            batches,
+            is_real=source != quantization.SYNTHETIC,
         )
 
     def report(self, path: str | Path | None = None) -> str:

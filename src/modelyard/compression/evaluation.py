@@ -15,13 +15,19 @@ from modelyard.torchtools.inputs import Inputs, as_inputs, batch_size, call, wit
 from modelyard.torchtools.layers import evaluating, size_mb
 from modelyard.torchtools.parity import flat_outputs
 from modelyard.torchtools.quantization import error_between
-from modelyard.torchtools.samples import batches_of
+from modelyard.torchtools.samples import batches_of, cloned
 from modelyard.torchtools.timing import MS_PER_S, interleaved_medians
 
+NO_PARAMETERS = (
+    "The metric fails with StopIteration: next(model.parameters()) finds nothing in a quantized "
+    "model, which is an ONNX graph. Take the device from the inputs instead."
+)
 _TIMING_BUDGET_S = 1.0
 _BLOCK = 5
-_OF_OUTPUTS = ("output", "pred", "logit", "y_", "yhat", "answer")
-_OF_TARGETS = ("target", "label", "true", "truth", "y_", "expected")
+_OF_OUTPUTS = ("output", "pred", "logit", "yhat", "answer")
+_OF_TARGETS = ("target", "label", "true", "truth", "expected")
+# Whole names, or their beginning: "policy_net" is no "y_".
+_SHORT = ("y", "y_")
 
 
 def evaluated(
@@ -92,12 +98,12 @@ def side_by_side(
     one = with_batch(batches[0], 1)
     with evaluating(*models.values()):
         seconds = interleaved_medians(
-            {step: functools.partial(call, model, one) for step, model in models.items()},
+            {step: functools.partial(call, model, cloned(one)) for step, model in models.items()},
             budget_s=_TIMING_BUDGET_S,
             block=_BLOCK,
         )
         answers = {
-            step: [flat_outputs(call(model, batch)) for batch in batches]
+            step: [flat_outputs(call(model, cloned(batch))) for batch in batches]
             for step, model in models.items()
         }
     reference = next(iter(answers.values()))
@@ -120,8 +126,8 @@ def timed_in_turns(
     with evaluating(original, compressed):
         medians = interleaved_medians(
             {
-                "original": lambda: call(original, inputs),
-                "compressed": lambda: call(compressed, inputs),
+                "original": functools.partial(call, original, cloned(inputs)),
+                "compressed": functools.partial(call, compressed, cloned(inputs)),
             },
             budget_s=_TIMING_BUDGET_S,
             block=_BLOCK,
@@ -131,14 +137,30 @@ def timed_in_turns(
 
 def _metric(model: nn.Module, loader: Iterable[Any], metric_fn: Callable[..., Any]) -> float:
     with evaluating(model), torch.inference_mode():
-        if takes_model(metric_fn):
-            try:
-                return float(metric_fn(model, loader))
-            except AttributeError as error:
-                # Its names did not say, and it asked the model for what only a tensor has.
-                if f"'{type(model).__name__}' object" not in str(error):
-                    raise
+        if not takes_model(metric_fn):
+            return float(metric_fn(*_answers(model, loader)))
+        try:
+            return float(metric_fn(model, loader))
+        except StopIteration as error:
+            raise InputError(NO_PARAMETERS) from error
+        except (AttributeError, TypeError) as error:
+            # Its names did not say, and it asked the model for what only a tensor has.
+            if type(model).__name__ not in str(error) and "unsupported operand" not in str(error):
+                raise
+            return _of_outputs_after_all(model, loader, metric_fn, error)
+
+
+def _of_outputs_after_all(
+    model: nn.Module, loader: Iterable[Any], metric_fn: Callable[..., Any], first: Exception
+) -> float:
+    try:
         return float(metric_fn(*_answers(model, loader)))
+    except (AttributeError, TypeError, InputError) as error:
+        raise InputError(
+            f"metric_fn fails both as metric_fn(model, test_loader), with {first!r}, and as "
+            f"metric_fn(outputs, targets), with {error!r}. The quantized model is called like the "
+            "original, but has none of its other methods."
+        ) from first
 
 
 def takes_model(metric_fn: Callable[..., Any]) -> bool:
@@ -156,8 +178,14 @@ def takes_model(metric_fn: Callable[..., Any]) -> bool:
             "metric_fn must take (model, test_loader) or (outputs, targets); "
             f"it takes ({', '.join(names)})."
         )
-    is_of_outputs = any(word in names[0] for word in _OF_OUTPUTS)
-    return not is_of_outputs and not any(word in names[1] for word in _OF_TARGETS)
+    if isinstance(metric_fn, nn.Module):  # a loss
+        return False
+    return not _sounds_like(names[0], _OF_OUTPUTS) and not _sounds_like(names[1], _OF_TARGETS)
+
+
+def _sounds_like(name: str, words: Sequence[str]) -> bool:
+    is_short = name == _SHORT[0] or name.startswith(_SHORT[1])
+    return is_short or any(word in name for word in words)
 
 
 def _answers(model: nn.Module, loader: Iterable[Any]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -170,7 +198,7 @@ def _answers(model: nn.Module, loader: Iterable[Any]) -> tuple[torch.Tensor, tor
             )
         *inputs, target = batch
         given = as_inputs(inputs[0] if len(inputs) == 1 else inputs)
-        outputs.append(flat_outputs(call(model, given))[0])
+        outputs.append(flat_outputs(call(model, cloned(given)))[0])
         targets.append(torch.as_tensor(target))
     if not outputs:
         raise InputError("test_loader yields no batch; a generator can be read only once.")

@@ -1,6 +1,7 @@
 """Quantizing a module by way of its graph: what is tried, what is told, what is refused."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,17 +9,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelyard._core.errors import ConfigError
+from modelyard._core.errors import ConfigError, QuantizationError
 from modelyard.compression.evaluation import timed_in_turns
 from modelyard.compression.records import LayerTold, QuantizationStats
 from modelyard.torchtools import quantization
 from modelyard.torchtools.conversion import to_runnable
-from modelyard.torchtools.inputs import Inputs, call, with_batch
+from modelyard.torchtools.inputs import Inputs, batch_size, call, with_batch
 from modelyard.torchtools.layers import MB, size_mb
 from modelyard.torchtools.onnx_module import OnnxModule
 from modelyard.torchtools.parity import tree_of
-from modelyard.torchtools.quantization import Recipe, Source
-from modelyard.torchtools.samples import reference_for
+from modelyard.torchtools.quantization import Recipe, Source, error_between
+from modelyard.torchtools.samples import cloned, reference_for
 
 SYNTHETIC = "synthetic"
 BACKENDS = ("fbgemm", "x86", "onednn", "qnnpack")
@@ -163,9 +164,16 @@ def float_graph(model: nn.Module, example: Inputs) -> bytes:
 
     Raises:
         ConfigError: The model is a graph already.
+        QuantizationError: Its weights are not float32.
         ConversionError: The model has no faithful ONNX graph.
     """
     refuse_graph(model)
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if dtypes and torch.float32 not in dtypes:
+        raise QuantizationError(
+            f"Nothing could be quantized: the weights are {', '.join(map(str, dtypes))}, and "
+            "quantizing starts from float32. Compress a copy: copy.deepcopy(model).float()."
+        )
     return to_runnable(model, example).data
 
 
@@ -175,6 +183,7 @@ def quantized(
     choices: Choices,
     plan: QuantizationPlan,
     *,
+    original: nn.Module | None,
     example: Inputs,
     batches: Sequence[Inputs],
     validated_on: str,
@@ -186,6 +195,7 @@ def quantized(
         source: Its graph.
         choices: Recipes in order of preference.
         plan: Limit and layers that stay in float.
+        original: The module before any step; None if no step has changed it yet.
         example: An input the module runs on.
         batches: What the error is measured on.
         validated_on: Where they come from.
@@ -200,7 +210,7 @@ def quantized(
         max_error=plan.max_error,
         keep_float=plan.keep_float,
     )
-    answer = call(model, example)
+    answer = call(model, cloned(example))
     module = OnnxModule(result.data, recipe=result.recipe, output_tree=tree_of(answer)).eval()
     float_s, quantized_s = timed_in_turns(model, module, with_batch(example, 1))
     float_mb, quantized_mb = size_mb(model), len(result.data) / MB
@@ -213,8 +223,12 @@ def quantized(
         "compression_ratio": float_mb / quantized_mb,
         "speedup": float_s / quantized_s,
         "max_error": result.error,
+        "error_to_original": result.error
+        if original is None
+        else error_to(original, module, batches, is_real=validated_on != SYNTHETIC),
         "error_limit": plan.max_error,
         "validated_on": validated_on,
+        "n_samples": sum(map(batch_size, batches)),
         "layers_kept_float": result.layers_kept_float,
         "layers": [_layer_told(decision) for decision in result.decisions],
         "attempts": [asdict(attempt) for attempt in result.attempts],
@@ -222,6 +236,23 @@ def quantized(
     }
     _warn_of_surprises(stats, choices)
     return module, stats
+
+
+def error_to(
+    original: nn.Module, model: nn.Module, batches: Sequence[Inputs], *, is_real: bool
+) -> float | None:
+    """Relative error of a model against the original; None where it is infinite, as NaN's is.
+
+    Args:
+        original: The module before any step.
+        model: The one after it.
+        batches: What it is measured on.
+        is_real: Whether they are like those the model is used on.
+    """
+    wanted = reference_for(original, batches).outputs
+    answers = reference_for(model, batches).outputs
+    error = error_between(wanted, answers, is_real=is_real)
+    return error if math.isfinite(error) else None
 
 
 def _layer_told(decision: quantization.LayerDecision) -> LayerTold:
@@ -235,6 +266,14 @@ def _layer_told(decision: quantization.LayerDecision) -> LayerTold:
 
 
 def _warn_of_surprises(stats: QuantizationStats, choices: Choices) -> None:
+    to_original = stats["error_to_original"]
+    if to_original is None or to_original > max(stats["error_limit"], 2 * stats["max_error"]):
+        _logger.warning(
+            "The answers differ from the original's by %s (relative error): most of that was "
+            "there before quantizing, from pruning or training. max_error limits only what "
+            "quantizing adds.",
+            "more than can be said" if to_original is None else f"{to_original:.1%}",
+        )
     if stats["recipe"] not in {recipe.name for recipe in choices[0]}:
         _logger.warning(
             "%s would change the outputs by %.1f %%, more than the limit of %.1f %%: only the "

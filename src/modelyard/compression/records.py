@@ -52,16 +52,20 @@ class QuantizationStats(TypedDict):
             is not "minmax"), "weight_only_int8", "bf16_weights", "block_int8" or "block_int4".
         dtype: Of the weights.
         backend: As asked for; ONNX Runtime runs the result whichever it was.
-        original_size_mb: Float weights it started from.
+        original_size_mb: Weights of the float model it started from, perhaps pruned.
         quantized_size_mb: The graph with its int8 weights.
-        compression_ratio: Float size over quantized size.
+        compression_ratio: The first over the second.
         speedup: Time of the float module over that of the quantized one, a batch of one, in
             turns on this machine.
         max_error: Largest relative error of an output: norm of the difference over that of the
             float output about its mean over the samples; where validated on synthetic inputs,
             over that of the output itself.
-        error_limit: What it had to stay under.
-        validated_on: "validation_data", "calibration_data" or "synthetic".
+        error_to_original: The same against the model before any step, pruning included; None
+            where it is infinite.
+        error_limit: What `max_error` had to stay under.
+        validated_on: "validation_data", "calibration_data", or "synthetic" where no data was
+            given, or fewer than 8 samples, or all the same.
+        n_samples: How many samples that were, at most 2,048 from all of the data.
         layers_kept_float: Layers computed in float, because asked or because they broke the limit.
         layers: Every layer that has weights.
         attempts: Every recipe tried: `recipe`, `error` (None where it failed), `outcome`.
@@ -76,8 +80,10 @@ class QuantizationStats(TypedDict):
     compression_ratio: float
     speedup: float
     max_error: float
+    error_to_original: float | None
     error_limit: float
     validated_on: str
+    n_samples: int
     layers_kept_float: list[str]
     layers: list[LayerTold]
     attempts: list[dict[str, Any]]

@@ -224,6 +224,13 @@ def _as_tensor(value: Any) -> torch.Tensor:
         ) from error
 
 
+def takes_whole(model: nn.Module, data: Any) -> bool:
+    """Whether a tuple of arrays is the model's arguments in order, and not inputs and targets."""
+    if not isinstance(data, tuple) or len(data) < 2 or not all(map(_is_array, data)):  # noqa: PLR2004 - a pair
+        return False
+    return _problem(model, mapped(as_inputs(data), lambda tensor: tensor[:2])) is None
+
+
 def answer_to(model: nn.Module, inputs: Inputs) -> Any:
     """The model's answer in eval mode, or None where it does not run on `inputs`.
 

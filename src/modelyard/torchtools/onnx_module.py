@@ -118,6 +118,16 @@ class OnnxModule(nn.Module):
         """Recipe and size, for `print(module)`."""
         return f"recipe={self.recipe!r}, size={self.graph.numel() / 1e6:.2f} MB"
 
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Takes another graph, of any size; the session of the one before is dropped."""
+        given = state_dict.get(f"{prefix}graph")
+        if given is not None and given.shape != self.graph.shape:
+            self.graph = torch.empty_like(given, device=self.graph.device)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._session, self._takes = None, None
+
     def __getstate__(self) -> dict[str, Any]:
         # A session holds threads and native memory; it is made again from the graph.
         return {**self.__dict__, "_session": None, "_takes": None}

@@ -19,20 +19,25 @@ from modelyard.torchtools.inputs import (
     tensors_of,
 )
 from modelyard.torchtools.layers import evaluating
-from modelyard.torchtools.parity import flat_outputs
+from modelyard.torchtools.parity import flat_outputs, restructured
 from modelyard.torchtools.quantization.error import Reference
 
 _logger = logging.getLogger("modelyard")
 
 _BATCH = 32
 _MOST_SAMPLES = 2048
+_MOST_READ = 200_000
 _FEW_SAMPLES = 32
+_FEWEST_TO_JUDGE = 8
 
 
 def batches_of(
     data: Any, *, n_inputs: int = 1, what: str = "data", is_finite_needed: bool = True
 ) -> list[Inputs]:
-    """Batches of at most 32 samples, 2,048 samples at the most.
+    """Batches of at most 32 samples, 2,048 samples at the most, taken from all of the data.
+
+    Of more samples than that, those at even distances are taken, so that a change in the middle
+    is seen. An iterable is read to its end, but no further than 200,000 samples.
 
     Args:
         data: A tensor or array of samples, a tuple or dict of them, or an iterable (a DataLoader)
@@ -44,12 +49,67 @@ def batches_of(
     Raises:
         InputError: No samples, or values that are not finite where they have to be.
     """
-    whole = [_without_targets(item, n_inputs) for item in _items(data)]
-    batches = [part for item in whole for part in _cut(item)]
+    taken = _evenly(_without_targets(item, n_inputs) for item in _items(data))
+    batches = [part for item in _merged(taken) for part in _cut(item)]
     if not batches:
         raise InputError(f"{what} holds no samples; a generator can be read only once.")
     _check(batches, what, is_finite_needed=is_finite_needed)
-    return batches[: _MOST_SAMPLES // _BATCH]
+    return batches
+
+
+def _evenly(batches: Iterable[Inputs]) -> list[Inputs]:
+    """At most 2,048 samples at even distances, in copies; never many more in memory."""
+    kept: list[Inputs] = []
+    n_seen, n_kept, step = 0, 0, 1
+    for batch in batches:
+        n = batch_size(batch)
+        own = _picked([batch], torch.arange((-n_seen) % step, n, step))
+        n_seen += n
+        kept += own
+        n_kept += sum(map(batch_size, own))
+        while n_kept > 2 * _MOST_SAMPLES:
+            kept = _picked(kept, torch.arange(0, n_kept, 2))
+            n_kept, step = (n_kept + 1) // 2, 2 * step
+        if n_seen >= _MOST_READ:
+            _logger.warning("Only the first %d samples were looked at.", n_seen)
+            break
+    if n_kept > _MOST_SAMPLES:
+        kept = _picked(kept, torch.linspace(0, n_kept - 1, _MOST_SAMPLES).round().long())
+    return kept
+
+
+def _picked(batches: Sequence[Inputs], places: torch.Tensor) -> list[Inputs]:
+    """The samples at these places, counted over all batches; rising."""
+    found, start = [], 0
+    for batch in batches:
+        n = batch_size(batch)
+        own = places[(places >= start) & (places < start + n)] - start
+        start += n
+        if len(own):
+            found.append(mapped(batch, lambda tensor, own=own: tensor[own]))  # type: ignore[misc]  # a default argument
+    return found
+
+
+def _merged(batches: Sequence[Inputs]) -> list[Inputs]:
+    """Neighbours of one shape as one batch: a loader may give its samples one by one."""
+    groups: list[list[Inputs]] = []
+    for batch in batches:
+        if groups and _form(groups[-1][0]) == _form(batch):
+            groups[-1].append(batch)
+        else:
+            groups.append([batch])
+    return [_joined(group) for group in groups]
+
+
+def _form(inputs: Inputs) -> list[Any]:
+    names = list(inputs) if isinstance(inputs, dict) else []
+    return [*names, *((tensor.shape[1:], tensor.dtype) for tensor in tensors_of(inputs))]
+
+
+def _joined(batches: Sequence[Inputs]) -> Inputs:
+    columns = zip(*(tensors_of(batch) for batch in batches), strict=True)
+    joined: Inputs = restructured(batches[0], [torch.cat(column) for column in columns])
+    return joined
 
 
 def synthetic_batches(example: Inputs, *, n_batches: int = 4, seed: int = 0) -> list[Inputs]:
@@ -72,12 +132,35 @@ def reference_for(
     """
     try:
         with evaluating(model):
-            outputs = [flat_outputs(call(model, batch)) for batch in batches]
+            # Of copies: a forward may write into its input.
+            outputs = [flat_outputs(call(model, cloned(batch))) for batch in batches]
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise InputError(f"{type(model).__name__} does not run on this data: {error}") from error
-    if not all(bool(tensor.isfinite().all()) for output in outputs for tensor in output):
-        raise InputError(f"{type(model).__name__} answers this data with NaN or infinity.")
+    if any(bool(tensor.isnan().any()) for output in outputs for tensor in output):
+        raise InputError(f"{type(model).__name__} answers this data with NaN.")
     return Reference(inputs=batches, outputs=outputs, is_real=is_real)
+
+
+def has_variety(batches: Sequence[Inputs]) -> bool:
+    """Whether there are enough samples, and different ones, to judge a model by its answers."""
+    n = sum(batch_size(batch) for batch in batches)
+    if n < _FEWEST_TO_JUDGE:
+        return False
+    first = [tensor[:1] for tensor in tensors_of(batches[0])]
+    return (
+        any(
+            bool((tensor != one).any())
+            for batch in batches
+            for tensor, one in zip(tensors_of(batch), first, strict=True)
+            if tensor.shape[1:] == one.shape[1:]
+        )
+        or len({str(_form(batch)) for batch in batches}) > 1
+    )
+
+
+def cloned(inputs: Inputs) -> Inputs:
+    """The same input in memory of its own."""
+    return mapped(inputs, torch.clone)
 
 
 def _items(data: Any) -> Iterable[Any]:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelyard._core.errors import InputError, ModelyardError, QuantizationError
-from modelyard.compression.evaluation import timed_in_turns
+from modelyard._core.errors import ConfigError, InputError, ModelyardError, QuantizationError
+from modelyard.compression.evaluation import NO_PARAMETERS, timed_in_turns
 from modelyard.compression.quantization import Choices, float_graph
 from modelyard.compression.records import SearchResult
 from modelyard.compression.search.candidates import (
@@ -29,7 +29,7 @@ from modelyard.torchtools.layers import MB, evaluating, size_mb
 from modelyard.torchtools.onnx_module import OnnxModule
 from modelyard.torchtools.parity import tree_of
 from modelyard.torchtools.quantization import Source
-from modelyard.torchtools.samples import reference_for
+from modelyard.torchtools.samples import cloned, reference_for
 from modelyard.torchtools.timing import MS_PER_S
 
 
@@ -126,7 +126,7 @@ class Search:
         for level in levels:
             candidate = self._measured(level.pruned, "float", level.model, error=0.0)
             self._done(candidate)
-            if level.pruned and candidate.drop > self._limits.max_metric_drop:
+            if level.pruned and not candidate.drop <= self._limits.max_metric_drop:
                 return  # more pruning loses more
             self._quantized(level, recipes)
             # The next level takes as long as this one did, or longer.
@@ -145,7 +145,7 @@ class Search:
     def _quantized(self, level: Level, recipes: Callable[[bytes], Mapping[str, Choices]]) -> None:
         source = Source(float_graph(level.model, self._example))
         reference = reference_for(level.model, self._batches, is_real=self._is_real)
-        tree = tree_of(call(level.model, self._example))
+        tree = tree_of(call(level.model, cloned(self._example)))
         for name, choices in recipes(source.graph).items():
             if self.is_over:
                 self.is_complete = False
@@ -169,7 +169,12 @@ class Search:
     def _measured(
         self, pruned: float, recipe: str, model: nn.Module, *, error: float
     ) -> Candidate:
-        metric = self._metric(model)
+        try:
+            metric = self._metric(model)
+        except Exception as failure:  # noqa: BLE001 - the user's function can raise anything
+            # It ran on the original: the search goes on without this one.
+            reason = f"eval_fn fails: {type(failure).__name__}: {failure}"
+            return Candidate(pruned=pruned, recipe=recipe, reason=reason)
         one = with_batch(self._example, 1)
         original_s, own_s = timed_in_turns(self._original, model, one)
         candidate = Candidate(
@@ -187,7 +192,10 @@ class Search:
 
     def _metric(self, model: nn.Module) -> float:
         with evaluating(model), torch.no_grad():
-            value = self._eval_fn(model)
+            try:
+                value = self._eval_fn(model)
+            except StopIteration as error:
+                raise InputError(NO_PARAMETERS) from error
         try:
             return float(value)
         except (TypeError, ValueError) as error:
@@ -235,6 +243,8 @@ def searched(
         CompressionError: Nothing keeps the limits, saying what came closest.
         InputError: `eval_fn` gives no finite number for the original.
     """
+    if math.isnan(time_budget_s) or time_budget_s < 0:
+        raise ConfigError(f"time_budget_s must be 0 or more, got {time_budget_s}.")
     begun = timer()
     search = Search(
         original,

@@ -9,9 +9,9 @@ from modelyard._core.errors import NotReadyError
 from modelyard.compression import pruning, quantization
 from modelyard.compression.records import QuantizationStats
 from modelyard.compression.steps.state import CompressorState
-from modelyard.torchtools.inputs import Inputs, resolve_example
+from modelyard.torchtools.inputs import Inputs
+from modelyard.torchtools.layers import state_hash, unwrapped
 from modelyard.torchtools.quantization import DEFAULT_MAX_ERROR
-from modelyard.torchtools.samples import batches_of
 
 
 class QuantizingSteps(CompressorState):
@@ -138,13 +138,8 @@ class QuantizingSteps(CompressorState):
         """
         if self._static_plan is None:
             raise NotReadyError("Call quantize_model() before calibrate_quantization(data).")
-        calibration = batches_of(
-            calibration_data, n_inputs=self._n_inputs(), what="calibration_data"
-        )
-        if self._example is None:
-            # Proved before it is kept: data of the wrong width must not spoil the next call.
-            self._example = resolve_example(self._float_model, calibration[0])
-        batches, validated_on = calibration, "calibration_data"
+        calibration = self._batches_of(calibration_data, "calibration_data")
+        batches, validated_on = self._measurable(calibration, "calibration_data")
         if self._validation_data is not None:
             batches, validated_on = self._validation_batches()
         choices = quantization.static_choices(self._static_plan, calibration)
@@ -157,11 +152,13 @@ class QuantizingSteps(CompressorState):
         batches: Sequence[Inputs],
         validated_on: str,
     ) -> QuantizationStats:
+        original = unwrapped(self.original_model)
         self._quantized, stats = quantization.quantized(
             self._float_model,
             self._source(),
             choices,
             plan,
+            original=None if state_hash(self._float_model) == state_hash(original) else original,
             example=self._inputs(),
             batches=batches,
             validated_on=validated_on,

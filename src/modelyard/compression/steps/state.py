@@ -9,12 +9,19 @@ from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.errors import ConfigError
 from modelyard.compression import pruning, quantization
 from modelyard.compression.records import DistillationEpoch, QuantizationStats, SearchResult
-from modelyard.torchtools.inputs import Inputs, resolve_example, tensors_of
+from modelyard.torchtools.inputs import (
+    Inputs,
+    as_inputs,
+    mapped,
+    resolve_example,
+    takes_whole,
+    tensors_of,
+)
 from modelyard.torchtools.layers import size_mb, state_hash, unwrapped
 from modelyard.torchtools.onnx_module import OnnxModule
 from modelyard.torchtools.originals import note_original
 from modelyard.torchtools.quantization import Source
-from modelyard.torchtools.samples import batches_of, synthetic_batches
+from modelyard.torchtools.samples import batches_of, has_variety, synthetic_batches
 
 
 class CompressorState:
@@ -43,6 +50,7 @@ class CompressorState:
         self._float_model = copy.deepcopy(unwrapped(model)).eval()
         self._quantized: OnnxModule | None = None
         self._masks: dict[str, pruning.Mask] = {}
+        self._validation: list[Inputs] | None = None
         self._static_plan: quantization.QuantizationPlan | None = None
         self._converted: tuple[str, Source] | None = None
         self._steps: list[dict[str, Any]] = []
@@ -71,14 +79,29 @@ class CompressorState:
         return 1 if self._example is None else len(tensors_of(self._inputs()))
 
     def _validation_batches(self) -> tuple[list[Inputs], str]:
+        """What errors are measured on, and where it comes from."""
         if self._validation_data is None:
             return synthetic_batches(self._inputs(), seed=self._seed), quantization.SYNTHETIC
-        batches = batches_of(
-            self._validation_data, n_inputs=self._n_inputs(), what="validation_data"
-        )
+        if self._validation is None:  # read once: a generator gives its samples only once
+            self._validation = self._batches_of(self._validation_data, "validation_data")
+        return self._measurable(self._validation, "validation_data")
+
+    def _batches_of(self, data: Any, what: str) -> list[Inputs]:
+        """Batches of data that the model runs on; the first of them is an example from now on."""
+        if self._example is None and takes_whole(self._float_model, data):
+            self._example = mapped(as_inputs(data), lambda tensor: tensor[:2])
+        batches = batches_of(data, n_inputs=self._n_inputs(), what=what)
         if self._example is None:
+            # Proved before it is kept: data of the wrong width must not spoil the next call.
             self._example = resolve_example(self._float_model, batches[0])
-        return batches, "validation_data"
+        return batches
+
+    def _measurable(self, batches: list[Inputs], source: str) -> tuple[list[Inputs], str]:
+        """The batches, or made-up ones where they are too few or too much alike to judge by."""
+        if has_variety(batches):
+            return batches, source
+        made_up = synthetic_batches(self._inputs(), seed=self._seed)
+        return made_up, quantization.SYNTHETIC
 
     def _source(self) -> Source:
         """The float model's graph; converted again only where the model has changed."""
