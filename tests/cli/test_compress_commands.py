@@ -129,6 +129,7 @@ def test_search_judges_by_what_the_data_holds(run_json, model, data, metric):
         (["--method", "static"], "pass --calibration FILE"),
         (["--method", "search"], "pass --calibration FILE"),
         (["--method", "prune"], "needs --prune"),
+        (["--out", "net.pt/small.onnx"], "cannot be written"),
         (["--method", "search", "--prune", "0.3"], "leave --prune out"),
         (["--dtype", "int4"], "--dtype of dynamic must be int8 or uint8"),
         (["--method", "weight-only", "--dtype", "int3"], "'int3' is not one of"),

@@ -266,6 +266,7 @@ KEYS = {
     "speedup",
     "error_to_original",
     "n_samples",
+    "depends_on_batch",
     "portable",
 }
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from modelyard.compression import ModelCompressor
     from modelyard.pipeline.loading import UserData
 
+_FEWEST_TO_JUDGE = 8
 METHODS = ("dynamic", "static", "weight-only", "prune", "search")
 
 
@@ -41,7 +42,10 @@ def compress(
     ] = "int8",
     calibration: Annotated[
         Path | None,
-        typer.Option(help="Samples to calibrate with and measure on: .npz, .npy or .csv."),
+        typer.Option(
+            help="Samples to calibrate with and measure on: .npz with an array `inputs` (and "
+            "`targets`), .npy or .csv."
+        ),
     ] = None,
     target: Annotated[
         str | None, typer.Option(help="What is to be predicted: a column or array of the samples.")
@@ -218,6 +222,11 @@ def _searched(
         raise ConfigError("search needs samples to judge by: pass --calibration FILE.")
     # Ranges from the first half, the verdict on the second, as in time.
     half = len(data.inputs) // 2
+    if half < _FEWEST_TO_JUDGE:
+        raise ConfigError(
+            f"search needs {2 * _FEWEST_TO_JUDGE} samples or more, half to calibrate with and half "
+            f"to judge by; there are {len(data.inputs)}."
+        )
     score = score_of(
         compressor.original_model,
         data.inputs[half:],
@@ -263,9 +272,12 @@ def _written(compressor: "ModelCompressor", out: Path) -> str:
 
     model = compressor.model
     opset = opset_of_bytes(model.graph_bytes) if isinstance(model, OnnxModule) else DEFAULT_OPSET
-    return ModelExporter(out.parent).export_to_onnx(
-        model, out.stem, opset_version=opset, example_input=compressor.example_input
-    )
+    try:
+        return ModelExporter(out.parent).export_to_onnx(
+            model, out.stem, opset_version=opset, example_input=compressor.example_input
+        )
+    except OSError as error:
+        raise ConfigError(f"--out {str(out)!r} cannot be written: {error}") from error
 
 
 def _summary(told: dict[str, Any]) -> str:

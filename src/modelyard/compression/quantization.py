@@ -232,6 +232,7 @@ def quantized(
         "layers_kept_float": result.layers_kept_float,
         "layers": [_layer_told(decision) for decision in result.decisions],
         "attempts": [asdict(attempt) for attempt in result.attempts],
+        "depends_on_batch": result.recipe == "dynamic_int8",
         "portable": result.is_portable,
     }
     _warn_of_surprises(stats, choices)

@@ -69,6 +69,8 @@ class QuantizationStats(TypedDict):
         layers_kept_float: Layers computed in float, because asked or because they broke the limit.
         layers: Every layer that has weights.
         attempts: Every recipe tried: `recipe`, `error` (None where it failed), `outcome`.
+        depends_on_batch: Whether an answer depends on the others computed with it, as under
+            dynamic ranges.
         portable: Whether the graph uses standard ONNX operators alone.
     """
 
@@ -87,6 +89,7 @@ class QuantizationStats(TypedDict):
     layers_kept_float: list[str]
     layers: list[LayerTold]
     attempts: list[dict[str, Any]]
+    depends_on_batch: bool
     portable: bool
 
 

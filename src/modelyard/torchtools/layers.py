@@ -104,8 +104,15 @@ def size_bytes(model: nn.Module) -> int:
 
 
 def state_hash(model: nn.Module) -> str:
-    """A digest of the module's parts and of every parameter and buffer."""
+    """A digest of the module's parts, their plain attributes, and every parameter and buffer."""
     digest = xxhash.xxh3_128(repr(model).encode())
+    for name, part in named_parts(model):
+        plain = {
+            key: value
+            for key, value in vars(part).items()
+            if key != "training" and isinstance(value, bool | int | float | str | tuple)
+        }
+        digest.update(f"{name}{plain}".encode())
     for name, tensor in own_tensors(model):
         here = tensor.detach().cpu().contiguous()
         digest.update(f"{name}{here.dtype}{tuple(here.shape)}".encode())

@@ -1,11 +1,12 @@
 """Steps that store and compute in fewer bits."""
 
+import fnmatch
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from modelyard._core.errors import NotReadyError
+from modelyard._core.errors import ConfigError, NotReadyError
 from modelyard.compression import pruning, quantization
 from modelyard.compression.records import QuantizationStats
 from modelyard.compression.steps.state import CompressorState
@@ -25,6 +26,10 @@ class QuantizingSteps(CompressorState):
         layers_to_keep_float: Sequence[Any] = (),
     ) -> QuantizationStats:
         """int8 weights, activations quantized as they come; `.model` becomes the int8 graph.
+
+        "As they come" is over the batch: an answer depends a little on the others computed with
+        it, and an extreme sample costs its neighbours precision. `InferenceOptimizer` computes
+        such graphs sample by sample; static ranges do not depend on the batch.
 
         Dynamic int8 slows convolutions down several times, so a model that has any is quantized
         with fixed ranges instead, taken from the validation data. Where int8 arithmetic changes
@@ -171,6 +176,19 @@ class QuantizingSteps(CompressorState):
         self, dtype: Any, max_error: float, layers: Sequence[Any], **options: Any
     ) -> quantization.QuantizationPlan:
         names = pruning.layer_names(self.original_model, layers)
+        for name in names or ():
+            self._refuse_unknown(name)
         return quantization.QuantizationPlan(
             dtype=dtype, max_error=max_error, keep_float=tuple(names or ()), **options
         )
+
+    def _refuse_unknown(self, name: str) -> None:
+        known = [layer for layer, _ in self._float_model.named_modules() if layer]
+        is_known = any(
+            f"{layer}.".startswith(f"{name}.") or fnmatch.fnmatchcase(layer, name)
+            for layer in known
+        )
+        if not is_known:
+            raise ConfigError(
+                f"No layer {name!r} to keep in float. Layers there are: {', '.join(known)}."
+            )
