@@ -44,7 +44,7 @@ def compress(
         Path | None,
         typer.Option(
             help="Samples to calibrate with and measure on: .npz with an array `inputs` (and "
-            "`targets`), .npy or .csv."
+            "perhaps `targets`), .npy or .csv."
         ),
     ] = None,
     target: Annotated[
@@ -224,8 +224,8 @@ def _searched(
     half = len(data.inputs) // 2
     if half < _FEWEST_TO_JUDGE:
         raise ConfigError(
-            f"search needs {2 * _FEWEST_TO_JUDGE} samples or more, half to calibrate with and half "
-            f"to judge by; there are {len(data.inputs)}."
+            f"search needs {2 * _FEWEST_TO_JUDGE} samples or more, half to calibrate with and "
+            f"half to judge by; there are {len(data.inputs)}."
         )
     score = score_of(
         compressor.original_model,
