@@ -146,6 +146,35 @@ def test_fine_tuning_goes_on_from_its_checkpoint(compressor, new_mlp, tmp_path):
     assert [record["epoch"] for record in other.training_history] == [1, 2, 3, 4]
 
 
+def test_a_checkpoint_is_not_loaded_over_other_weights_or_pruning(compressor, tmp_path):
+    path = tmp_path / "c"
+    compressor.fine_tune(LOADER, epochs=2, checkpoint=path)
+    compressor.fine_tune(LOADER, epochs=2, checkpoint=path)  # done: nothing to do
+    compressor.prune_model(0.5)
+    zeros = zeros_of(compressor.model)
+    with pytest.raises(ConfigError, match="other weights are pruned; the model has other weights"):
+        compressor.fine_tune(LOADER, epochs=2, checkpoint=path)
+    assert all(torch.equal(zeros[n], z) for n, z in zeros_of(compressor.model).items())
+    other = tmp_path / "other"
+    compressor.fine_tune(LOADER, epochs=2, checkpoint=other)
+    compressor.make_pruning_permanent()
+    with pytest.raises(ConfigError, match="training: other weights are pruned. Train"):
+        compressor.fine_tune(LOADER, epochs=2, checkpoint=other)
+
+
+def test_weights_from_a_checkpoint_are_held_at_zero_too(new_mlp, tmp_path):
+    model = new_mlp()
+    fine_tune_(model, LOADER, TrainingPlan(epochs=1), checkpoint=tmp_path / "c")
+
+    def hold():
+        with torch.no_grad():
+            model[0].weight[0] = 0.0
+
+    plan = TrainingPlan(epochs=1)
+    fine_tune_(model, LOADER, plan, checkpoint=tmp_path / "c", after_step=hold)
+    assert (model[0].weight[0] == 0).all()
+
+
 def test_wrong_fine_tuning_is_named(compressor):
     with pytest.raises(ConfigError, match="epochs must be 1 or more"):
         compressor.fine_tune(LOADER, epochs=0)

@@ -325,13 +325,16 @@ class Teaching:
         return fine_tune_(model, self.new_loader(), plan(), **judged, **options)
 
 
+@pytest.mark.parametrize("is_same_object", [True, False], ids=["same object", "new object"])
 @pytest.mark.parametrize("kind", ["plain", "fine-tuning", "distillation"])
 @pytest.mark.parametrize(
     "new_loader",
     [shuffled, lambda: shuffled(generator=torch.Generator().manual_seed(5))],
     ids=["global", "own"],
 )
-def test_an_interrupted_training_ends_with_the_same_bits(tmp_path, kind, new_loader):
+def test_an_interrupted_training_ends_with_the_same_bits(
+    tmp_path, kind, new_loader, is_same_object
+):
     teaching, path = Teaching(kind, new_loader=new_loader), tmp_path / "deep" / "run.ckpt"
     whole = student()
     want = teaching.run(whole)
@@ -339,7 +342,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(tmp_path, kind, new_loa
     with pytest.raises(KeyboardInterrupt):
         teaching.run(interrupted, checkpoint=path, progress=stop_after(2))
     assert not interrupted.training
-    resumed, told = student(seed=7), []  # where it starts does not matter: the file has weights
+    resumed, told = (interrupted if is_same_object else student()), []
     state = torch.get_rng_state()
     history = teaching.run(resumed, checkpoint=path, progress=told.append)
     assert torch.equal(torch.get_rng_state(), state)
@@ -347,7 +350,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(tmp_path, kind, new_loa
     assert history == want
     assert [record["epoch"] for record in told] == [3, 4, 5]
     # Finished: the same call again is over at once.
-    again = student(seed=8)
+    again = resumed if is_same_object else student()
     assert teaching.run(again, checkpoint=path, progress=stop_after(1)) == want
     assert is_same(weights(whole), weights(again))
     assert not again.training
@@ -391,6 +394,17 @@ def test_interrupted_within_an_epoch_it_goes_on_from_the_last_whole_one(tmp_path
         fine_tune_(resumed, Breaking(6), plan(), checkpoint=tmp_path / "c")
     fine_tune_(resumed, Breaking(-1), plan(), checkpoint=tmp_path / "c")
     assert is_same(weights(whole), weights(resumed))
+
+
+def test_interrupted_twice_it_still_goes_on_from_where_it_started(tmp_path):
+    teaching, path = Teaching("fine-tuning"), tmp_path / "c"
+    whole, same, new = student(), student(), student()
+    want = teaching.run(whole)
+    for epoch in (1, 3):
+        with pytest.raises(KeyboardInterrupt):
+            teaching.run(same, checkpoint=path, progress=stop_after(epoch))
+    assert teaching.run(new, checkpoint=path) == want
+    assert is_same(weights(whole), weights(new))
 
 
 def test_options_of_other_number_and_mapping_types_are_read_back(tmp_path):
@@ -470,6 +484,8 @@ def test_checkpoint_of_another_training_is_refused_by_what_differs(finished):
     for changes, message in cases:
         with pytest.raises(ConfigError, match=message):
             run(**changes)
+    with pytest.raises(ConfigError, match="other weights than those it started from or left"):
+        run(student=student(seed=7))
     frozen = student()
     frozen[0].requires_grad_(False)
     with pytest.raises(ConfigError, match=r"model\.0\.weight .*trained"):

@@ -148,7 +148,8 @@ class TrainingSteps(PruningSteps):
             max_grad_norm: Gradients are scaled down to this norm.
             amp: Train in bfloat16: True, False, or "auto" for CUDA devices that have it.
             checkpoint: File that is written after each epoch, and that an interrupted call with
-                the same arguments goes on from.
+                the same arguments goes on from: a model with the weights it started from, or the
+                object it had begun to train. With other weights or pruning it is refused.
             progress: None for a bar in a terminal, False for nothing, or called with each epoch's
                 record.
 
@@ -192,6 +193,7 @@ class TrainingSteps(PruningSteps):
             checkpoint=checkpoint,
             progress=progress,
             after_step=self._keep_pruned if is_own and self._masks else None,
+            masks=self._masks if is_own else None,
         )
         if adopt and not is_own:
             self._float_model, self._masks, self._quantized = student_model, {}, None
@@ -249,7 +251,8 @@ class TrainingSteps(PruningSteps):
             max_grad_norm: Gradients are scaled down to this norm.
             amp: Train in bfloat16: True, False, or "auto" for CUDA devices that have it.
             checkpoint: File that is written after each epoch, and that an interrupted call with
-                the same arguments goes on from.
+                the same arguments goes on from: a model with the weights it started from, or the
+                object it had begun to train. With other weights or pruning it is refused.
             progress: None for a bar in a terminal, False for nothing, or called with each epoch's
                 record.
 
@@ -285,6 +288,7 @@ class TrainingSteps(PruningSteps):
             checkpoint=checkpoint,
             progress=progress,
             after_step=self._keep_pruned if self._masks else None,
+            masks=self._masks,
         )
         self.training_history = history
         self._note("fine_tune", {"epochs": len(history), "last": history[-1]})

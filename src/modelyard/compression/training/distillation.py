@@ -4,7 +4,7 @@ The loss is `alpha` times the distillation loss, plus `1 - alpha` times the task
 `feature_weight` times the feature loss where layers are matched too.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ def distil_(
     checkpoint: str | Path | None = None,
     progress: Progress = None,
     after_step: Callable[[], None] | None = None,
+    masks: Mapping[str, torch.Tensor] | None = None,
 ) -> list[DistillationEpoch]:
     """Train `student` in place; it is in eval mode afterwards. The history, one entry an epoch.
 
@@ -47,9 +48,11 @@ def distil_(
         validation_loader: Batches to judge each epoch by; the best epoch's weights are kept.
         metric_fn: `metric_fn(outputs, targets)` or `metric_fn(model, validation_loader)`, to judge
             by in place of the loss.
-        checkpoint: File to write to after each epoch, and to go on from where it exists.
+        checkpoint: File to write to after each epoch, and to go on from where it exists. It is
+            refused where `student` has neither the weights it started from nor those it left.
         progress: None for a bar in a terminal, False for nothing, or called after every epoch.
         after_step: Called after every change of the weights (to keep pruned ones at zero).
+        masks: What `after_step` keeps at zero; a checkpoint of a training with others is refused.
 
     Raises:
         InputError: No data, targets missing although `alpha < 1`, outputs that do not fit, or a
@@ -66,6 +69,7 @@ def distil_(
         plan,
         student,
         teacher,
+        masks=masks,
         loss_fn=loss_fn,
         validation_loader=validation_loader,
         metric_fn=metric_fn,

@@ -1,9 +1,10 @@
 """Fine-tuning: a model trained on targets, without a teacher."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from modelyard._core.errors import ConfigError
@@ -29,6 +30,7 @@ def fine_tune_(
     checkpoint: str | Path | None = None,
     progress: Progress = None,
     after_step: Callable[[], None] | None = None,
+    masks: Mapping[str, torch.Tensor] | None = None,
 ) -> list[DistillationEpoch]:
     """Train `model` in place; it is in eval mode afterwards. The history, one entry an epoch.
 
@@ -41,9 +43,11 @@ def fine_tune_(
         validation_loader: Batches to judge each epoch by; the best epoch's weights are kept.
         metric_fn: `metric_fn(outputs, targets)` or `metric_fn(model, validation_loader)`, to judge
             by in place of the loss.
-        checkpoint: File to write to after each epoch, and to go on from where it exists.
+        checkpoint: File to write to after each epoch, and to go on from where it exists. It is
+            refused where `model` has neither the weights it started from nor those it left.
         progress: None for a bar in a terminal, False for nothing, or called after every epoch.
         after_step: Called after every change of the weights (to keep pruned ones at zero).
+        masks: What `after_step` keeps at zero; a checkpoint of a training with others is refused.
 
     Raises:
         InputError: No data, no targets, outputs that do not fit them, or a loss that is not
@@ -57,6 +61,7 @@ def fine_tune_(
         plan,
         model,
         None,
+        masks=masks,
         loss_fn=loss_fn,
         validation_loader=validation_loader,
         metric_fn=metric_fn,

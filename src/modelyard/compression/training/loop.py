@@ -44,8 +44,9 @@ def train_(
     """Train `model` in place; it is in eval mode afterwards, however the training ends.
 
     With validation its weights are then those of the best epoch, without those of the last. After
-    Ctrl-C they are the best so far, without validation those trained so far; after an error the
-    best or those of the last whole epoch.
+    Ctrl-C they are the best so far, without validation those trained so far (with a file, those
+    of the last whole epoch, which it has); after an error the best or those of the last whole
+    epoch.
 
     Args:
         model: Only parameters that require gradients change, and buffers.
@@ -71,8 +72,9 @@ def train_(
     _check(plan, loader, judged_by)
     training = _Training(model, objective, loader, plan, judged_by, after_step)
     with objective.ready(), watching(progress, plan.epochs, "training") as watcher:
-        if saved_at is not None:
-            training.resume(checkpoint.read(*saved_at))
+        if saved_at is not None and (found := checkpoint.read(*saved_at)) is not None:
+            training.resume(found)
+            saved_at = saved_at[0], found.identity  # with the weights that it all began with
         try:
             while not training.is_finished():
                 record = training.run_epoch(watcher)
@@ -80,8 +82,9 @@ def train_(
                     path, identity = saved_at
                     checkpoint.write(path, training.as_checkpoint(identity))
                 watcher.ended(record)
-        except Exception:
-            training.fall_back()
+        except BaseException as error:
+            if saved_at is not None or isinstance(error, Exception):
+                training.fall_back()
             raise
         finally:
             training.settle()
@@ -106,6 +109,7 @@ class _Training:
         self._loader = loader
         self._plan = plan
         self._judged_by = judged_by
+        self._after_step = after_step
         self._stepper = Stepper(model, objective.features, plan, after_step)
         self._n_batches = n_batches_of(loader) or None
         self._best: Weights | None = None
@@ -205,10 +209,8 @@ class _Training:
             n_batches=self._n_batches,
         )
 
-    def resume(self, found: Checkpoint | None) -> None:
-        """Go on from a checkpoint, if there is one."""
-        if found is None:
-            return
+    def resume(self, found: Checkpoint) -> None:
+        """Go on from a checkpoint."""
         if self._n_batches not in (None, found.n_batches):
             raise ConfigError(
                 f"The checkpoint's train_loader had {found.n_batches} batches, this one has "
@@ -223,6 +225,8 @@ class _Training:
         for generator, state in zip(generators, found.generators, strict=True):
             generator.set_state(state)
         self._model.load_state_dict(found.weights)
+        if self._after_step is not None:
+            self._after_step()
         self._restore_projectors(found.projectors)
         self._stepper.restore(found.optimizer)
         self.history = found.history
