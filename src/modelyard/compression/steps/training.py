@@ -1,21 +1,31 @@
 """Steps that train: distillation and fine-tuning."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from modelyard._core.errors import ConfigError
+from modelyard._core.errors import ConfigError, InputError
 from modelyard.compression import pruning
 from modelyard.compression.records import PruningStats
 from modelyard.compression.steps.pruning import PruningSteps
 from modelyard.compression.training import DistillationPlan, TrainingPlan, distil_, fine_tune_
+from modelyard.compression.training.checkpoint import copied
 from modelyard.compression.training.losses import LossFn
 from modelyard.compression.training.progress import Progress
 from modelyard.compression.training.validation import MetricFn
+from modelyard.torchtools.layers import n_parameters
 
 RECOVERIES = ("distil", "fine_tune")
+
+_CHANGED_BY_STEPS = ("_masks", "_steps", "distillation_history", "training_history")
+
+# Share of the parameters: a model this near to the amount wanted is there, where no choice of
+# channels comes nearer.
+_TINY = 0.03
 
 
 class TrainingSteps(PruningSteps):
@@ -35,9 +45,11 @@ class TrainingSteps(PruningSteps):
         epochs_per_step: int = 1,
         **training: Any,
     ) -> list[PruningStats]:
-        """Prune in steps, much at first and ever less, training after each.
+        """Prune in steps, much at first and ever less, training after each; all or nothing.
 
-        After step t of n the share taken is `amount * (1 - (1 - t / n)**3)` (Zhu and Gupta, 2017).
+        After step t of n the share taken is `amount * (1 - (1 - t / n)**3)` (Zhu and Gupta, 2017),
+        for `structured` of the parameters there were before the call. Whatever ends it early,
+        Ctrl-C too, leaves the compressor as it was.
 
         Args:
             amount: Share in the end, as `prune_model` takes it.
@@ -51,31 +63,85 @@ class TrainingSteps(PruningSteps):
                 are any and `alpha=` is under 1; it is 1 by default); "fine_tune" learns the
                 targets.
             epochs_per_step: Passes over the data after each step.
-            **training: Further options of `knowledge_distillation` or `fine_tune`.
+            **training: Further options of `knowledge_distillation` or `fine_tune`, but
+                `checkpoint`.
 
         Returns:
-            What each step did, oldest first.
+            What each step did, oldest first. `structured` leaves out steps that earlier ones
+            reached already, and those too small for any choice of channels.
 
         Raises:
-            ConfigError: A value out of range.
+            ConfigError: A value out of range, or `checkpoint=`, which is for one training.
             InputError: Data that cannot be used, or a model that cannot be pruned so.
         """
         if steps < 1:
             raise ConfigError(f"steps must be 1 or more, got {steps}.")
         if recovery not in RECOVERIES:
             raise ConfigError(f"recovery {recovery!r} is not one of {', '.join(RECOVERIES)}.")
-        pruning.check_amount(amount)
-        done, so_far = [], 0.0
-        for share in pruning.gradual_shares(amount, steps):
-            # Structured pruning counts from the model as it is, the others from the original.
-            own = (share - so_far) / (1.0 - so_far) if method == "structured" else share
-            stats = self.prune_model(
-                own, method, layers_to_prune, scope=scope, layers_to_keep=layers_to_keep
+        if training.get("checkpoint") is not None:
+            raise ConfigError(
+                "prune_gradually takes no checkpoint=: it is of one training, and each step has "
+                "its own. Leave it out, or call prune_model and knowledge_distillation in turn."
             )
-            so_far = share
-            self._recover(recovery, train_loader, epochs_per_step, training)
-            done.append(stats)
+        pruning.check_amount(amount)
+
+        def prune(share: float) -> PruningStats:
+            return self.prune_model(
+                share, method, layers_to_prune, scope=scope, layers_to_keep=layers_to_keep
+            )
+
+        shares = pruning.gradual_shares(amount, steps)
+        done = []
+        with self._all_or_nothing():
+            taken = self._channels_taken(shares, prune) if method == "structured" else None
+            for stats in taken if taken is not None else map(prune, shares):
+                self._recover(recovery, train_loader, epochs_per_step, training)
+                done.append(stats)
         return done
+
+    def _channels_taken(
+        self, shares: Sequence[float], prune: Callable[[float], PruningStats]
+    ) -> Iterator[PruningStats]:
+        """Prune up to each share in turn of the parameters that there are now.
+
+        A step takes what the ones before it left to take: they hit their shares only to within a
+        group of channels. One that cannot be hit is left to the next.
+        """
+        n_before = n_parameters(self._float_model)
+        is_anything_done, fault = False, None
+        for share in shares:
+            n_now = n_parameters(self._float_model)
+            n_over = n_now - n_before * (1.0 - share)
+            if is_anything_done and n_over <= 0:
+                continue
+            try:
+                stats = prune(n_over / n_now)
+            except InputError as error:
+                if share == shares[-1] and n_over >= _TINY * n_before:
+                    raise
+                fault = error
+                continue
+            is_anything_done = True
+            yield stats
+        if not is_anything_done and fault is not None:
+            raise fault
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """The compressor as it was before the block, where that raises, Ctrl-C included."""
+        model, weights = self._float_model, copied(self._float_model.state_dict())
+        before = {name: copy.copy(getattr(self, name)) for name in _CHANGED_BY_STEPS}
+        quantized = self._quantized  # not copied: it holds a session
+        try:
+            yield
+        except BaseException:
+            # The same object, not a copy: the caller may hold it as `compressor.model`.
+            model.load_state_dict(weights)
+            self._float_model = model.eval()
+            self._quantized = quantized
+            for name, value in before.items():
+                setattr(self, name, value)
+            raise
 
     def _recover(
         self, recovery: str, loader: Iterable[Any], epochs: int, options: Mapping[str, Any]
