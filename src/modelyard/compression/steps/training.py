@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from modelyard.compression.records import PruningStats
 from modelyard.compression.steps.pruning import PruningSteps
 from modelyard.compression.training import DistillationPlan, TrainingPlan, distil_, fine_tune_
 from modelyard.compression.training.checkpoint import copied
+from modelyard.compression.training.distillation import check_apart
 from modelyard.compression.training.losses import LossFn
 from modelyard.compression.training.progress import Progress
 from modelyard.compression.training.validation import MetricFn
-from modelyard.torchtools.layers import n_parameters
+from modelyard.torchtools.layers import n_parameters, state_hash, unwrapped
 
 RECOVERIES = ("distil", "fine_tune")
 
@@ -188,8 +189,9 @@ class TrainingSteps(PruningSteps):
 
         Args:
             teacher_model: Not changed and not moved.
-            student_model: Trained in place. If it is `compressor.model` after pruning, pruned
-                weights stay zero until `make_pruning_permanent`.
+            student_model: Trained in place; not the compressor's original. If it is
+                `compressor.model` after pruning, pruned weights stay zero until
+                `make_pruning_permanent`.
             train_loader: Batches of `(inputs, targets)`, or of inputs alone with `alpha=1`.
             temperature: Softens the distributions of classes.
             alpha: Weight of the distillation loss; the task loss gets `1 - alpha`.
@@ -197,7 +199,7 @@ class TrainingSteps(PruningSteps):
             task: "classification", "regression", "embedding", "policy", or "auto": policy where
                 the models answer with distributions, classification where the targets are whole
                 numbers, else regression.
-            adopt: Make the student the compressor's float model.
+            adopt: Make a copy of the student the compressor's float model.
             loss_fn: `loss_fn(outputs, targets)`, a scalar, in place of the task's own loss.
             features: Names of the teacher's layers to those of the student's that imitate them.
             feature_weight: Weight of the distance between those.
@@ -223,7 +225,8 @@ class TrainingSteps(PruningSteps):
             The student, in eval mode.
 
         Raises:
-            ConfigError: A value out of range, or a student that shares parts with the teacher.
+            ConfigError: A value out of range, or a student that shares parts with the teacher
+                or with `original_model`.
             InputError: Data that cannot be used, or a loss that is not finite.
             IntegrityError: The checkpoint is damaged.
         """
@@ -244,25 +247,26 @@ class TrainingSteps(PruningSteps):
             amp=amp,
             seed=self._seed,
         )
+        check_apart(student_model, self.original_model, "the compressor's original model")
         is_own = student_model is self._float_model
-        if is_own:
-            # First: weights that an interruption leaves changed are not those that were quantized.
-            self._quantized = None
-        self.distillation_history = distil_(
-            student_model,
-            teacher_model,
-            train_loader,
-            plan,
-            loss_fn=loss_fn,
-            validation_loader=validation_loader,
-            metric_fn=metric_fn,
-            checkpoint=checkpoint,
-            progress=progress,
-            after_step=self._keep_pruned if is_own and self._masks else None,
-            masks=self._masks if is_own else None,
-        )
+        with self._dropping_quantized() if is_own else nullcontext():
+            self.distillation_history = distil_(
+                student_model,
+                teacher_model,
+                train_loader,
+                plan,
+                loss_fn=loss_fn,
+                validation_loader=validation_loader,
+                metric_fn=metric_fn,
+                checkpoint=checkpoint,
+                progress=progress,
+                after_step=self._keep_pruned if is_own and self._masks else None,
+                masks=self._masks if is_own else None,
+            )
         if adopt and not is_own:
-            self._float_model, self._masks, self._quantized = student_model, {}, None
+            # A copy: the student is the caller's, whom later pruning is not to surprise.
+            self._float_model = copy.deepcopy(unwrapped(student_model)).eval()
+            self._masks, self._quantized = {}, None
         self._note(
             "distil",
             {
@@ -343,19 +347,32 @@ class TrainingSteps(PruningSteps):
             amp=amp,
             seed=self._seed,
         )
-        self._quantized = None
-        history = fine_tune_(
-            self._float_model,
-            train_loader,
-            plan,
-            loss_fn=loss_fn,
-            validation_loader=validation_loader,
-            metric_fn=metric_fn,
-            checkpoint=checkpoint,
-            progress=progress,
-            after_step=self._keep_pruned if self._masks else None,
-            masks=self._masks,
-        )
+        with self._dropping_quantized():
+            history = fine_tune_(
+                self._float_model,
+                train_loader,
+                plan,
+                loss_fn=loss_fn,
+                validation_loader=validation_loader,
+                metric_fn=metric_fn,
+                checkpoint=checkpoint,
+                progress=progress,
+                after_step=self._keep_pruned if self._masks else None,
+                masks=self._masks,
+            )
         self.training_history = history
         self._note("fine_tune", {"epochs": len(history), "last": history[-1]})
         return self._float_model
+
+    @contextmanager
+    def _dropping_quantized(self) -> Iterator[None]:
+        """No quantized result any more, but where the block raises and has changed nothing."""
+        quantized, before = self._quantized, state_hash(self._float_model)
+        # At once: what is asked for `model` while it is trained gets what is trained.
+        self._quantized = None
+        try:
+            yield
+        except BaseException:
+            if state_hash(self._float_model) == before:
+                self._quantized = quantized
+            raise

@@ -61,7 +61,12 @@ def distil_(
             that cannot take effect, or a checkpoint of another training.
         IntegrityError: The checkpoint is damaged.
     """
-    _check_apart(student, teacher)
+    if student is teacher:
+        raise ConfigError(
+            "The student is the teacher, which would change while it teaches: pass "
+            "copy.deepcopy(teacher) or a smaller model."
+        )
+    check_apart(student, teacher, "the teacher, which would change while it teaches")
     if loss_fn is not None and plan.alpha == 1.0:
         raise ConfigError("loss_fn has no weight with alpha=1.0: leave it out or lower alpha.")
     place = place_of(
@@ -86,19 +91,24 @@ def distil_(
     )
 
 
-def _check_apart(student: nn.Module, teacher: nn.Module) -> None:
-    if student is teacher:
-        raise ConfigError(
-            "The student is the teacher, which would change while it teaches: pass "
-            "copy.deepcopy(teacher) or a smaller model."
-        )
-    theirs = {id(module) for module in teacher.modules()}
-    memory = _memory_of(teacher)
+def check_apart(student: nn.Module, other: nn.Module, whose: str) -> None:
+    """Refuse a student that shares modules or memory with a model that must not change.
+
+    Args:
+        student: Is going to be trained.
+        other: Must stay as it is.
+        whose: What `other` is and why it matters, for the message.
+
+    Raises:
+        ConfigError: It does.
+    """
+    theirs = {id(module) for module in other.modules()}
+    memory = _memory_of(other)
     for name, module in student.named_modules():
         if id(module) in theirs or _memory_of(module, recurse=False) & memory:
             raise ConfigError(
-                f"The student's {name or 'own parameters'!r} is shared with the teacher, which "
-                "would change while it teaches: give the student a copy (copy.deepcopy)."
+                f"The student's {name or 'own parameters'!r} is shared with {whose}: give the "
+                "student a copy (copy.deepcopy)."
             )
 
 
