@@ -203,8 +203,8 @@ class TrainingSteps(PruningSteps):
             loss_fn: `loss_fn(outputs, targets)`, a scalar, in place of the task's own loss.
             features: Names of the teacher's layers to those of the student's that imitate them.
             feature_weight: Weight of the distance between those.
-            validation_loader: Batches to judge each epoch by. The weights of the best are kept;
-                without it those of the last.
+            validation_loader: Batches to judge by. The weights of the best epoch are kept, or
+                those of the start where none was better; without it those of the last epoch.
             metric_fn: Judges in place of the loss: `metric_fn(outputs, targets)`, or
                 `metric_fn(model, validation_loader)`.
             maximize: Whether a larger metric is better.
@@ -308,8 +308,8 @@ class TrainingSteps(PruningSteps):
             task: "classification", "regression", "embedding", "policy", or "auto": cross entropy
                 for targets that are whole numbers, else the mean squared error.
             loss_fn: `loss_fn(outputs, targets)`, a scalar, in place of the task's own loss.
-            validation_loader: Batches to judge each epoch by. The weights of the best are kept;
-                without it those of the last.
+            validation_loader: Batches to judge by. The weights of the best epoch are kept, or
+                those of the start where none was better; without it those of the last epoch.
             metric_fn: Judges in place of the loss: `metric_fn(outputs, targets)`, or
                 `metric_fn(model, validation_loader)`.
             maximize: Whether a larger metric is better.

@@ -46,7 +46,8 @@ class Checkpoint:
         identity: What the training is; see `identity_of`.
         history: One record an epoch that is done.
         weights: Of the model, as its state dict.
-        best_weights: Of the best epoch; None without validation.
+        best_weights: The best so far, perhaps those of the start; None without validation.
+        best_figure: What they were judged at.
         optimizer: Its state.
         projectors: (position, width in, width out, weights) of each, in the optimizer's order.
         generators: State of each of the loader's own generators.
@@ -57,6 +58,7 @@ class Checkpoint:
     history: list[DistillationEpoch]
     weights: Weights
     best_weights: Weights | None
+    best_figure: float | None
     optimizer: dict[str, Any]
     projectors: list[tuple[int, int, int, Weights]]
     generators: list[torch.Tensor]

@@ -36,6 +36,7 @@ def distil_(
     progress: Progress = None,
     after_step: Callable[[], None] | None = None,
     masks: Mapping[str, torch.Tensor] | None = None,
+    deadline: Callable[[], bool] | None = None,
 ) -> list[DistillationEpoch]:
     """Train `student` in place; it is in eval mode afterwards. The history, one entry an epoch.
 
@@ -45,7 +46,8 @@ def distil_(
         loader: Yields batches `inputs` or `(inputs, targets)`.
         plan: How.
         loss_fn: `loss_fn(outputs, targets)`, a scalar, in place of the task's own loss.
-        validation_loader: Batches to judge each epoch by; the best epoch's weights are kept.
+        validation_loader: Batches to judge the weights by, before the first epoch and after each;
+            the best are kept. Where no epoch is better than the start, the start is.
         metric_fn: `metric_fn(outputs, targets)` or `metric_fn(model, validation_loader)`, to judge
             by in place of the loss.
         checkpoint: File to write to after each epoch, and to go on from where it exists. It is
@@ -53,6 +55,9 @@ def distil_(
         progress: None for a bar in a terminal, False for nothing, or called after every epoch.
         after_step: Called after every change of the weights (to keep pruned ones at zero).
         masks: What `after_step` keeps at zero; a checkpoint of a training with others is refused.
+        deadline: Asked before each epoch and each batch; training stops when it says True. With
+            the first epoch cut short the history has what was done of it, later ones are undone;
+            it is empty where not a batch was trained.
 
     Raises:
         InputError: No data, targets missing although `alpha < 1`, outputs that do not fit, or a
@@ -88,6 +93,7 @@ def distil_(
         progress=progress,
         after_step=after_step,
         saved_at=place,
+        deadline=deadline,
     )
 
 
