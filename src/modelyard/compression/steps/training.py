@@ -193,7 +193,7 @@ class TrainingSteps(PruningSteps):
                 `compressor.model` after pruning, pruned weights stay zero until
                 `make_pruning_permanent`.
             train_loader: Batches of `(inputs, targets)`, or of inputs alone with `alpha=1`.
-            temperature: Softens the distributions of classes.
+            temperature: Softens the distributions of classes; no other task has one.
             alpha: Weight of the distillation loss; the task loss gets `1 - alpha`.
             epochs: Passes over the data.
             task: "classification", "regression", "embedding", "policy", or "auto": policy where
