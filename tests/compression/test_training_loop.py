@@ -437,6 +437,26 @@ def test_interrupted_within_an_epoch_it_goes_on_from_the_last_whole_one(tmp_path
     assert is_same(weights(whole), weights(resumed))
 
 
+def test_interrupted_while_it_is_written_it_goes_on(tmp_path, monkeypatch):
+    from modelyard.compression.training import checkpoint
+
+    write, n_written = checkpoint.write_bytes, []
+
+    def interrupted(path, data):
+        n_written.append(1)
+        if len(n_written) == 3:
+            raise KeyboardInterrupt
+        write(path, data)
+
+    monkeypatch.setattr(checkpoint, "write_bytes", interrupted)
+    whole, resumed = student(), student()
+    fine_tune_(whole, shuffled(), plan())
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune_(resumed, shuffled(), plan(), checkpoint=tmp_path / "c")
+    fine_tune_(resumed, shuffled(), plan(), checkpoint=tmp_path / "c")
+    assert is_same(weights(whole), weights(resumed))
+
+
 def test_interrupted_twice_it_still_goes_on_from_where_it_started(tmp_path):
     teaching, path = Teaching("fine-tuning"), tmp_path / "c"
     whole, same, new = student(), student(), student()

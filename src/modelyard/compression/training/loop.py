@@ -90,7 +90,7 @@ def train_(
                     break
                 if saved_at is not None and not training.is_cut:
                     path, identity = saved_at
-                    checkpoint.write(path, training.as_checkpoint(identity))
+                    _write(path, training.as_checkpoint(identity))
                 watcher.ended(record)
         except BaseException as error:
             if saved_at is not None or isinstance(error, Exception):
@@ -99,6 +99,15 @@ def train_(
         finally:
             training.settle()
     return training.history
+
+
+def _write(path: Path, told: Checkpoint) -> None:
+    """Write the file, also where Ctrl-C comes in between: it has to be of the model's weights."""
+    try:
+        checkpoint.write(path, told)
+    except KeyboardInterrupt:
+        checkpoint.write(path, told)
+        raise
 
 
 class _Training:
