@@ -92,10 +92,12 @@ class TrainingSteps(PruningSteps):
             )
 
         shares = pruning.gradual_shares(amount, steps)
+        is_structured = method == "structured"
         done = []
         with self._all_or_nothing():
-            taken = self._channels_taken(shares, prune) if method == "structured" else None
-            for stats in taken if taken is not None else map(prune, shares):
+            for stats in (
+                self._channels_taken(shares, prune) if is_structured else map(prune, shares)
+            ):
                 self._recover(recovery, train_loader, epochs_per_step, training)
                 done.append(stats)
         return done
