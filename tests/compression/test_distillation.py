@@ -102,7 +102,9 @@ def test_divergence_is_never_negative_and_zero_for_equals(seed, temperature, n, 
 def test_of_several_outputs_all_are_matched():
     student = Table(STUDENT, normal(6, 3), torch.ones(6, dtype=torch.long).float())
     teacher = Table(TEACHER, normal(6, 3, seed=3), torch.zeros(6))
-    rest = functional.mse_loss(normal(6, 3), normal(6, 3, seed=3)) + 1.0
+    wanted = normal(6, 3, seed=3)
+    unit = wanted.var(dim=0, unbiased=False).mean()
+    rest = functional.mse_loss(normal(6, 3), wanted) / unit + 1.0  # a constant 0 has no unit
     for task in ("regression", "classification"):
         found = losses(student, teacher, INDEX, task=task, alpha=1.0)
         first = distillation_loss(STUDENT, TEACHER, task=task, temperature=3.0)
@@ -118,6 +120,65 @@ def test_outputs_belong_together_by_name_and_whole_numbers_are_left_out():
     found = losses(student, teacher, INDEX, task="regression", alpha=1.0)
     want = functional.mse_loss(STUDENT, TEACHER)
     assert found["distillation_loss"] == pytest.approx(float(want), rel=1e-5)
+
+
+@pytest.mark.parametrize("task", ["classification", "regression", "embedding", "policy"])
+def test_the_scale_of_a_further_output_has_no_weight(task):
+    def answer(first, value):
+        return {"logits": first, "value": value}
+
+    values = normal(6, 1, seed=4), normal(6, 1, seed=5)
+    found = [
+        losses(
+            Table(STUDENT, scale * values[0] + offset, answer=answer),
+            Table(TEACHER, scale * values[1] + offset, answer=answer),
+            INDEX,
+            task=task,
+            alpha=1.0,
+        )["distillation_loss"]
+        for scale, offset in ((1.0, 0.0), (3000.0, 0.0), (3000.0, -5e5), (1e-3, 0.0))
+    ]
+    assert found == pytest.approx([found[0]] * 4, rel=1e-3)
+
+
+@pytest.mark.parametrize("n_samples", [1, 6])
+@pytest.mark.parametrize("value", [3000.1, 1e-3, 0.0])
+def test_a_further_output_without_variance_is_measured_by_its_size(n_samples, value):
+    wanted = torch.full((n_samples, 1), value)
+    answer = wanted + 0.1
+    first = STUDENT[:n_samples]
+    found = distillation_loss((first, answer), (first, wanted), task="regression", temperature=1.0)
+    want = 0.01 / (value**2 or 1.0)
+    assert float(found) == pytest.approx(want, rel=2e-2)
+
+
+def warnings_of(caplog, *args, **options):
+    caplog.clear()
+    losses(*args, **options)
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_temperature_without_effect_is_warned_of_once(caplog):
+    (told,) = warnings_of(caplog, STUDENT, TEACHER, INDEX, alpha=1.0, temperature=2.0, epochs=3)
+    assert "temperature=2.0 has no effect: the task is regression (found by" in told
+    assert "task='classification'" in told
+    (told,) = warnings_of(
+        caplog, STUDENT, TEACHER, INDEX, alpha=1.0, temperature=2.0, task="embedding"
+    )
+    assert "the task is embedding, and" in told
+    for options in ({}, {"task": "classification", "temperature": 2.0}):
+        assert not warnings_of(caplog, STUDENT, TEACHER, INDEX, alpha=1.0, **options)
+    assert not warnings_of(caplog, STUDENT, TEACHER, (INDEX, INDEX % 5), temperature=2.0)
+
+
+def test_a_pair_that_may_be_a_policy_is_warned_of(caplog):
+    pair = Table(STUDENT, normal(6, 5)), Table(TEACHER, normal(6, 5, seed=3))
+    (told,) = warnings_of(caplog, *pair, INDEX, alpha=1.0, epochs=2)
+    assert "pass task='policy'" in told
+    for task in ("regression", "policy"):
+        assert not warnings_of(caplog, *pair, INDEX, alpha=1.0, task=task)
+    other = Table(STUDENT, normal(6, 1)), Table(TEACHER, normal(6, 1))
+    assert not warnings_of(caplog, *other, INDEX, alpha=1.0)
 
 
 @pytest.mark.parametrize(
@@ -485,7 +546,8 @@ def test_policies_of_several_parts_and_a_value_are_matched_in_all():
     )
     kl = dist.kl_divergence(dist.Categorical(logits=TEACHER), dist.Categorical(logits=STUDENT))
     gap = normal(6, 2) - normal(6, 2, seed=3)
-    want = kl.mean() + 0.5 * gap.square().sum(-1).mean() + gap[:, 0].square().mean()
+    value = gap[:, 0].square().mean() / normal(6, 2, seed=3)[:, 0].var(unbiased=False)
+    want = kl.mean() + 0.5 * gap.square().sum(-1).mean() + value
     assert found["distillation_loss"] == pytest.approx(float(want), rel=1e-5)
 
 

@@ -1,5 +1,6 @@
 """Fine-tuning, by itself and as the compressor does it: pruned weights stay at zero."""
 
+import copy
 import json
 
 import pytest
@@ -146,6 +147,35 @@ def test_fine_tuning_goes_on_from_its_checkpoint(compressor, new_mlp, tmp_path):
     assert [record["epoch"] for record in other.training_history] == [1, 2, 3, 4]
 
 
+def test_a_checkpoint_is_not_loaded_over_other_weights_or_pruning(compressor, tmp_path):
+    path = tmp_path / "c"
+    compressor.fine_tune(LOADER, epochs=2, checkpoint=path)
+    compressor.fine_tune(LOADER, epochs=2, checkpoint=path)  # done: nothing to do
+    compressor.prune_model(0.5)
+    zeros = zeros_of(compressor.model)
+    with pytest.raises(ConfigError, match="other weights are pruned; the model has other weights"):
+        compressor.fine_tune(LOADER, epochs=2, checkpoint=path)
+    assert all(torch.equal(zeros[n], z) for n, z in zeros_of(compressor.model).items())
+    other = tmp_path / "other"
+    compressor.fine_tune(LOADER, epochs=2, checkpoint=other)
+    compressor.make_pruning_permanent()
+    with pytest.raises(ConfigError, match=r"training: other weights are pruned\. Train"):
+        compressor.fine_tune(LOADER, epochs=2, checkpoint=other)
+
+
+def test_weights_from_a_checkpoint_are_held_at_zero_too(new_mlp, tmp_path):
+    model = new_mlp()
+    fine_tune_(model, LOADER, TrainingPlan(epochs=1), checkpoint=tmp_path / "c")
+
+    def hold():
+        with torch.no_grad():
+            model[0].weight[0] = 0.0
+
+    plan = TrainingPlan(epochs=1)
+    fine_tune_(model, LOADER, plan, checkpoint=tmp_path / "c", after_step=hold)
+    assert (model[0].weight[0] == 0).all()
+
+
 def test_wrong_fine_tuning_is_named(compressor):
     with pytest.raises(ConfigError, match="epochs must be 1 or more"):
         compressor.fine_tune(LOADER, epochs=0)
@@ -156,6 +186,50 @@ def test_wrong_fine_tuning_is_named(compressor):
     with pytest.raises(ConfigError, match="no parameters to train"):
         compressor.fine_tune(LOADER)
     assert compressor.training_history == []
+
+
+def test_an_adopted_student_is_a_copy_that_pruning_does_not_reach(compressor, new_mlp):
+    student = new_mlp(8, 8, 4, seed=5)
+    returned = compressor.knowledge_distillation(
+        compressor.original_model, student, LOADER, epochs=1, adopt=True
+    )
+    assert returned is student
+    assert not compressor.model.training
+    compressor.prune_model(0.5)
+    assert all((parameter != 0).all() for parameter in student.parameters())
+
+
+def test_the_original_is_no_student(compressor, new_mlp):
+    original, teacher = compressor.original_model, new_mlp(8, 64, 4, seed=5)
+    before = copy.deepcopy(original.state_dict())
+    shares = new_mlp(8, 32, 4, seed=6)
+    shares[0] = original[0]
+    for student in (original, shares):
+        with pytest.raises(ConfigError, match=r"shared with.*original.*copy\.deepcopy"):
+            compressor.knowledge_distillation(teacher, student, LOADER, epochs=1)
+    assert all(torch.equal(before[name], t) for name, t in original.state_dict().items())
+    compressor.knowledge_distillation(teacher, copy.deepcopy(original), LOADER, epochs=1)
+
+
+@pytest.mark.parametrize("data", [[X], [(X, LABELS + 1)], []])
+def test_training_that_changes_nothing_leaves_the_quantized_result(compressor, data):
+    compressor.dynamic_quantization(max_error=0.5)
+    quantized, float_model = compressor.model, compressor._float_model
+    with pytest.raises(InputError):
+        compressor.fine_tune(data)
+    with pytest.raises(InputError):
+        compressor.knowledge_distillation(compressor.original_model, float_model, data)
+    assert compressor.model is quantized
+
+
+def test_training_that_breaks_off_after_a_change_drops_the_quantized_result(compressor):
+    def stop(record):
+        raise KeyboardInterrupt
+
+    compressor.dynamic_quantization(max_error=0.5)
+    with pytest.raises(KeyboardInterrupt):
+        compressor.fine_tune(LOADER, progress=stop)
+    assert compressor.model is compressor._float_model
 
 
 def test_distillation_through_the_compressor_takes_every_option(compressor, new_mlp, tmp_path):
@@ -179,7 +253,11 @@ def test_distillation_through_the_compressor_takes_every_option(compressor, new_
         progress=False,
         adopt=True,
     )
-    assert compressor.model is student
+    assert compressor.model is not student
+    assert all(
+        torch.equal(tensor, student.state_dict()[name])
+        for name, tensor in compressor.model.state_dict().items()
+    )
     history = compressor.distillation_history
     assert all(record["validation_metric"] is not None for record in history)
     best = max(record["validation_metric"] for record in history)

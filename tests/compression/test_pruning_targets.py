@@ -1,11 +1,13 @@
 """Which weights are pruned: every projection of attention, recurrent layers, each weight once."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from modelyard import ModelCompressor
-from modelyard._core.errors import ConfigError
+from modelyard._core.errors import ConfigError, InputError
 from modelyard.compression.pruning import gradual_shares
 
 
@@ -81,6 +83,67 @@ def test_pruning_gradually_ends_at_the_amount_and_mends(method):
     assert kinds == ["prune", "distil"] * 3
 
 
+@pytest.mark.parametrize("amount", [0.1, 0.3, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize("steps", [2, 4, 8])
+def test_structured_pruning_reaches_the_amount_in_any_number_of_steps(amount, steps):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU())
+    model.append(nn.Linear(32, 4))
+    compressor = ModelCompressor(model, example_input=torch.randn(2, 8))
+    done = compressor.prune_gradually(
+        amount, [torch.randn(16, 8)], steps=steps, method="structured", progress=False
+    )
+    assert 1 <= len(done) <= steps
+    n_left = sum(p.numel() for p in compressor.model.parameters())
+    n_before = sum(p.numel() for p in model.parameters())
+    assert 1 - n_left / n_before == pytest.approx(amount, abs=0.03)
+    kinds = [step["step"] for step in compressor.get_compression_stats()["steps"]]
+    assert kinds == ["prune", "distil"] * len(done)
+
+
+def test_structured_pruning_that_removes_nothing_says_why():
+    compressor = ModelCompressor(nn.Linear(8, 4), example_input=torch.randn(2, 8))
+    with pytest.raises(InputError, match="No choice of channels removes"):
+        compressor.prune_gradually(0.5, [torch.randn(2, 8)], method="structured")
+    assert compressor.get_compression_stats()["steps"] == []
+
+
+class Stopping:
+    """Data for so many trainings of one epoch, and then an error."""
+
+    def __init__(self, n_passes, error):
+        self.n_passes, self.error = n_passes, error
+
+    def __iter__(self):
+        self.n_passes -= 1
+        yield torch.randn(16, 8)
+        if self.n_passes < 0:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("broken")])
+@pytest.mark.parametrize("method", ["l1_unstructured", "structured"])
+def test_gradual_pruning_that_is_broken_off_leaves_all_as_it_was(method, error):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    compressor = ModelCompressor(model, example_input=torch.randn(2, 8))
+    compressor.prune_model(0.2)
+    float_model = compressor.model
+    compressor.dynamic_quantization(max_error=0.9)
+    quantized, before = compressor.model, copy.deepcopy(float_model.state_dict())
+    steps = compressor.get_compression_stats()["steps"]
+    with pytest.raises(type(error)):
+        compressor.prune_gradually(0.6, Stopping(1, error), steps=3, method=method)
+    assert compressor.model is quantized
+    assert compressor.get_compression_stats()["steps"] == steps
+    assert compressor.distillation_history == []
+    assert all(torch.equal(before[n], t) for n, t in float_model.state_dict().items())
+    # The masks are back, too: training keeps the zeros of the first pruning, and those alone.
+    trained = compressor.fine_tune([(torch.randn(16, 8), torch.randn(16, 4))], epochs=1)
+    assert trained is float_model
+    assert torch.equal(trained[0].weight == 0, before["0.weight"] == 0)
+
+
 def test_gradual_pruning_can_learn_the_targets():
     torch.manual_seed(0)
     model = nn.Linear(8, 1)
@@ -98,6 +161,7 @@ def test_gradual_pruning_can_learn_the_targets():
     [
         ({"steps": 0}, "steps must be 1 or more"),
         ({"recovery": "prayer"}, "'prayer' is not one of distil, fine_tune"),
+        ({"checkpoint": "run.ckpt"}, "takes no checkpoint=.*Leave it out"),
         ({"amount": 1.5}, r"amount must be in \[0, 1\), got 1\.5"),
     ],
 )

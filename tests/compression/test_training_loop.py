@@ -216,24 +216,30 @@ NAN = math.nan
 @pytest.mark.parametrize(
     ("values", "options", "best", "n_epochs"),
     [
-        ([0.1, 0.3, 0.2, 0.3, 0.0], {}, 2, 5),
-        ([0.1, 0.3, 0.2, 0.0, 0.3], {"maximize": False}, 4, 5),
-        ([0.1, 0.3, 0.2, 0.3, 9.0], {"patience": 2}, 2, 4),
-        ([NAN, 0.3, NAN, NAN, 0.2], {}, 2, 5),
-        ([NAN, NAN, NAN], {"patience": 3}, None, 3),
-        ([math.inf, 0.1, 0.2], {"epochs": 3}, 3, 3),
+        ([0.0, 0.1, 0.3, 0.2, 0.3, 0.0], {}, 2, 5),
+        ([0.4, 0.1, 0.3, 0.2, 0.0, 0.3], {"maximize": False}, 4, 5),
+        ([0.0, 0.1, 0.3, 0.2, 0.3, 9.0], {"patience": 2}, 2, 4),
+        ([NAN, NAN, 0.3, NAN, NAN, 0.2], {}, 2, 5),
+        ([NAN, NAN, NAN, NAN], {"patience": 3}, None, 3),
+        ([NAN, math.inf, 0.1, 0.2], {"epochs": 3}, 3, 3),
+        # The start, number 0, is the first best: of equals, too, and for patience.
+        ([0.4, 0.1, 0.3, 0.4, 0.2, 0.3], {}, 0, 5),
+        ([0.0, 0.1, 0.3, 0.2, 0.1, 0.3], {"maximize": False}, 0, 5),
+        ([0.4, 0.1, 0.3, 9.0], {"patience": 2}, 0, 2),
+        ([0.4, NAN, 0.5, 0.3, NAN, 9.0], {"patience": 2}, 2, 4),
     ],
 )
-def test_weights_of_the_best_epoch_are_kept(values, options, best, n_epochs):
+def test_weights_of_the_best_epoch_or_of_the_start_are_kept(values, options, best, n_epochs):
     model, metric = student(), Scripted(*values)
     history = fine_tune_(
         model, shuffled(), plan(**options), validation_loader=[(X, Y)], metric_fn=metric
     )
     assert len(history) == n_epochs
-    kept = metric.seen[best - 1] if best else metric.seen[-1]
+    assert len(metric.seen) == n_epochs + 1
+    kept = metric.seen[-1 if best is None else best]
     assert is_same(weights(model), kept)
     starred = [record["epoch"] for record in history if record["is_best"]]
-    assert (starred[-1] if starred else None) == best
+    assert (starred[-1] if starred else None) == (best or None)
     assert not model.training
     json.dumps(history, allow_nan=False)
 
@@ -251,9 +257,44 @@ def test_validation_loss_is_a_mean_over_samples_in_eval_mode():
 def test_judging_changes_nothing_in_the_training():
     one, two = student(), student()
     fine_tune_(one, shuffled(), plan())
-    metric = Scripted(1, 2, 3, 4, 5)
+    metric = Scripted(0, 1, 2, 3, 4, 5)
     fine_tune_(two, shuffled(), plan(), validation_loader=shuffled(), metric_fn=metric)
     assert is_same(weights(one), weights(two))
+
+
+def test_a_student_that_learns_nothing_keeps_the_weights_it_started_with(tmp_path):
+    model, teacher = student(), student()
+    before = weights(model)
+    told = DistillationPlan(epochs=3, alpha=1.0, learning_rate=0.5, patience=2)
+    history = distil_(model, teacher, [X], told, validation_loader=[X], checkpoint=tmp_path / "c")
+    assert [record["is_best"] for record in history] == [False, False]
+    assert is_same(weights(model), before)
+    again = distil_(model, teacher, [X], told, validation_loader=[X], checkpoint=tmp_path / "c")
+    assert again == history
+    assert is_same(weights(model), before)
+    assert "*" not in history_table(history)
+
+
+def test_the_start_is_the_first_best_after_an_interruption_too(tmp_path):
+    options = {"validation_loader": [(X, Y)], "checkpoint": tmp_path / "c"}
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune_(
+            student(),
+            shuffled(),
+            plan(),
+            **options,
+            metric_fn=Scripted(0.9, 0.1),
+            progress=stop_after(1),
+        )
+    model, metric = student(), Scripted(0.2, 0.3, 0.4, 0.5)  # judged no more before it goes on
+    history = fine_tune_(model, shuffled(), plan(), **options, metric_fn=metric)
+    assert [record["is_best"] for record in history] == [False] * 5
+    assert is_same(weights(model), weights(student()))
+
+
+def test_a_validation_loader_that_is_read_once_is_not_enough():
+    with pytest.raises(InputError, match=r"validation_loader is a generator.*not 2 times"):
+        fine_tune_(student(), shuffled(), plan(epochs=1), validation_loader=(b for b in [(X, Y)]))
 
 
 def test_metric_of_outputs_and_targets():
@@ -325,13 +366,16 @@ class Teaching:
         return fine_tune_(model, self.new_loader(), plan(), **judged, **options)
 
 
+@pytest.mark.parametrize("is_same_object", [True, False], ids=["same object", "new object"])
 @pytest.mark.parametrize("kind", ["plain", "fine-tuning", "distillation"])
 @pytest.mark.parametrize(
     "new_loader",
     [shuffled, lambda: shuffled(generator=torch.Generator().manual_seed(5))],
     ids=["global", "own"],
 )
-def test_an_interrupted_training_ends_with_the_same_bits(tmp_path, kind, new_loader):
+def test_an_interrupted_training_ends_with_the_same_bits(
+    tmp_path, kind, new_loader, is_same_object
+):
     teaching, path = Teaching(kind, new_loader=new_loader), tmp_path / "deep" / "run.ckpt"
     whole = student()
     want = teaching.run(whole)
@@ -339,7 +383,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(tmp_path, kind, new_loa
     with pytest.raises(KeyboardInterrupt):
         teaching.run(interrupted, checkpoint=path, progress=stop_after(2))
     assert not interrupted.training
-    resumed, told = student(seed=7), []  # where it starts does not matter: the file has weights
+    resumed, told = (interrupted if is_same_object else student()), []
     state = torch.get_rng_state()
     history = teaching.run(resumed, checkpoint=path, progress=told.append)
     assert torch.equal(torch.get_rng_state(), state)
@@ -347,7 +391,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(tmp_path, kind, new_loa
     assert history == want
     assert [record["epoch"] for record in told] == [3, 4, 5]
     # Finished: the same call again is over at once.
-    again = student(seed=8)
+    again = resumed if is_same_object else student()
     assert teaching.run(again, checkpoint=path, progress=stop_after(1)) == want
     assert is_same(weights(whole), weights(again))
     assert not again.training
@@ -393,6 +437,37 @@ def test_interrupted_within_an_epoch_it_goes_on_from_the_last_whole_one(tmp_path
     assert is_same(weights(whole), weights(resumed))
 
 
+def test_interrupted_while_it_is_written_it_goes_on(tmp_path, monkeypatch):
+    from modelyard.compression.training import checkpoint
+
+    write, n_written = checkpoint.write_bytes, []
+
+    def interrupted(path, data):
+        n_written.append(1)
+        if len(n_written) == 3:
+            raise KeyboardInterrupt
+        write(path, data)
+
+    monkeypatch.setattr(checkpoint, "write_bytes", interrupted)
+    whole, resumed = student(), student()
+    fine_tune_(whole, shuffled(), plan())
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune_(resumed, shuffled(), plan(), checkpoint=tmp_path / "c")
+    fine_tune_(resumed, shuffled(), plan(), checkpoint=tmp_path / "c")
+    assert is_same(weights(whole), weights(resumed))
+
+
+def test_interrupted_twice_it_still_goes_on_from_where_it_started(tmp_path):
+    teaching, path = Teaching("fine-tuning"), tmp_path / "c"
+    whole, same, new = student(), student(), student()
+    want = teaching.run(whole)
+    for epoch in (1, 3):
+        with pytest.raises(KeyboardInterrupt):
+            teaching.run(same, checkpoint=path, progress=stop_after(epoch))
+    assert teaching.run(new, checkpoint=path) == want
+    assert is_same(weights(whole), weights(new))
+
+
 def test_options_of_other_number_and_mapping_types_are_read_back(tmp_path):
     told = DistillationPlan(
         epochs=2,
@@ -408,7 +483,7 @@ def test_options_of_other_number_and_mapping_types_are_read_back(tmp_path):
 
 
 def test_without_a_checkpoint_ctrl_c_leaves_the_best_weights():
-    model, metric = student(), Scripted(0.1, 0.9, 0.2, 0.3)
+    model, metric = student(), Scripted(0.0, 0.1, 0.9, 0.2)
     with pytest.raises(KeyboardInterrupt):
         fine_tune_(
             model,
@@ -418,7 +493,7 @@ def test_without_a_checkpoint_ctrl_c_leaves_the_best_weights():
             metric_fn=metric,
             progress=stop_after(3),
         )
-    assert is_same(weights(model), metric.seen[1])
+    assert is_same(weights(model), metric.seen[2])
     assert not model.training
     one, two = student(), student()  # without validation: as trained so far
     with pytest.raises(KeyboardInterrupt):
@@ -470,6 +545,8 @@ def test_checkpoint_of_another_training_is_refused_by_what_differs(finished):
     for changes, message in cases:
         with pytest.raises(ConfigError, match=message):
             run(**changes)
+    with pytest.raises(ConfigError, match="other weights than those it started from or left"):
+        run(student=student(seed=7))
     frozen = student()
     frozen[0].requires_grad_(False)
     with pytest.raises(ConfigError, match=r"model\.0\.weight .*trained"):
@@ -507,6 +584,70 @@ def test_checkpoint_runs_no_code(tmp_path):
     with pytest.raises(IntegrityError, match="cannot be read"):
         fine_tune_(student(), shuffled(), plan(), checkpoint=path)
     assert not (tmp_path / "evil").exists()
+
+
+# ── deadline ────────────────────────────────────────────────────────────────────────────────
+
+
+class Deadline:
+    """Has come once it was asked so often; trainings here have 3 batches an epoch."""
+
+    def __init__(self, n_asked):
+        self.n_left = n_asked
+
+    def __call__(self):
+        self.n_left -= 1
+        return self.n_left < 0
+
+
+@pytest.mark.parametrize("is_judged", [True, False])
+def test_training_stops_when_the_deadline_comes_and_keeps_whole_epochs(is_judged):
+    judged = {"validation_loader": [(X, Y)]} if is_judged else {}
+    n_whole = 2
+    for n_more in (0, 2):  # between epochs, and within the third
+        cut, want, told = student(), student(), []
+        asked = 1 + 4 * n_whole + n_more  # before all, each epoch and its batches
+        history = fine_tune_(
+            cut, shuffled(), plan(), **judged, deadline=Deadline(asked), progress=told.append
+        )
+        assert len(history) == n_whole
+        assert told == history
+        assert history == fine_tune_(want, shuffled(), plan(epochs=n_whole), **judged)
+        assert is_same(weights(cut), weights(want))
+        assert not cut.training
+
+
+def test_a_first_epoch_cut_short_counts_but_is_not_written(tmp_path):
+    model, path = student(), tmp_path / "c"
+    history = fine_tune_(
+        model,
+        shuffled(),
+        plan(),
+        deadline=Deadline(4),
+        checkpoint=path,
+        validation_loader=[(X, Y)],
+    )
+    assert [record["epoch"] for record in history] == [1]
+    assert history[0]["validation_loss"] is not None
+    assert model[1].num_batches_tracked == 2
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("n_asked", [0, 1, 2])
+def test_a_deadline_before_the_first_batch_changes_nothing(n_asked):
+    model = student()
+    assert fine_tune_(model, shuffled(), plan(), deadline=Deadline(n_asked)) == []
+    assert is_same(weights(model), weights(student()))
+    assert not model.training
+
+
+def test_training_goes_on_after_a_deadline_to_the_same_bits(tmp_path):
+    whole, resumed = student(), student()
+    teaching = Teaching("distillation")
+    want = teaching.run(whole)
+    teaching.run(resumed, checkpoint=tmp_path / "c", deadline=Deadline(1 + 4 * 2 + 2))
+    assert teaching.run(resumed, checkpoint=tmp_path / "c") == want
+    assert is_same(weights(whole), weights(resumed))
 
 
 # ── faults ──────────────────────────────────────────────────────────────────────────────────

@@ -52,7 +52,7 @@ def check_repeatable(loader: Iterable[Any], n_passes: int, *, what: str) -> None
     if n_passes > 1 and inspect.isgenerator(loader):
         raise InputError(
             f"{what} is a generator, which can be read only once, not {n_passes} times. "
-            "Pass a list of its batches or a DataLoader, or set epochs=1."
+            "Pass a list of its batches or a DataLoader."
         )
 
 

@@ -26,6 +26,13 @@ from modelyard.torchtools.layers import own_tensors
 _FORMAT = b"modelyard training 1\n"
 _DIGEST_BYTES = 32
 _MOST_SHOWN = 5
+_START = "start"
+# What differs where the values themselves, digests, tell nobody anything.
+_SAID = {
+    "teacher": "the teacher's weights differ",
+    "masks": "other weights are pruned",
+    _START: "the model has other weights than those it started from or left",
+}
 
 Identity = dict[str, Any]
 Weights = dict[str, Any]
@@ -39,7 +46,8 @@ class Checkpoint:
         identity: What the training is; see `identity_of`.
         history: One record an epoch that is done.
         weights: Of the model, as its state dict.
-        best_weights: Of the best epoch; None without validation.
+        best_weights: The best so far, perhaps those of the start; None without validation.
+        best_figure: What they were judged at.
         optimizer: Its state.
         projectors: (position, width in, width out, weights) of each, in the optimizer's order.
         generators: State of each of the loader's own generators.
@@ -50,6 +58,7 @@ class Checkpoint:
     history: list[DistillationEpoch]
     weights: Weights
     best_weights: Weights | None
+    best_figure: float | None
     optimizer: dict[str, Any]
     projectors: list[tuple[int, int, int, Weights]]
     generators: list[torch.Tensor]
@@ -57,14 +66,21 @@ class Checkpoint:
 
 
 def identity_of(
-    plan: TrainingPlan, model: nn.Module, teacher: nn.Module | None, **parts: bool
+    plan: TrainingPlan,
+    model: nn.Module,
+    teacher: nn.Module | None,
+    *,
+    masks: Mapping[str, torch.Tensor] | None = None,
+    **parts: bool,
 ) -> Identity:
-    """What must be equal for a training to go on: plan, architecture, teacher, parts.
+    """What must be equal for a training to go on: plan, model, masks, teacher, parts.
 
     Args:
         plan: Every option.
-        model: Its tensors' names, shapes, types and which of them are trained; not their values.
+        model: Its tensors' names, shapes, types and which of them are trained, and a digest of
+            the values it starts from.
         teacher: With its values, as a digest.
+        masks: Ones where a weight stays and zeros where it is held at zero, as a digest.
         parts: Whether there is a validation loader, a loss function, and so on.
     """
     identity: Identity = {f"plan.{name}": _plain(value) for name, value in vars(plan).items()}
@@ -74,7 +90,9 @@ def identity_of(
         + (", trained" if tensor.requires_grad else "")
         for name, tensor in own_tensors(model)
     }
-    identity["teacher"] = None if teacher is None else _digest_of(teacher)
+    identity["teacher"] = None if teacher is None else _digest_of(own_tensors(teacher))
+    identity["masks"] = _digest_of(sorted(masks.items())) if masks else None
+    identity[_START] = _digest_of_weights(model.state_dict())
     return identity
 
 
@@ -83,6 +101,8 @@ def place_of(
     plan: TrainingPlan,
     model: nn.Module,
     teacher: nn.Module | None,
+    *,
+    masks: Mapping[str, torch.Tensor] | None = None,
     **parts: object,
 ) -> tuple[Path, Identity] | None:
     """Where a training is kept and what it is; None without a path.
@@ -92,12 +112,13 @@ def place_of(
         plan: Every option.
         model: Is trained.
         teacher: Teaches, if there is one.
+        masks: Hold pruned weights at zero, if there are any.
         parts: What else there may be: a validation loader, a loss function.
     """
     if path is None:
         return None
     given = {name: part is not None for name, part in parts.items()}
-    return Path(path), identity_of(plan, model, teacher, **given)
+    return Path(path), identity_of(plan, model, teacher, masks=masks, **given)
 
 
 def _plain(value: Any) -> Any:
@@ -118,6 +139,12 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
 def read(path: Path, identity: Identity) -> Checkpoint | None:
     """The checkpoint at `path`; None where there is no file.
 
+    Args:
+        path: Where it is.
+        identity: Of the training that is to go on. Its model may have the weights that the
+            checkpoint's training started from, or those it was left with: a call that was
+            interrupted is made again on a new copy, or on the object it had begun to change.
+
     Raises:
         IntegrityError: The file is damaged or something else.
         ConfigError: It is of another training; the message says what differs.
@@ -135,12 +162,15 @@ def read(path: Path, identity: Identity) -> Checkpoint | None:
         found = Checkpoint(**fields)
     except (RuntimeError, pickle.UnpicklingError, TypeError, EOFError) as error:
         raise _damaged(path, str(error)) from error
-    _check_identity(path, found.identity, identity)
+    _check_identity(path, found, identity)
     return found
 
 
-def _check_identity(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+def _check_identity(path: Path, found: Checkpoint, here: Mapping[str, Any]) -> None:
+    there = found.identity
     names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    if _START in names and here[_START] in _digests_left_by(found):
+        names.remove(_START)
     if not names:
         return
     shown = [_shown(name, there.get(name), here.get(name)) for name in names[:_MOST_SHOWN]]
@@ -151,16 +181,28 @@ def _check_identity(path: Path, there: Mapping[str, Any], here: Mapping[str, Any
     )
 
 
+def _digests_left_by(found: Checkpoint) -> list[str]:
+    """Of the weights that a model may have been left with when the checkpoint was written."""
+    left = (found.weights, found.best_weights)
+    return [_digest_of_weights(weights) for weights in left if weights is not None]
+
+
 def _shown(name: str, there: Any, here: Any) -> str:
-    if name == "teacher":
-        return "the teacher's weights differ"
+    if name in _SAID:
+        return _SAID[name]
     name = name.removeprefix("plan.")
     return f"{name} is {there!r} there, {here!r} here"
 
 
-def _digest_of(model: nn.Module) -> str:
+def _digest_of_weights(weights: Mapping[str, Any]) -> str:
+    return _digest_of(
+        (name, value) for name, value in weights.items() if isinstance(value, torch.Tensor)
+    )
+
+
+def _digest_of(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     digest = blake3()
-    for name, tensor in own_tensors(model):
+    for name, tensor in tensors:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         values = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(values.view(torch.uint8).numpy().tobytes())

@@ -4,7 +4,7 @@ The loss is `alpha` times the distillation loss, plus `1 - alpha` times the task
 `feature_weight` times the feature loss where layers are matched too.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ def distil_(
     checkpoint: str | Path | None = None,
     progress: Progress = None,
     after_step: Callable[[], None] | None = None,
+    masks: Mapping[str, torch.Tensor] | None = None,
+    deadline: Callable[[], bool] | None = None,
 ) -> list[DistillationEpoch]:
     """Train `student` in place; it is in eval mode afterwards. The history, one entry an epoch.
 
@@ -44,12 +46,18 @@ def distil_(
         loader: Yields batches `inputs` or `(inputs, targets)`.
         plan: How.
         loss_fn: `loss_fn(outputs, targets)`, a scalar, in place of the task's own loss.
-        validation_loader: Batches to judge each epoch by; the best epoch's weights are kept.
+        validation_loader: Batches to judge the weights by, before the first epoch and after each;
+            the best are kept. Where no epoch is better than the start, the start is.
         metric_fn: `metric_fn(outputs, targets)` or `metric_fn(model, validation_loader)`, to judge
             by in place of the loss.
-        checkpoint: File to write to after each epoch, and to go on from where it exists.
+        checkpoint: File to write to after each epoch, and to go on from where it exists. It is
+            refused where `student` has neither the weights it started from nor those it left.
         progress: None for a bar in a terminal, False for nothing, or called after every epoch.
         after_step: Called after every change of the weights (to keep pruned ones at zero).
+        masks: What `after_step` keeps at zero; a checkpoint of a training with others is refused.
+        deadline: Asked before each epoch and each batch; training stops when it says True. With
+            the first epoch cut short the history has what was done of it, later ones are undone;
+            it is empty where not a batch was trained.
 
     Raises:
         InputError: No data, targets missing although `alpha < 1`, outputs that do not fit, or a
@@ -58,7 +66,12 @@ def distil_(
             that cannot take effect, or a checkpoint of another training.
         IntegrityError: The checkpoint is damaged.
     """
-    _check_apart(student, teacher)
+    if student is teacher:
+        raise ConfigError(
+            "The student is the teacher, which would change while it teaches: pass "
+            "copy.deepcopy(teacher) or a smaller model."
+        )
+    check_apart(student, teacher, "the teacher, which would change while it teaches")
     if loss_fn is not None and plan.alpha == 1.0:
         raise ConfigError("loss_fn has no weight with alpha=1.0: leave it out or lower alpha.")
     place = place_of(
@@ -66,6 +79,7 @@ def distil_(
         plan,
         student,
         teacher,
+        masks=masks,
         loss_fn=loss_fn,
         validation_loader=validation_loader,
         metric_fn=metric_fn,
@@ -79,22 +93,28 @@ def distil_(
         progress=progress,
         after_step=after_step,
         saved_at=place,
+        deadline=deadline,
     )
 
 
-def _check_apart(student: nn.Module, teacher: nn.Module) -> None:
-    if student is teacher:
-        raise ConfigError(
-            "The student is the teacher, which would change while it teaches: pass "
-            "copy.deepcopy(teacher) or a smaller model."
-        )
-    theirs = {id(module) for module in teacher.modules()}
-    memory = _memory_of(teacher)
+def check_apart(student: nn.Module, other: nn.Module, whose: str) -> None:
+    """Refuse a student that shares modules or memory with a model that must not change.
+
+    Args:
+        student: Is going to be trained.
+        other: Must stay as it is.
+        whose: What `other` is and why it matters, for the message.
+
+    Raises:
+        ConfigError: It does.
+    """
+    theirs = {id(module) for module in other.modules()}
+    memory = _memory_of(other)
     for name, module in student.named_modules():
         if id(module) in theirs or _memory_of(module, recurse=False) & memory:
             raise ConfigError(
-                f"The student's {name or 'own parameters'!r} is shared with the teacher, which "
-                "would change while it teaches: give the student a copy (copy.deepcopy)."
+                f"The student's {name or 'own parameters'!r} is shared with {whose}: give the "
+                "student a copy (copy.deepcopy)."
             )
 
 

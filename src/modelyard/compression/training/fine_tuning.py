@@ -1,9 +1,10 @@
 """Fine-tuning: a model trained on targets, without a teacher."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from modelyard._core.errors import ConfigError
@@ -29,6 +30,8 @@ def fine_tune_(
     checkpoint: str | Path | None = None,
     progress: Progress = None,
     after_step: Callable[[], None] | None = None,
+    masks: Mapping[str, torch.Tensor] | None = None,
+    deadline: Callable[[], bool] | None = None,
 ) -> list[DistillationEpoch]:
     """Train `model` in place; it is in eval mode afterwards. The history, one entry an epoch.
 
@@ -38,12 +41,18 @@ def fine_tune_(
         plan: How. With task "auto" the loss is cross entropy for targets that are whole numbers,
             else the mean squared error.
         loss_fn: `loss_fn(outputs, targets)`, a scalar, in place of the task's own loss.
-        validation_loader: Batches to judge each epoch by; the best epoch's weights are kept.
+        validation_loader: Batches to judge the weights by, before the first epoch and after each;
+            the best are kept. Where no epoch is better than the start, the start is.
         metric_fn: `metric_fn(outputs, targets)` or `metric_fn(model, validation_loader)`, to judge
             by in place of the loss.
-        checkpoint: File to write to after each epoch, and to go on from where it exists.
+        checkpoint: File to write to after each epoch, and to go on from where it exists. It is
+            refused where `model` has neither the weights it started from nor those it left.
         progress: None for a bar in a terminal, False for nothing, or called after every epoch.
         after_step: Called after every change of the weights (to keep pruned ones at zero).
+        masks: What `after_step` keeps at zero; a checkpoint of a training with others is refused.
+        deadline: Asked before each epoch and each batch; training stops when it says True. With
+            the first epoch cut short the history has what was done of it, later ones are undone;
+            it is empty where not a batch was trained.
 
     Raises:
         InputError: No data, no targets, outputs that do not fit them, or a loss that is not
@@ -57,6 +66,7 @@ def fine_tune_(
         plan,
         model,
         None,
+        masks=masks,
         loss_fn=loss_fn,
         validation_loader=validation_loader,
         metric_fn=metric_fn,
@@ -70,6 +80,7 @@ def fine_tune_(
         progress=progress,
         after_step=after_step,
         saved_at=place,
+        deadline=deadline,
     )
 
 

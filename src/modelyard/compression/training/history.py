@@ -14,7 +14,8 @@ def history_table(history: Sequence[DistillationEpoch]) -> str:
     """An aligned Markdown table, one row an epoch; columns without any value are left out.
 
     A star marks the epochs that were the best so far; the weights of the last of them are those
-    that were kept.
+    that were kept. Without any, none was better than the start, which has no row: its weights are
+    those that were kept (without validation, those of the last epoch).
     """
     names = [
         name for name in _COLUMNS if any(_value(record, name) is not None for record in history)

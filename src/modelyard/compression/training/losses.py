@@ -20,6 +20,9 @@ LossFn = Callable[[Any, Any], torch.Tensor]
 # Labels that torch's cross entropy leaves out.
 _IGNORED = -100
 
+# A variance below it is none.
+_LEAST = 1e-12
+
 
 def resolved_task(answer: Any, targets: Any, task: str) -> str:
     """The task that "auto" means for this answer and these targets; any other task is itself."""
@@ -63,10 +66,11 @@ def distillation_loss(answer: Any, wanted: Any, *, task: str, temperature: float
     Args:
         answer: The student's: a tensor, or tuple or dict of them; for a policy see `policies`.
         wanted: The teacher's, of the same shapes.
-        task: "classification": divergence of the softened classes for the first tensor, mean
-            squared error for the rest; "embedding": angle and mean squared error; "regression":
-            mean squared error; "policy": divergence of the distributions, and mean squared error
-            of what is beside them.
+        task: Of the first tensor "classification": divergence of the softened classes;
+            "embedding": angle and mean squared error; "regression": mean squared error; "policy":
+            divergence of the distributions. Of each further tensor the mean squared error in
+            units of the teacher's variance (for "embedding" and its angle), as a value in the
+            thousands beside logits would leave them no weight.
         temperature: Softens classes; above 0.
 
     Raises:
@@ -74,14 +78,14 @@ def distillation_loss(answer: Any, wanted: Any, *, task: str, temperature: float
     """
     if task == "policy":
         return _policy_loss(answer, wanted)
-    pairs = _pairs(answer, wanted)
+    head, *rest = _pairs(answer, wanted)
     if task == "classification":
-        head, *rest = pairs
-        losses = [softened_divergence(*head, temperature), *(_squared(*pair) for pair in rest)]
+        losses = [softened_divergence(*head, temperature), *(_in_units(*pair) for pair in rest)]
     elif task == "embedding":
-        losses = [_vector_loss(*pair) for pair in pairs]
+        losses = [_squared(*head) + _angle(*head)]
+        losses += [_in_units(*pair) + _angle(*pair) for pair in rest]
     else:
-        losses = [_squared(*pair) for pair in pairs]
+        losses = [_squared(*head), *(_in_units(*pair) for pair in rest)]
     return torch.stack(losses).sum()
 
 
@@ -113,18 +117,32 @@ def _policy_loss(answer: Any, wanted: Any) -> torch.Tensor:
     student, teacher = policies.policy_of(answer), policies.policy_of(wanted)
     loss = policies.divergence(teacher, student)
     rest = _same_shapes(student.others, teacher.others)
-    return torch.stack([loss, *(_squared(*pair) for pair in rest)]).sum()
+    return torch.stack([loss, *(_in_units(*pair) for pair in rest)]).sum()
 
 
-def _vector_loss(answer: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    squared = _squared(answer, wanted)
+def _angle(answer: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     if answer.ndim < 2 or answer.shape[-1] == 1:  # noqa: PLR2004 - a number has no angle
-        return squared
-    return squared + 1.0 - functional.cosine_similarity(answer, wanted, dim=-1).mean()
+        return answer.new_zeros(())
+    return 1.0 - functional.cosine_similarity(answer, wanted, dim=-1).mean()
 
 
 def _squared(answer: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return functional.mse_loss(answer, wanted.to(answer.dtype))
+
+
+def _in_units(answer: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """The mean squared error over the variance of `wanted` about its mean over the batch.
+
+    That has no unit, so outputs of any scale weigh alike. Where there is no variance (one sample,
+    a constant) the mean square takes its place, and where that is nothing either, 1: an error
+    over next to nothing would swamp all else.
+    """
+    # About the first sample first: exactly 0 for constants of any size.
+    shifted = wanted - wanted[:1] if wanted.ndim else wanted - wanted
+    variance = (shifted - shifted.mean(dim=0)).square().mean()
+    size = wanted.square().mean()
+    unit = torch.where(variance > _LEAST, variance, torch.where(size > _LEAST, size, 1.0))
+    return _squared(answer, wanted) / unit.to(answer.dtype)
 
 
 def _pairs(answer: Any, wanted: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:

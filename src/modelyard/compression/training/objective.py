@@ -1,5 +1,6 @@
 """What a step of training makes small: the parts of the loss, weighted."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,11 +14,17 @@ from modelyard.compression.training import losses
 from modelyard.compression.training.batches import Batch
 from modelyard.compression.training.features import FeatureMatch
 from modelyard.compression.training.losses import LossFn
-from modelyard.compression.training.plan import DistillationPlan, TrainingPlan
-from modelyard.compression.training.policies import has_distribution
+from modelyard.compression.training.plan import (
+    DEFAULT_TEMPERATURE,
+    DistillationPlan,
+    TrainingPlan,
+)
+from modelyard.compression.training.policies import has_distribution, is_gaussian_pair
 from modelyard.torchtools.inputs import Inputs, device_of, mapped
 from modelyard.torchtools.layers import evaluating
 from modelyard.torchtools.parity import map_tensors
+
+_logger = logging.getLogger("modelyard")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +60,39 @@ class Objective(Protocol):
         ...
 
 
+class Doubts:
+    """Says once, at the first batch of a training, what the caller may have meant otherwise.
+
+    Args:
+        plan: What the caller said.
+    """
+
+    def __init__(self, plan: TrainingPlan) -> None:
+        self._plan = plan
+        self._is_told = False
+
+    def tell(self, answer: Any, task: str) -> None:
+        """Log a warning where an option has no effect, or a task is probably another."""
+        if self._is_told:
+            return
+        self._is_told = True
+        if task == "regression" and self._plan.task == "auto" and is_gaussian_pair(answer):
+            _logger.warning(
+                "The model answers with two tensors of one shape, which task='auto' takes for "
+                "values, each by its squared error. If they are (mean, log_std) of a policy, pass "
+                "task='policy'; else task='regression'."
+            )
+        temperature = getattr(self._plan, "temperature", DEFAULT_TEMPERATURE)
+        if task != "classification" and temperature != DEFAULT_TEMPERATURE:
+            _logger.warning(
+                "temperature=%s has no effect: the task is %s%s, and only classes are softened. "
+                "If the answers are logits, pass task='classification'.",
+                temperature,
+                task,
+                " (found by task='auto')" if self._plan.task == "auto" else "",
+            )
+
+
 class TaskObjective:
     """The distance from the targets alone, for fine-tuning.
 
@@ -68,6 +108,7 @@ class TaskObjective:
     def __init__(self, model: nn.Module, plan: TrainingPlan, loss_fn: LossFn | None) -> None:
         self.features = FeatureMatch(model, model, {})
         self._plan = plan
+        self._doubts = Doubts(plan)
         self._loss_fn = loss_fn
 
     def ready(self) -> AbstractContextManager[None]:
@@ -78,6 +119,8 @@ class TaskObjective:
         """The task loss of a batch."""
         answer = answer_in(student, batch.inputs, self._plan, is_training=is_training)
         task = losses.resolved_task(answer, batch.targets, self._plan.task)
+        if self._loss_fn is None:
+            self._doubts.tell(answer, task)
         loss = losses.task_loss(answer, batch.targets, task=task, loss_fn=self._loss_fn)
         return Losses(total=loss, task=loss)
 
@@ -106,6 +149,7 @@ class DistillationObjective:
         self.is_dropout_wanted = plan.alpha < 1.0
         self._teacher = teacher
         self._plan = plan
+        self._doubts = Doubts(plan)
         self._loss_fn = loss_fn
 
     @contextmanager
@@ -120,6 +164,7 @@ class DistillationObjective:
         wanted = self._wanted(batch.inputs, device_of(student), is_training=is_training)
         answer = answer_in(student, batch.inputs, plan, is_training=is_training)
         task = losses.resolved_task(answer, batch.targets, plan.task)
+        self._doubts.tell(answer, task)
         distillation = losses.distillation_loss(
             answer, wanted, task=task, temperature=plan.temperature
         )

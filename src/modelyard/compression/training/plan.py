@@ -8,6 +8,7 @@ from modelyard._core.errors import ConfigError
 
 TASKS = ("auto", "classification", "regression", "embedding", "policy")
 SCHEDULES = ("constant", "cosine")
+DEFAULT_TEMPERATURE = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +89,14 @@ class DistillationPlan(TrainingPlan):
     `feature_weight` times the feature loss.
 
     Attributes:
-        temperature: Softens the distributions of classes; above 0.
+        temperature: Softens the distributions of classes; above 0. Without effect on other tasks,
+            which is warned of where it is not the default.
         alpha: Weight of the distillation loss, 0 to 1. With 1 the data needs no targets.
         features: Names of the teacher's layers to those of the student's that imitate them.
         feature_weight: Weight of the feature loss, above 0.
     """
 
-    temperature: float = 3.0
+    temperature: float = DEFAULT_TEMPERATURE
     alpha: float = 0.5
     features: Mapping[str, str] = field(default_factory=dict)
     feature_weight: float = 1.0

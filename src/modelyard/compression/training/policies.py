@@ -46,6 +46,18 @@ def has_distribution(answer: Any) -> bool:
     return any(isinstance(item, Distribution) for item in _items(answer).values())
 
 
+def is_gaussian_pair(answer: Any) -> bool:
+    """Whether the answer is a tuple of two floating tensors of one shape.
+
+    It may be the (mean, log_std) of a policy, but says so nowhere.
+    """
+    if not isinstance(answer, tuple) or len(answer) != 2:  # noqa: PLR2004 - a pair
+        return False
+    first, second = answer
+    are_tensors = isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor)
+    return are_tensors and first.shape == second.shape and len(_floats(_items(answer))) == 2  # noqa: PLR2004
+
+
 def policy_of(answer: Any) -> Policy:
     """The distribution that an answer describes, by the rule of this module.
 

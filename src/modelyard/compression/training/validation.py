@@ -24,10 +24,10 @@ _WHAT = "validation_loader"
 
 @dataclass(frozen=True)
 class Validation:
-    """What a model is judged by after each epoch.
+    """What a model is judged by, before the first epoch and after each.
 
     Attributes:
-        loader: Yields batches as the training data does; read once or twice an epoch.
+        loader: Yields batches as the training data does; read once or twice each time.
         metric_fn: `metric_fn(model, loader)` or `metric_fn(outputs, targets)`, a number; None:
             the loss decides.
     """
@@ -94,17 +94,8 @@ def is_better(new: float, best: float | None, *, maximize: bool) -> bool:
     return new > best if maximize else new < best
 
 
-def best_of(history: Sequence[DistillationEpoch]) -> float | None:
-    """The figure of the best epoch so far: its metric, without one its validation loss."""
-    best = next((record for record in reversed(history) if record["is_best"]), None)
-    if best is None:
-        return None
-    metric = best["validation_metric"]
-    return best["validation_loss"] if metric is None else metric
-
-
 def is_patience_over(history: Sequence[DistillationEpoch], patience: int | None) -> bool:
-    """Whether the last `patience` epochs were none the best."""
+    """Whether the last `patience` epochs were none better than all before, the start included."""
     if patience is None or len(history) < patience:
         return False
     return not any(record["is_best"] for record in history[-patience:])
