@@ -1,6 +1,7 @@
 """The search: what is best, what is left out, what is applied."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -305,3 +306,13 @@ def test_a_metric_that_fails_on_a_candidate_leaves_that_one_out(compressor, accu
     assert found["best"] == "float"
     reasons = [one["reason"] for one in found["candidates"][1:]]
     assert all("next(model.parameters()) finds nothing" in reason for reason in reasons)
+
+
+def test_training_is_cut_short_when_the_time_is_up(compressor, accuracy, loader):
+    started = time.monotonic()
+    found = compressor.search(
+        accuracy, max_metric_drop=0.9, train_loader=loader, amounts=(0.3,), epochs=100_000,
+        time_budget_s=5.0,
+    )  # fmt: skip
+    assert time.monotonic() - started < 60
+    assert not found["is_complete"]

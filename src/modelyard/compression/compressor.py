@@ -1,6 +1,7 @@
 """`ModelCompressor`: prune, quantize and distil a model, the original always at hand."""
 
 import copy
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ class ModelCompressor(QuantizingSteps, TrainingSteps):
                 is 1 %); where the original's is 0, in its own unit.
             target_size_mb: Largest size in MB (10^6 bytes); None for any.
             min_speedup: Least time of the original over that of the result for one sample.
-            time_budget_s: Nothing is begun after so long.
+            time_budget_s: Nothing is begun after so long, and training is cut short.
             train_loader: Batches to mend pruned models with. Without them pruning is not tried.
             calibration_data: For static ranges; by default the validation data.
             amounts: Shares of the parameters to remove; 0 is always tried.
@@ -121,13 +122,21 @@ class ModelCompressor(QuantizingSteps, TrainingSteps):
         if calibration_data is not None:
             calibration = self._batches_of(calibration_data, "calibration_data")
         kept = pruning.layer_names(self.original_model, layers_to_keep) or []
+        ends = time.monotonic() + time_budget_s
 
         def smaller(model: nn.Module, amount: float) -> nn.Module:
             pruned, _ = structured.pruned(
                 model, self._inputs(), amount=amount, wanted=None, keep=kept
             )
             plan = DistillationPlan(alpha=1.0, epochs=epochs, seed=self._seed)
-            distil_(pruned, self.original_model, train_loader or (), plan, progress=False)
+            distil_(
+                pruned,
+                self.original_model,
+                train_loader or (),
+                plan,
+                progress=False,
+                deadline=lambda: time.monotonic() > ends,
+            )
             return pruned
 
         found = search.searched(

@@ -124,6 +124,8 @@ class Search:
             recipes: The recipes for a graph, by name.
         """
         for level in levels:
+            if self.is_over:
+                self.is_complete = False  # its training was cut short
             candidate = self._measured(level.pruned, "float", level.model, error=0.0)
             self._done(candidate)
             if level.pruned and not candidate.drop <= self._limits.max_metric_drop:
