@@ -1,6 +1,8 @@
 # Every target works in a fresh clone with nothing installed but Python 3.11 or newer.
 PYTHON ?= python3
 BIN := .venv/bin
+# A file's tests stay together: they share fixtures that take long to make.
+WORKERS := -n 2 --dist loadfile
 
 .PHONY: install demo demo-quick test test-browser test-node soak check bench clean
 
@@ -20,7 +22,7 @@ demo-quick: install
 	$(BIN)/modelyard demo --quick
 
 test: install
-	$(BIN)/python -m pytest -m "not browser and not node and not soak"
+	$(BIN)/python -m pytest $(WORKERS) -m "not browser and not node and not soak"
 
 test-browser: install
 	@command -v chromium >/dev/null || { echo "Chromium is needed: apt-get install chromium"; exit 1; }
@@ -38,7 +40,7 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -m "not slow and not browser and not node and not soak"
+	$(BIN)/python -m pytest -q $(WORKERS) -m "not slow and not browser and not node and not soak"
 
 bench: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,bench]"

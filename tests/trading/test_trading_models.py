@@ -159,6 +159,7 @@ def test_training_without_a_day_is_refused(tiny_chain):
             training=TransformerTraining(),
             rng=np.random.default_rng(0),
         )
+    assert not tiny_chain.models.transformer.training
 
 
 def test_the_task_error_is_the_mean_squared_error_whatever_the_batches():

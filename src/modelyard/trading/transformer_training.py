@@ -73,17 +73,19 @@ def train_transformer(
         optimizer, training.learning_rate, total_steps=training.n_iterations + 1
     )
     losses = np.empty(training.n_iterations)
-    for i in range(training.n_iterations):
-        sequences, targets = _draw_days(rows, ends, training.batch_size, rng)
-        loss = forecast_loss(head(model(sequences)), targets)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        losses[i] = loss.item()
-        if progress is not None:
-            progress((i + 1) / training.n_iterations)
-    both.eval()
+    try:
+        for i in range(training.n_iterations):
+            sequences, targets = _draw_days(rows, ends, training.batch_size, rng)
+            loss = forecast_loss(head(model(sequences)), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses[i] = loss.item()
+            if progress is not None:
+                progress((i + 1) / training.n_iterations)
+    finally:
+        both.eval()  # also after a day that cannot be drawn, or Ctrl-C
     return losses
 
 
