@@ -1,6 +1,5 @@
 """What a compressor knows: the original, the float model, the quantized one, the steps so far."""
 
-import copy
 from typing import Any
 
 from torch import nn
@@ -9,8 +8,9 @@ from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.errors import ConfigError
 from modelyard.compression import pruning, quantization
 from modelyard.compression.records import DistillationEpoch, QuantizationStats, SearchResult
+from modelyard.torchtools.conversion.preparation import plain_copy
 from modelyard.torchtools.inputs import Inputs, resolve_example, tensors_of
-from modelyard.torchtools.layers import size_mb, state_hash, unwrapped
+from modelyard.torchtools.layers import size_mb, state_hash
 from modelyard.torchtools.onnx_module import OnnxModule
 from modelyard.torchtools.originals import note_original
 from modelyard.torchtools.quantization import Source
@@ -40,7 +40,7 @@ class CompressorState:
         self._example = example_input
         self._validation_data = validation_data
         self._seed = seed or 0
-        self._float_model = copy.deepcopy(unwrapped(model)).eval()
+        self._float_model = plain_copy(model)
         self._quantized: OnnxModule | None = None
         self._masks: dict[str, pruning.Mask] = {}
         self._static_plan: quantization.QuantizationPlan | None = None
