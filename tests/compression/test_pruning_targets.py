@@ -96,14 +96,14 @@ def test_structured_pruning_reaches_the_amount_in_any_number_of_steps(amount, st
     assert 1 <= len(done) <= steps
     n_left = sum(p.numel() for p in compressor.model.parameters())
     n_before = sum(p.numel() for p in model.parameters())
-    assert 1 - n_left / n_before == pytest.approx(amount, abs=0.03)
+    assert 1 - n_left / n_before == pytest.approx(amount, abs=0.05)
     kinds = [step["step"] for step in compressor.get_compression_stats()["steps"]]
     assert kinds == ["prune", "distil"] * len(done)
 
 
 def test_structured_pruning_that_removes_nothing_says_why():
     compressor = ModelCompressor(nn.Linear(8, 4), example_input=torch.randn(2, 8))
-    with pytest.raises(InputError, match="No choice of channels removes"):
+    with pytest.raises(InputError, match="No channel can be removed"):
         compressor.prune_gradually(0.5, [torch.randn(2, 8)], method="structured")
     assert compressor.get_compression_stats()["steps"] == []
 

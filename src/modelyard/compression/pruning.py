@@ -1,8 +1,10 @@
 """Unstructured pruning: which weights become zero. Sizes stay; `structured` removes channels."""
 
 import fnmatch
+import logging
+import numbers
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,8 +13,9 @@ from torch.nn.utils import prune
 
 from modelyard._core.errors import ConfigError
 from modelyard.compression.records import PruningStats
-from modelyard.torchtools.layers import n_parameters
+from modelyard.torchtools.layers import n_parameters, named_parts
 
+_logger = logging.getLogger("modelyard")
 _WITH_WEIGHT = (
     nn.Linear,
     nn.Conv1d,
@@ -23,59 +26,97 @@ _WITH_WEIGHT = (
     nn.ConvTranspose3d,
 )
 SCOPES = ("layer", "global")
+# From this share of zeros on, a layer is as good as gone.
+_ALL_BUT_ZERO = 0.99
 
 Mask = torch.Tensor
 
 
 @dataclass(frozen=True)
 class Target:
-    """A weight that may be pruned: its layer's name and the parameter."""
+    """A weight that may be pruned.
+
+    Attributes:
+        layer: Name of the layer that holds it, the first where layers share it.
+        weight: The parameter.
+        is_embedding: Whether that layer is an Embedding.
+        aliases: Names of the other layers that share it.
+    """
 
     layer: str
     weight: torch.Tensor
     is_embedding: bool = False
+    aliases: tuple[str, ...] = ()
+
+    def is_meant_by(self, pattern: str) -> bool:
+        """Whether one of its names fits a name, a pattern, or the name of a module around it."""
+        return any(
+            fnmatch.fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
+            for name in (self.layer, *self.aliases)
+        )
 
 
-def find_targets(model: nn.Module, wanted: Sequence[str] | None) -> list[Target]:
+def find_targets(
+    model: nn.Module, wanted: Sequence[str] | None, *, keep: Sequence[str] = ()
+) -> list[Target]:
     """Weights of Linear, Conv, attention and recurrent layers; of Embeddings where named.
 
     Attention keeps its query, key and value projections in parameters that are no layers of their
     own, recurrent layers have several: each is a target under the layer's name, as
-    `encoder.self_attn.in_proj` and `lstm.weight_ih_l0`. A weight that layers share counts once.
+    `encoder.self_attn.in_proj` and `lstm.weight_ih_l0`. A weight that layers share counts once,
+    and goes by each of their names.
 
     Args:
         model: The module.
         wanted: Layer names or patterns such as `encoder.*`; None for all.
+        keep: Names or patterns of layers to leave out.
 
     Raises:
         ConfigError: A name that no such layer has, or nothing to prune at all.
     """
-    known = {target.layer: target for target in _all_targets(model)}
+    known = all_targets(model)
     if not known:
         raise ConfigError(
             f"{type(model).__name__} has no Linear, Conv, attention or recurrent layer."
         )
     if wanted is None:
-        return [target for target in known.values() if not target.is_embedding]
-    if not wanted:
+        chosen = [target for target in known if not target.is_embedding]
+    elif not wanted:
         raise ConfigError("layers_to_prune is empty: pass None for every layer, or name some.")
+    else:
+        chosen = _named(known, wanted)
+    kept = {target.layer for target in _named(known, keep)}
+    left = [target for target in chosen if target.layer not in kept]
+    if chosen and not left:
+        raise ConfigError(
+            f"layers_to_keep {list(keep)} leaves nothing to prune of "
+            f"{', '.join(target.layer for target in chosen)}. Name fewer."
+        )
+    return left
+
+
+def _named(known: Sequence[Target], patterns: Sequence[str]) -> list[Target]:
     chosen: dict[str, Target] = {}
-    for pattern in wanted:
-        matches = [
-            name
-            for name in known
-            if fnmatch.fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
-        ]
+    for pattern in patterns:
+        matches = {target.layer: target for target in known if target.is_meant_by(pattern)}
         if not matches:
+            names = [name for target in known for name in (target.layer, *target.aliases)]
             raise ConfigError(
-                f"No layer {pattern!r} that can be pruned. Layers there are: {', '.join(known)}."
+                f"No layer {pattern!r} that can be pruned. Layers there are: {', '.join(names)}."
             )
-        chosen |= {name: known[name] for name in matches}
+        chosen |= matches
     return list(chosen.values())
 
 
-def layer_names(model: nn.Module, layers: Sequence[Any] | None) -> list[str] | None:
+def layer_names(
+    model: nn.Module, layers: Sequence[Any] | None, *, changed: nn.Module | None = None
+) -> list[str] | None:
     """Names of `layers`, each a name, a pattern or a module of `model`; None stays None.
+
+    Args:
+        model: The module whose layers are meant.
+        layers: The layers.
+        changed: A changed copy of it, whose modules are taken as well.
 
     Raises:
         ConfigError: A module that `model` does not contain.
@@ -84,7 +125,8 @@ def layer_names(model: nn.Module, layers: Sequence[Any] | None) -> list[str] | N
         return None
     if isinstance(layers, str | nn.Module):
         layers = [layers]
-    names = {id(module): name for name, module in model.named_modules()}
+    models = [model] if changed is None else [changed, model]
+    names = {id(module): name for one in models for name, module in named_parts(one)}
     found = []
     for layer in layers:
         if isinstance(layer, nn.Module):
@@ -104,6 +146,7 @@ def prune_(
     amount: float,
     scope: str,
     seed: int,
+    keep: Sequence[str] = (),
 ) -> tuple[dict[str, Mask], PruningStats]:
     """Set weights of `model` to zero, in place; the masks, and what was done.
 
@@ -114,14 +157,17 @@ def prune_(
         amount: Share of zeros afterwards.
         scope: "layer" or "global".
         seed: Of random pruning.
+        keep: Layers to leave out, by name or pattern.
 
     Raises:
         ConfigError: A value out of range, an unknown method, scope or layer.
     """
-    targets = find_targets(model, wanted)
+    targets = find_targets(model, wanted, keep=keep)
     masks = masks_for(targets, method=method, amount=amount, scope=scope, seed=seed)
     apply_(model, masks)
     zeros = {t.layer: int((t.weight == 0).sum()) for t in targets}
+    shares = {t.layer: zeros[t.layer] / t.weight.numel() for t in targets}
+    _warn_of_wiped_out(shares)
     targeted = sum(t.weight.numel() for t in targets)
     return masks, {
         "method": method,
@@ -130,17 +176,33 @@ def prune_(
         "pruned_params": sum(zeros.values()),
         "targeted_params": targeted,
         "total_params": n_parameters(model),
-        "per_layer": {t.layer: zeros[t.layer] / t.weight.numel() for t in targets},
+        "per_layer": shares,
     }
 
 
-def check_amount(amount: float) -> None:
+def combined(old: Mapping[str, Mask], new: Mapping[str, Mask]) -> dict[str, Mask]:
+    """Masks that take away what either takes: what has gone once stays gone."""
+    both = {name: old[name] * mask for name, mask in new.items() if name in old}
+    return {**old, **new, **both}
+
+
+def _warn_of_wiped_out(shares: Mapping[str, float]) -> None:
+    gone = [layer for layer, share in shares.items() if share >= _ALL_BUT_ZERO]
+    if gone:
+        _logger.warning(
+            "Pruning left (almost) nothing of %s: answers may be constant. Prune less, or name "
+            "them in layers_to_keep.",
+            ", ".join(gone),
+        )
+
+
+def check_amount(amount: Any) -> None:
     """Refuse what is no share.
 
     Raises:
         ConfigError: It lies outside [0, 1).
     """
-    if not isinstance(amount, int | float) or not 0.0 <= amount < 1.0:
+    if not isinstance(amount, numbers.Real) or not 0.0 <= float(amount) < 1.0:
         raise ConfigError(f"amount must be in [0, 1), got {amount}. 0.3 means 30 %.")
 
 
@@ -174,12 +236,12 @@ def masks_for(
         return _global_masks(targets, method=method, amount=amount, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     make = METHODS[method]
-    return {t.layer: make(t.weight.detach(), amount, generator) for t in targets}
+    return {t.layer: make(t.weight.detach(), float(amount), generator) for t in targets}
 
 
 def apply_(model: nn.Module, masks: Mapping[str, Mask]) -> None:
     """Set to zero, in place, what the masks take away."""
-    known = {target.layer: target.weight for target in _all_targets(model)}
+    known = {target.layer: target.weight for target in all_targets(model)}
     with torch.no_grad():
         for layer, mask in masks.items():
             known[layer].mul_(mask.to(known[layer].dtype))
@@ -192,11 +254,15 @@ def sparsity(model: nn.Module) -> float:
     return zeros / total if total else 0.0
 
 
-def _all_targets(model: nn.Module) -> list[Target]:
+def all_targets(model: nn.Module) -> list[Target]:
+    """Every weight that may be pruned, those of Embeddings too, each once."""
     targets: dict[int, Target] = {}
-    for name, module in model.named_modules():
+    for name, module in model.named_modules(remove_duplicate=False):
         for target in _targets_of(name, module):
-            targets.setdefault(id(target.weight), target)
+            first = targets.setdefault(id(target.weight), target)
+            if first is not target:
+                names = (*first.aliases, target.layer)
+                targets[id(target.weight)] = replace(first, aliases=names)
     return list(targets.values())
 
 
@@ -259,6 +325,6 @@ def _global_masks(
             "method='structured', which ranks channels over the whole model."
         )
     flat = torch.cat([target.weight.detach().reshape(-1) for target in targets])
-    mask = METHODS[method](flat, amount, torch.Generator().manual_seed(seed))
+    mask = METHODS[method](flat, float(amount), torch.Generator().manual_seed(seed))
     parts = torch.split(mask, [target.weight.numel() for target in targets])
     return {t.layer: part.reshape(t.weight.shape) for t, part in zip(targets, parts, strict=True)}

@@ -1,6 +1,5 @@
 """What a compressor knows: the original, the float model, the quantized one, the steps so far."""
 
-import copy
 from typing import Any
 
 from torch import nn
@@ -9,6 +8,7 @@ from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.errors import ConfigError
 from modelyard.compression import pruning, quantization
 from modelyard.compression.records import DistillationEpoch, QuantizationStats, SearchResult
+from modelyard.torchtools.conversion.preparation import plain_copy
 from modelyard.torchtools.inputs import (
     Inputs,
     as_inputs,
@@ -17,7 +17,7 @@ from modelyard.torchtools.inputs import (
     takes_whole,
     tensors_of,
 )
-from modelyard.torchtools.layers import size_mb, state_hash, unwrapped
+from modelyard.torchtools.layers import size_mb, state_hash
 from modelyard.torchtools.onnx_module import OnnxModule
 from modelyard.torchtools.originals import note_original
 from modelyard.torchtools.quantization import Source
@@ -47,7 +47,7 @@ class CompressorState:
         self._example = example_input
         self._validation_data = validation_data
         self._seed = seed or 0
-        self._float_model = copy.deepcopy(unwrapped(model)).eval()
+        self._float_model = plain_copy(model)
         self._quantized: OnnxModule | None = None
         self._masks: dict[str, pruning.Mask] = {}
         self._validation: list[Inputs] | None = None

@@ -5,9 +5,11 @@ import copy
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
-from torch.nn.utils import parametrize, prune
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
-from modelyard._core.errors import ConversionError
+from modelyard._core.errors import ConfigError, ConversionError
 from modelyard.torchtools.layers import unwrapped
 from modelyard.torchtools.onnx_module import OnnxModule
 from modelyard.torchtools.policies import is_policy
@@ -38,6 +40,66 @@ def prepared(model: nn.Module) -> nn.Module:
     _unwrap_parts(duplicate)
     _fold(duplicate)
     return duplicate
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """A copy in eval mode, to be trained and pruned: weights that were recomputed are parameters.
+
+    Folds in wrappers of parts, masks of `torch.nn.utils.prune`, parametrizations, and the older
+    hooks of weight and spectral norm. `model` is not changed.
+
+    Raises:
+        ConfigError: It cannot be copied, or a weight cannot be folded; says which.
+    """
+    module = unwrapped(model)
+    try:
+        # A recomputed weight has a gradient history, with which it cannot be copied.
+        memo = {
+            id(value): value.detach().clone()
+            for part in module.modules()
+            for value in vars(part).values()
+            if isinstance(value, torch.Tensor) and not value.is_leaf
+        }
+        duplicate = copy.deepcopy(module, memo).eval()
+    except Exception as error:
+        raise ConfigError(
+            f"{type(module).__name__} cannot be copied ({error}). Pass a module that "
+            "copy.deepcopy takes."
+        ) from error
+    _unwrap_parts(duplicate)
+    for name, part in list(duplicate.named_modules()):
+        try:
+            _make_plain_(part)
+        except Exception as error:
+            raise ConfigError(
+                f"The weights of {name or 'the model'} ({type(part).__name__}) are recomputed in "
+                f"a way that cannot be folded in ({error}). Remove the parametrization first."
+            ) from error
+    return duplicate
+
+
+def _make_plain_(part: nn.Module) -> None:
+    if isinstance(part, torch.jit.ScriptModule):
+        return
+    # The last one that was put on comes off first.
+    for hook in reversed(list(part._forward_pre_hooks.values())):  # noqa: SLF001 - no other list
+        if isinstance(hook, prune.BasePruningMethod):
+            prune.remove(part, hook._tensor_name)  # noqa: SLF001 - as above
+        elif isinstance(hook, WeightNorm):
+            remove_weight_norm(part, hook.name)
+        elif isinstance(hook, SpectralNorm):
+            remove_spectral_norm(part, hook.name)
+    if parametrize.is_parametrized(part):
+        originals = {
+            name: list(of.parameters())
+            for name, of in part.parametrizations.items()  # type: ignore[union-attr, operator]  # a ModuleDict
+        }
+        _fold_parametrizations(part)
+        for name, parameters in originals.items():
+            value = part.get_buffer(name)  # folded as a buffer, for tracing
+            delattr(part, name)
+            is_trained = any(parameter.requires_grad for parameter in parameters)
+            setattr(part, name, nn.Parameter(value, requires_grad=is_trained))
 
 
 def _has_wrapped_parts(module: nn.Module) -> bool:
