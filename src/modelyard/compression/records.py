@@ -105,8 +105,9 @@ class DistillationEpoch(TypedDict):
         validation_loss: The loss on the validation data after the epoch, features left out.
         validation_metric: What the metric function gave for it.
         learning_rate: Of the epoch's last step.
-        is_best: Whether the weights were the best so far; those of the last epoch that was are
-            the model's at the end. None without validation: the last weights are kept.
+        is_best: Whether the weights were the best so far, those before the first epoch included;
+            those of the last epoch that was are the model's at the end, or the ones it began
+            with. None without validation: the last weights are kept.
     """
 
     epoch: int
