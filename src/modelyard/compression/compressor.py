@@ -18,6 +18,7 @@ from modelyard.compression.steps.quantizing import QuantizingSteps
 from modelyard.compression.steps.training import TrainingSteps
 from modelyard.compression.training import DistillationPlan, distil_
 from modelyard.reporting import render
+from modelyard.torchtools.conversion.preparation import plain_copy
 from modelyard.torchtools.layers import n_parameters, size_mb, unwrapped
 from modelyard.torchtools.onnx_module import OnnxModule
 from modelyard.torchtools.quantization import DEFAULT_MAX_ERROR
@@ -140,7 +141,7 @@ class ModelCompressor(QuantizingSteps, TrainingSteps):
             return pruned
 
         found = search.searched(
-            copy.deepcopy(unwrapped(self.original_model)).eval(),
+            plain_copy(self.original_model),
             example=self._inputs(),
             batches=batches,
             is_real=source != quantization.SYNTHETIC,

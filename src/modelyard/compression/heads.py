@@ -29,7 +29,7 @@ class EvenHeads(torch_pruning.importance.GroupMagnitudeImportance):  # type: ign
     """
 
     def __call__(self, group: Any) -> torch.Tensor | None:
-        """Ranks of the group's channels; None for a group without weights."""
+        """The importance of each channel of the group; None where it has no weights."""
         importance: torch.Tensor | None = super().__call__(group)
         spans = list(_attention_spans(group))
         if importance is None or not spans:
@@ -145,7 +145,7 @@ def warn_of_unknown_heads(before: nn.Module, after: nn.Module) -> None:
     mixed = [
         name or type(part).__name__
         for name, part in before.named_modules()
-        if _has_own_heads(part) and name in now and _shapes(part) != _shapes(now[name])
+        if _own_head_counts(part) and name in now and _shapes(part) != _shapes(now[name])
     ]
     if mixed:
         _logger.warning(
@@ -155,13 +155,17 @@ def warn_of_unknown_heads(before: nn.Module, after: nn.Module) -> None:
         )
 
 
-def _has_own_heads(module: nn.Module) -> bool:
+def head_counts(model: nn.Module) -> list[int]:
+    """The numbers of heads in the model, of the user's own attention too."""
+    known = [attention.num_heads for attention in attentions(model).values()]
+    return known + [n for part in model.modules() for n in _own_head_counts(part)]
+
+
+def _own_head_counts(module: nn.Module) -> list[int]:
+    if type(module).__module__.startswith("torch.nn.") or attentions(module):
+        return []
     counts = [getattr(module, name, None) for name in _HEAD_COUNTS]
-    return (
-        any(isinstance(n, int) and n > 1 for n in counts)
-        and not type(module).__module__.startswith("torch.nn.")
-        and not attentions(module)
-    )
+    return [n for n in counts if isinstance(n, int) and n > 1]
 
 
 def _shapes(module: nn.Module) -> list[torch.Size]:

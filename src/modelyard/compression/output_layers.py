@@ -68,10 +68,10 @@ def last_layer(model: nn.Module) -> list[str]:
 
 def _makers(output: torch.Tensor, made_by: dict[Any, str]) -> Iterator[str]:
     ahead: list[Any] = [output.grad_fn]
-    seen: set[Any] = {None}
+    seen: set[Any] = set()
     while ahead:
         node = ahead.pop()
-        if node in seen:
+        if node is None or node in seen:
             continue
         seen.add(node)
         if node in made_by:

@@ -196,13 +196,14 @@ def _warn_of_wiped_out(shares: Mapping[str, float]) -> None:
         )
 
 
-def check_amount(amount: Any) -> None:
+def check_amount(amount: float) -> None:
     """Refuse what is no share.
 
     Raises:
         ConfigError: It lies outside [0, 1).
     """
-    if not isinstance(amount, numbers.Real) or not 0.0 <= float(amount) < 1.0:
+    is_number = isinstance(amount, numbers.Real)  # numpy's too
+    if not is_number or not 0.0 <= float(amount) < 1.0:
         raise ConfigError(f"amount must be in [0, 1), got {amount}. 0.3 means 30 %.")
 
 

@@ -193,7 +193,7 @@ def _remove_channels(
     layers = [module for name, module in model.named_modules() if name in ignored]
     attentions = heads.attentions(model).values()
     layers += [attention for attention in attentions if heads.has_own_widths(attention)]
-    n_heads = [attention.num_heads for attention in attentions]
+    n_heads = heads.head_counts(model)
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")  # torch-pruning reports parameters it treats by itself
         pruner = torch_pruning.pruner.BasePruner(
