@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import onnx
+from onnx import TensorProto
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from modelyard._core.errors import ConfigError
@@ -25,6 +26,9 @@ WEIGHTED = (
     "Gather",
     "EmbedLayerNormalization",
 )
+
+
+_NARROW = (TensorProto.INT8, TensorProto.UINT8, TensorProto.BFLOAT16)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,17 @@ class Source:
     def layers(self) -> dict[str, str]:
         """Nodes that have weights: node name to the module it came from."""
         return quantizable_nodes(self.graph)
+
+    @cached_property
+    def operators(self) -> dict[str, str]:
+        """Node name to the type of its operator."""
+        nodes = onnx.load_from_string(self.graph).graph.node
+        return {node.name: node.op_type for node in nodes}
+
+    @cached_property
+    def n_narrow(self) -> int:
+        """How many weights are narrower than float32 already."""
+        return n_narrow(self.graph)
 
     @cached_property
     def prepared_names(self) -> list[str]:
@@ -96,6 +111,12 @@ class Source:
                 )
             found |= under
         return frozenset(found)
+
+
+def n_narrow(graph: bytes) -> int:
+    """How many weights of a graph are stored in 8 bits or bfloat16."""
+    weights = onnx.load_from_string(graph).graph.initializer
+    return sum(value.data_type in _NARROW for value in weights)
 
 
 def quantizable_nodes(graph: bytes) -> dict[str, str]:

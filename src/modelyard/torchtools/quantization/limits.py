@@ -5,12 +5,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import onnx
-from onnx import TensorProto
-
 from modelyard._core.errors import ModelyardError, QuantizationError
 from modelyard.torchtools.quantization.error import Reference, error_of
-from modelyard.torchtools.quantization.layers import Source, is_portable
+from modelyard.torchtools.quantization.layers import Source, is_portable, n_narrow
 from modelyard.torchtools.quantization.recipes import Recipe
 from modelyard.torchtools.quantization.weights import with_int8_weights
 
@@ -18,7 +15,6 @@ from modelyard.torchtools.quantization.weights import with_int8_weights
 DEFAULT_MAX_ERROR = 0.1
 # Enough to tell layers apart; the verdict is always on all of the data.
 _RANKING_BATCHES = 2
-_NARROW = (TensorProto.INT8, TensorProto.UINT8, TensorProto.BFLOAT16)
 
 _REMEDY = (
     "Nothing was changed. Pass data the model is used on (validation_data, calibration_data), "
@@ -175,7 +171,7 @@ def quantized_within(
     attempts: list[Attempt] = []
     for recipe in recipes:
         data, error = _tried(source, recipe, reference, asked)
-        if not asked and _n_narrow(data) <= _n_narrow(source.graph):
+        if not asked and n_narrow(data) <= source.n_narrow:
             raise QuantizationError(
                 f"Nothing could be quantized: the model has no float32 layer large enough that "
                 f"{recipe.name} acts on. Nothing was changed."
@@ -277,16 +273,12 @@ def _fewest_in_float(
 def _nodes_by_layer(
     source: Source, recipe: Recipe, without: frozenset[str]
 ) -> dict[str, frozenset[str]]:
-    kinds = _kinds(source)
+    kinds = source.operators
     found: dict[str, set[str]] = {}
     for node, layer in source.layers.items():
         if node not in without and kinds[node] in recipe.operators:
             found.setdefault(layer or node, set()).add(node)
     return {layer: frozenset(nodes) for layer, nodes in found.items()}
-
-
-def _kinds(source: Source) -> dict[str, str]:
-    return {node.name: node.op_type for node in onnx.load_from_string(source.graph).graph.node}
 
 
 def _tried(
@@ -304,11 +296,6 @@ def _tried(
             f"ONNX Runtime does not quantize this graph (opset {source.opset}) by {recipe.name}: "
             f"{reason}. Try another opset, 14 or newer, or another method."
         ) from error
-
-
-def _n_narrow(graph: bytes) -> int:
-    weights = onnx.load_from_string(graph).graph.initializer
-    return sum(value.data_type in _NARROW for value in weights)
 
 
 def _result(
@@ -347,7 +334,7 @@ def _decisions(
     harm: dict[str, float],
     is_stored_small: bool,
 ) -> list[LayerDecision]:
-    kinds = _kinds(source)
+    kinds = source.operators
     reasons: dict[str, set[str]] = {}
     for node, layer in source.layers.items():
         if node in asked:

@@ -2,7 +2,7 @@
 
 Exporters write `x.unflatten(-1, (heads, width))` as six operators that take x's shape apart and
 put a new one together. Where only sizes that x has already are carried over, in place, Reshape can
-be told so by zeros. In a small attention layer under int8 that is a quarter of the time.
+be told so by zeros. Under int8 a small attention layer would spend much of its time on shapes.
 """
 
 from collections.abc import Mapping

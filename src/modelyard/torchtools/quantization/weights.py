@@ -39,7 +39,7 @@ def with_int8_weights(
     """Weights as int8 with a scale a channel, widened when the graph is loaded.
 
     They are widened by a Cast and a Mul, not by DequantizeLinear: every runtime folds the former
-    once, at loading; ONNX Runtime computes the latter anew at each call (11 times slower).
+    once, at loading; ONNX Runtime computes the latter anew at each call.
 
     Args:
         graph: A serialised float32 model.
