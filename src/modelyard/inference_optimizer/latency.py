@@ -1,55 +1,101 @@
-"""What calls took, in bounded memory."""
+"""What calls took and how many there are a second, in bounded memory."""
 
 import threading
 from collections import deque
+from typing import TypedDict
 
 import numpy as np
 
 from modelyard._core.clock import Clock
+from modelyard.stats.histogram import LogHistogram
 from modelyard.torchtools.timing import MS_PER_S
 
-_KEPT = 10_000
+WINDOW_S = 60
+_FOLDED_AT = 512
+_LEVELS = (0.5, 0.95, 0.99)
+
+
+class Percentiles(TypedDict):
+    """Durations in milliseconds, off by at most 1 % of themselves; None before the first."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+    mean: float | None
 
 
 class LatencyRecord:
-    """Durations of the last 10,000 calls and the number of samples ever. One lock guards it."""
+    """Durations of all calls since the start, and the samples of the last minute.
+
+    Adding appends to a buffer, which is atomic; one lock guards what the buffer is folded into.
+    Percentiles are off by at most 1 %; between 0.1 microseconds and 10,000 s.
+    """
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+        self._monotonic_s = clock.monotonic_s
+        self._buffer: deque[tuple[float, float, int]] = deque()
         self._lock = threading.Lock()
-        self._durations_s: deque[float] = deque(maxlen=_KEPT)
-        self._n_samples = 0
-        self._first_s: float | None = None
-        self._last_s = 0.0
+        self._forget()
 
-    def add(self, duration_s: float, *, n_samples: int) -> None:
+    def add(self, duration_s: float, n_samples: int = 1) -> None:
         """Count a call that answered `n_samples`."""
-        now = self._clock.monotonic_s()
-        with self._lock:
-            self._durations_s.append(duration_s)
-            self._n_samples += n_samples
-            if self._first_s is None:
-                self._first_s = now - duration_s
-            self._last_s = now
+        buffer = self._buffer
+        buffer.append((self._monotonic_s(), duration_s, n_samples))
+        if len(buffer) >= _FOLDED_AT:
+            with self._lock:
+                self._fold()
 
     @property
     def n_samples(self) -> int:
         """Samples answered so far."""
-        return self._n_samples
+        with self._lock:
+            self._fold()
+            return self._n_samples
 
     def throughput_qps(self) -> float:
-        """Samples per second between the first call's start and the last call's end."""
+        """Samples a second over the last minute, or since the first call if that is shorter."""
         with self._lock:
-            elapsed = self._last_s - (self._first_s or 0.0)
-            return self._n_samples / elapsed if elapsed > 0 else 0.0
+            self._fold()
+            if self._first_s is None:
+                return 0.0
+            now = self._monotonic_s()
+            since = max(self._first_s, now - WINDOW_S)
+            n = sum(n for second, n in self._seconds if second >= since - 1)
+            return n / (now - since) if now > since else 0.0
 
-    def percentiles_ms(self) -> dict[str, float | None]:
-        """p50, p95, p99 and mean of a call, in milliseconds; None before the first."""
+    def percentiles_ms(self) -> Percentiles:
+        """p50, p95, p99 and mean of a call."""
         with self._lock:
-            values = np.asarray(self._durations_s)
-        names = ("p50", "p95", "p99")
-        if not values.size:
-            return dict.fromkeys((*names, "mean"))
-        found = np.percentile(values, [50, 95, 99]) * MS_PER_S
-        result: dict[str, float | None] = dict(zip(names, found.tolist(), strict=True))
-        return {**result, "mean": float(values.mean()) * MS_PER_S}
+            self._fold()
+            mean = self._histogram.mean()
+            found = self._histogram.quantiles(_LEVELS)
+        p50, p95, p99, mean_ms = (None if v is None else v * MS_PER_S for v in (*found, mean))
+        return {"p50": p50, "p95": p95, "p99": p99, "mean": mean_ms}
+
+    def reset(self) -> None:
+        """Start anew."""
+        with self._lock:
+            self._buffer.clear()
+            self._forget()
+
+    def _forget(self) -> None:
+        self._histogram = LogHistogram()
+        self._seconds: deque[tuple[int, int]] = deque(maxlen=WINDOW_S + 1)
+        self._n_samples = 0
+        self._first_s: float | None = None
+
+    def _fold(self) -> None:
+        """Empty the buffer; the lock is held."""
+        calls = [self._buffer.popleft() for _ in range(len(self._buffer))]
+        if not calls:
+            return
+        if self._first_s is None:
+            self._first_s = calls[0][0] - calls[0][1]
+        ended_s, durations_s, n_samples = np.array(calls).T
+        self._histogram.add(durations_s)
+        self._n_samples += int(n_samples.sum())
+        whole, place = np.unique(ended_s.astype(np.int64), return_inverse=True)
+        for second, n in zip(whole.tolist(), np.bincount(place, n_samples).tolist(), strict=True):
+            if self._seconds and self._seconds[-1][0] == second:
+                n += self._seconds.pop()[1]  # noqa: PLW2901 - the count of one second, in two folds
+            self._seconds.append((second, int(n)))
