@@ -1,10 +1,16 @@
-"""The cache's key: equal for equal bits alone."""
+"""The cache: keys that agree for equal bits alone, and answers that are computed once."""
 
+import threading
+
+import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.inference_optimizer.cache import AnswerCache, key_of
+from modelyard import ManualClock
+from modelyard.inference_optimizer.cache import AnswerCache
+from modelyard.inference_optimizer.keys import array_key, key_of
 
 # Values that == confuses or that are easy to lose.
 floats = st.sampled_from([0.0, -0.0, float("nan"), float("inf"), -float("inf"), 1.0, 5e-324])
@@ -49,12 +55,115 @@ def test_memory_layout_is_not_part_of_the_key():
     assert key_of(x.clone().requires_grad_()) == key_of(x)
 
 
+@given(a=arrays, dtype=st.sampled_from([torch.float32, torch.float64, torch.int64, torch.bool]))
+def test_an_array_has_the_key_of_the_tensor_it_shares_its_memory_with(a, dtype):
+    tensor = torch.tensor(a).nan_to_num().to(dtype)
+    assert array_key(tensor.numpy()) == key_of(tensor)
+
+
+def test_array_in_another_byte_order_or_layout_has_no_quick_key():
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert array_key(x.astype(">f4")) is None
+    assert array_key(x.T) is None
+
+
+def test_views_that_are_negated_or_conjugated_have_keys_of_their_values():
+    x = torch.tensor([1 + 2j, 3 - 1j])
+    assert key_of(x.conj()) == key_of(x.conj().resolve_conj())
+    assert key_of(x.conj().imag) == key_of((-x.imag).clone())
+
+
+# ── entries ─────────────────────────────────────────────────────────────────────────────────
+
+
+def keep(cache, key, answer):
+    assert cache.begin(key) is None
+    cache.finish(key, answer)
+
+
 def test_least_recently_used_answer_goes_first():
     cache = AnswerCache(2)
-    for key in (b"a", b"b"):
-        cache.put(key, key)
-    assert cache.get(b"a") == b"a"
-    cache.put(b"c", b"c")
-    assert cache.get(b"b") is None
-    assert cache.get(b"a") == b"a"
-    assert cache.stats()["evictions"] == 1
+    keep(cache, b"a", "a")
+    keep(cache, b"b", "b")
+    assert cache.begin(b"a") == "a"
+    keep(cache, b"c", "c")
+    assert cache.get_many([b"a", b"b", b"c"]) == {b"a": "a", b"c": "c"}
+    assert cache.stats() == {
+        "hits": 3,
+        "misses": 4,
+        "hit_rate": 3 / 7,
+        "size": 2,
+        "max_size": 2,
+        "evictions": 1,
+    }
+
+
+def test_answer_is_computed_anew_once_its_time_is_over():
+    clock = ManualClock()
+    cache = AnswerCache(2, ttl_s=10.0, now_s=clock.monotonic_s)
+    keep(cache, b"a", "a")
+    clock.advance(9.9)
+    assert cache.begin(b"a") == "a"
+    clock.advance(0.2)
+    assert cache.get_many([b"a"]) == {}
+    keep(cache, b"a", "anew")
+    assert cache.begin(b"a") == "anew"
+    assert cache.renewed().stats()["size"] == 0
+
+
+def test_answer_computed_among_others_is_not_given_where_one_alone_is_asked_for():
+    cache = AnswerCache(4)
+    cache.put_many({b"a": "among"})
+    assert cache.get_many([b"a"]) == {b"a": "among"}
+    assert cache.get_many([b"a"], alone=True) == {}
+    keep(cache, b"a", "alone")
+    cache.put_many({b"a": "among"})
+    assert cache.begin(b"a") == "alone"
+
+
+def test_one_thread_computes_and_the_others_wait_for_its_answer():
+    cache = AnswerCache(4)
+    assert cache.begin(b"a") is None
+    answers = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(cache.begin(b"a"))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    cache.finish(b"a", "a")
+    for thread in threads:
+        thread.join(10)
+    assert answers == ["a"] * 4
+    assert cache.stats()["misses"] == 1
+    assert cache.stats()["hits"] == 4
+
+
+def test_where_the_first_fails_another_computes():
+    cache = AnswerCache(4)
+    assert cache.begin(b"a") is None
+    answers = []
+
+    def compute():
+        answer = cache.begin(b"a")
+        if answer is None:
+            answer = "second"
+            cache.finish(b"a", answer)
+        answers.append(answer)
+
+    threads = [threading.Thread(target=compute) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    cache.finish(b"a", None)
+    for thread in threads:
+        thread.join(10)
+    assert answers == ["second"] * 3
+
+
+@pytest.mark.parametrize("max_size", [1, 3])
+def test_never_more_answers_than_it_may_hold(max_size):
+    cache = AnswerCache(max_size)
+    cache.put_many({bytes([i]): i for i in range(10)})
+    assert cache.stats()["size"] == max_size
+    assert cache.stats()["evictions"] == 10 - max_size
+    cache.clear()
+    assert cache.stats()["size"] == 0

@@ -351,7 +351,7 @@ def test_batches_and_streams_equal_single_predictions_in_order(mlp, backend, exa
 
 def test_stream_of_mixed_shapes_and_kinds_keeps_its_order(optimizer, mlp):
     xs = [rows(1, seed=1), rows(3, seed=2), rows(3, seed=3), rows(1, seed=4)[0], rows(2).numpy()]
-    answers = optimizer.predict_streaming(iter(xs))
+    answers = list(optimizer.predict_streaming(iter(xs)))
     assert [type(answer) for answer in answers] == [torch.Tensor] * 4 + [np.ndarray]
     for x, answer in zip(xs, answers, strict=True):
         torch.testing.assert_close(torch.as_tensor(answer), mlp(torch.as_tensor(x)).detach())

@@ -1,73 +1,133 @@
-"""An exact cache of answers: least recently used goes first."""
+"""An exact cache of answers: the least recently used goes first, none is computed twice."""
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-import xxhash
-
+from modelyard.inference_optimizer.keys import Key
 from modelyard.inference_optimizer.records import CacheStats
-from modelyard.torchtools.inputs import Inputs, tensors_of
 
 
-def key_of(inputs: Inputs) -> bytes | None:
-    """A key that two inputs share only if they are equal bit for bit (128-bit hash).
+@dataclass(slots=True)
+class _Computation:
+    """An answer that one thread computes and others wait for."""
 
-    Shapes and dtypes are part of it; NaN and -0.0 are told apart by their bits. None for what
-    cannot be hashed cheaply: a tensor on a GPU.
-    """
-    digest = xxhash.xxh3_128()
-    if isinstance(inputs, dict):
-        digest.update(repr(tuple(inputs)).encode())
-    for tensor in tensors_of(inputs):
-        if tensor.device.type != "cpu":
-            return None
-        plain = tensor.detach().contiguous()
-        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.digest()
+    is_over: threading.Event = field(default_factory=threading.Event)
+    answer: Any = None
+
+
+@dataclass(slots=True, frozen=True)
+class _Entry:
+    answer: Any
+    is_alone: bool
+    expires_s: float
 
 
 class AnswerCache:
     """Answers by the key of their input. Thread-safe: one lock guards everything.
 
+    An entry tells whether its input was computed alone. One computed among others may differ in
+    the last bits, so `begin` gives only the former: what `predict` answers then never depends on
+    what was asked before.
+
     Args:
         max_size: How many answers are kept; 0 keeps none.
+        ttl_s: Seconds after which an answer is computed anew; None for never.
+        now_s: Tells the time; used only with `ttl_s`.
     """
 
-    def __init__(self, max_size: int) -> None:
+    def __init__(
+        self,
+        max_size: int,
+        *,
+        ttl_s: float | None = None,
+        now_s: Callable[[], float] | None = None,
+    ) -> None:
         self.max_size = max_size
+        self._ttl_s = ttl_s
+        self._now_s = now_s
         self._lock = threading.Lock()
-        self._answers: OrderedDict[bytes, Any] = OrderedDict()
+        self._entries: OrderedDict[Key, _Entry] = OrderedDict()
+        self._computing: dict[Key, _Computation | None] = {}
         self._hits = 0
         self._misses = 0
         self._evictions = 0
 
-    def get(self, key: bytes) -> Any | None:
-        """The answer kept for `key`, or None. The caller must not change it."""
-        with self._lock:
-            answer = self._answers.get(key)
-            if answer is None:
-                self._misses += 1
-                return None
-            self._hits += 1
-            self._answers.move_to_end(key)
-            return answer
+    def renewed(self, max_size: int | None = None) -> "AnswerCache":
+        """An empty cache of the same settings, with counts from zero."""
+        size = self.max_size if max_size is None else max_size
+        return AnswerCache(size, ttl_s=self._ttl_s, now_s=self._now_s)
 
-    def put(self, key: bytes, answer: Any) -> None:
-        """Keep an answer; the caller gives it away."""
+    def begin(self, key: Key) -> Any | None:
+        """The answer for `key`, or None: then the caller computes it and must call `finish`.
+
+        Waits while another thread computes it. The caller must not change the answer.
+        """
+        while True:
+            with self._lock:
+                entry = self._entries.get(key)
+                if entry is not None and entry.is_alone and not self._is_stale(entry):
+                    self._hits += 1
+                    self._entries.move_to_end(key)
+                    return entry.answer
+                if key not in self._computing:
+                    self._computing[key] = None
+                    self._misses += 1
+                    return None
+                computation = self._computing[key]
+                if computation is None:
+                    # Made only when somebody waits: it costs more than a small model's answer.
+                    computation = self._computing[key] = _Computation()
+            computation.is_over.wait()
+            if computation.answer is not None:
+                with self._lock:
+                    self._hits += 1
+                return computation.answer
+            # Whoever computed it failed; this thread tries for itself.
+
+    def finish(self, key: Key, answer: Any | None) -> None:
+        """End what `begin` began; the answer is given away, None if there is none."""
         with self._lock:
-            self._answers[key] = answer
-            self._answers.move_to_end(key)
-            if len(self._answers) > self.max_size:
-                self._answers.popitem(last=False)
-                self._evictions += 1
+            computation = self._computing.pop(key, None)
+            if answer is not None:
+                self._put(key, answer, is_alone=True)
+        if computation is not None:
+            computation.answer = answer
+            computation.is_over.set()
+
+    def get_many(self, keys: Sequence[Key], *, alone: bool = False) -> dict[Key, Any]:
+        """The answers that are there; a key asked for twice counts twice.
+
+        Args:
+            keys: Of the inputs.
+            alone: Whether only answers that were computed alone will do.
+        """
+        found = {}
+        with self._lock:
+            for key in keys:
+                entry = self._entries.get(key)
+                if entry is None or (alone and not entry.is_alone) or self._is_stale(entry):
+                    self._misses += 1
+                    continue
+                self._hits += 1
+                self._entries.move_to_end(key)
+                found[key] = entry.answer
+        return found
+
+    def put_many(self, answers: Mapping[Key, Any], *, alone: bool = False) -> None:
+        """Keep answers, which the caller gives away; one computed alone is never replaced."""
+        with self._lock:
+            for key, answer in answers.items():
+                entry = self._entries.get(key)
+                if alone or entry is None or not entry.is_alone or self._is_stale(entry):
+                    self._put(key, answer, is_alone=alone)
 
     def clear(self) -> None:
         """Forget every answer; the counts stay."""
         with self._lock:
-            self._answers.clear()
+            self._entries.clear()
 
     def stats(self) -> CacheStats:
         """Counts since the start."""
@@ -77,7 +137,25 @@ class AnswerCache:
                 "hits": self._hits,
                 "misses": self._misses,
                 "hit_rate": self._hits / looked_up if looked_up else 0.0,
-                "size": len(self._answers),
+                "size": len(self._entries),
                 "max_size": self.max_size,
                 "evictions": self._evictions,
             }
+
+    def _put(self, key: Key, answer: Any, *, is_alone: bool) -> None:
+        """Keep one answer; the lock is held."""
+        expires_s = 0.0
+        if self._ttl_s is not None and self._now_s is not None:
+            expires_s = self._now_s() + self._ttl_s
+        self._entries[key] = _Entry(answer, is_alone, expires_s)
+        self._entries.move_to_end(key)
+        if len(self._entries) > self.max_size:
+            self._entries.popitem(last=False)
+            self._evictions += 1
+
+    def _is_stale(self, entry: _Entry) -> bool:
+        return (
+            self._ttl_s is not None
+            and self._now_s is not None
+            and self._now_s() >= entry.expires_s
+        )

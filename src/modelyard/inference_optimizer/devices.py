@@ -51,5 +51,12 @@ def gpu_utilization(device: torch.device) -> float | None:
 def memory_mb(device: torch.device) -> float:
     """Resident memory of the process, on a GPU the peak allocated there; 10^6 bytes."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / MB
+        return gpu_memory_mb(device) or 0.0
     return float(psutil.Process(os.getpid()).memory_info().rss) / MB
+
+
+def gpu_memory_mb(device: torch.device) -> float | None:
+    """Peak of what PyTorch allocated on the GPU, 10^6 bytes; None without one."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.max_memory_allocated(device) / MB

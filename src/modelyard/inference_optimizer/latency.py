@@ -1,12 +1,13 @@
 """What calls took and how many there are a second, in bounded memory."""
 
 import threading
+import time
 from collections import deque
+from collections.abc import Callable
 from typing import TypedDict
 
 import numpy as np
 
-from modelyard._core.clock import Clock
 from modelyard.stats.histogram import LogHistogram
 from modelyard.torchtools.timing import MS_PER_S
 
@@ -29,18 +30,21 @@ class LatencyRecord:
 
     Adding appends to a buffer, which is atomic; one lock guards what the buffer is folded into.
     Percentiles are off by at most 1 %; between 0.1 microseconds and 10,000 s.
+
+    Args:
+        now_s: Tells the time in seconds from any start.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        self._monotonic_s = clock.monotonic_s
+    def __init__(self, now_s: Callable[[], float] = time.perf_counter) -> None:
+        self._now_s = now_s
         self._buffer: deque[tuple[float, float, int]] = deque()
         self._lock = threading.Lock()
         self._forget()
 
-    def add(self, duration_s: float, n_samples: int = 1) -> None:
-        """Count a call that answered `n_samples`."""
+    def add(self, duration_s: float, n_samples: int = 1, ended_s: float | None = None) -> None:
+        """Count a call that answered `n_samples` and ended at `ended_s`, by default now."""
         buffer = self._buffer
-        buffer.append((self._monotonic_s(), duration_s, n_samples))
+        buffer.append((self._now_s() if ended_s is None else ended_s, duration_s, n_samples))
         if len(buffer) >= _FOLDED_AT:
             with self._lock:
                 self._fold()
@@ -58,7 +62,7 @@ class LatencyRecord:
             self._fold()
             if self._first_s is None:
                 return 0.0
-            now = self._monotonic_s()
+            now = self._now_s()
             since = max(self._first_s, now - WINDOW_S)
             n = sum(n for second, n in self._seconds if second >= since - 1)
             return n / (now - since) if now > since else 0.0

@@ -64,6 +64,8 @@ class PerformanceStats(TypedDict):
         device: What runs.
         backend: What serves a batch of one.
         gpu_utilization: Share of time the GPU is busy; None without one.
+        memory_mb: Resident memory of the process, 10^6 bytes.
+        gpu_memory_mb: Peak of what PyTorch allocated on the GPU; None without one.
     """
 
     p50_latency_ms: float | None
@@ -75,6 +77,8 @@ class PerformanceStats(TypedDict):
     device: str
     backend: str
     gpu_utilization: float | None
+    memory_mb: float
+    gpu_memory_mb: float | None
 
 
 class CacheStats(TypedDict):

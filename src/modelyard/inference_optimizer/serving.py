@@ -1,20 +1,25 @@
 """What answers at one moment: a module, its backends, and the inputs they were proved on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
+import torch
 from torch import nn
 
 from modelyard._core.errors import InputError, ModelyardError
 from modelyard.inference_optimizer.answers import concatenated, n_samples, split
 from modelyard.inference_optimizer.backends import Backend
 from modelyard.inference_optimizer.cache import AnswerCache
+from modelyard.inference_optimizer.expecting import expectation
 from modelyard.torchtools.inputs import Inputs, batch_size, tensors_of
 from modelyard.torchtools.parity import differences
 from modelyard.torchtools.signature import Signature
 
 Form = tuple[Any, ...]
+Array = np.ndarray[Any, Any]
+RunArray = Callable[[Array], Array]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +32,12 @@ class Serving:
         by_batch: The fastest backend by measured batch size; empty before measuring.
         form: Form of the inputs that those were proved on. A traced or exported graph may fail
             on another length or, worse, answer wrongly: such inputs go to `eager`.
+        chunk_size: Samples at a time for which one takes least; None before measuring.
         cache: Answers; of size 0 when off.
         is_checked: Whether the model has shown that it gives one answer to one input.
         signature: What the model was stored as taking, if it came from a registry.
+        float_dtype: The floating-point type the module computes in, which arrays are given in.
+        float_array_dtype: The same as an array's; None if NumPy has no such type.
         joinable: By form, whether inputs joined along the batch give the same answers. Filled
             as forms come; two threads that fill one entry at once write the same.
     """
@@ -39,16 +47,43 @@ class Serving:
     cache: AnswerCache
     by_batch: Mapping[int, Backend] = field(default_factory=dict)
     form: Form | None = None
+    chunk_size: int | None = None
     is_checked: bool = False
     signature: Signature | None = None
+    float_dtype: torch.dtype = torch.float32
     joinable: dict[Form, bool] = field(default_factory=dict)
+    float_array_dtype: "np.dtype[Any] | None" = field(init=False, repr=False)
+    _table: list[Backend] = field(init=False, repr=False)
+    _one: "tuple[torch.dtype, int, tuple[int, ...]] | None" = field(init=False, repr=False)
+    _lean: "tuple[np.dtype[Any], tuple[int, ...]] | None" = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Work out once what each call needs."""
+        sizes = sorted(self.by_batch)
+        table = [
+            self.by_batch[max((s for s in sizes if s <= n), default=sizes[0])]
+            for n in range(sizes[-1] + 1 if sizes else 0)
+        ]
+        object.__setattr__(self, "_table", table or [self.eager])
+        object.__setattr__(self, "_lean", _lean_form(self.form))
+        object.__setattr__(self, "_one", _one_tensor(self.form))
+        object.__setattr__(self, "float_array_dtype", _array_dtype(self.float_dtype))
 
     def backend_for(self, n: int) -> Backend:
         """The backend measured at the largest batch size up to `n`."""
-        if not self.by_batch:
-            return self.eager
-        sizes = [size for size in self.by_batch if size <= n]
-        return self.by_batch[max(sizes, default=min(self.by_batch))]
+        table = self._table
+        return table[n] if n < len(table) else table[-1]
+
+    def lean(self, array: Array) -> RunArray | None:
+        """The shortest way from this array to an array, or None if there is none.
+
+        Only for the form the backends were proved on, and only for backends that compute on
+        arrays. Their answers belong to the caller.
+        """
+        form = self._lean
+        if form is None or array.dtype != form[0] or array.shape[1:] != form[1]:
+            return None
+        return self.backend_for(array.shape[0]).run_array
 
     def run(self, inputs: Inputs) -> Any:
         """The answer of the backend for these inputs.
@@ -56,18 +91,34 @@ class Serving:
         Raises:
             InputError: The model does not take them.
         """
-        is_proved = bool(self.by_batch) and form_of(inputs) == self.form
+        is_proved = bool(self.by_batch) and self._is_of_form(inputs)
         backend = self.backend_for(n_samples(inputs)) if is_proved else self.eager
         try:
             return backend.run(inputs)
         except ModelyardError:
             raise
-        except Exception as error:
-            shapes = [f"{tuple(t.shape)} {t.dtype}" for t in tensors_of(inputs)]
-            raise InputError(
-                f"{type(self.model).__name__} does not take this input "
-                f"({', '.join(shapes)}): {error}"
-            ) from error
+        except Exception as error:  # noqa: BLE001 - converters, backends and models raise anything
+            self.refuse(inputs, error)
+
+    def _is_of_form(self, inputs: Inputs) -> bool:
+        one = self._one
+        if one is not None and type(inputs) is torch.Tensor:
+            dtype, ndim, tail = one
+            return inputs.dtype is dtype and inputs.ndim == ndim and inputs.shape[1:] == tail
+        return form_of(inputs) == self.form
+
+    def refuse(self, inputs: Inputs, error: Exception) -> NoReturn:
+        """Say that the model does not take these inputs, and what it takes.
+
+        Raises:
+            InputError: Always.
+        """
+        shapes = [f"{tuple(t.shape)} {t.dtype}" for t in tensors_of(inputs)]
+        wanted = expectation(self.model, self.form)
+        raise InputError(
+            f"{type(self.model).__name__} does not take this input "
+            f"({', '.join(shapes)}): {error}{wanted}"
+        ) from error
 
     def joins(self, inputs: list[Inputs], *, bound: float) -> bool:
         """Whether these inputs, joined along the batch, get the answers each gets alone.
@@ -93,3 +144,28 @@ def form_of(inputs: Inputs) -> Form:
     """Names, dtypes and shapes without the batch: what a backend is proved for."""
     names = tuple(inputs) if isinstance(inputs, dict) else ()
     return (names, *((t.dtype, t.ndim, t.shape[1:]) for t in tensors_of(inputs)))
+
+
+def _one_tensor(form: Form | None) -> tuple[torch.dtype, int, tuple[int, ...]] | None:
+    """dtype, dimensions and shape of the one tensor that a form describes; None for others."""
+    if form is None or form[0] or len(form) != 2:  # noqa: PLR2004 - names and one tensor
+        return None
+    dtype, ndim, tail = form[1]
+    return dtype, ndim, tuple(tail)
+
+
+def _lean_form(form: Form | None) -> tuple[np.dtype[Any], tuple[int, ...]] | None:
+    """Type and shape of the one array that a form describes; None for others."""
+    one = _one_tensor(form)
+    if one is None or one[1] < 2:  # noqa: PLR2004 - without a batch the first size is none
+        return None
+    dtype = _array_dtype(one[0])
+    return None if dtype is None else (dtype, one[2])
+
+
+def _array_dtype(dtype: torch.dtype) -> np.dtype[Any] | None:
+    try:
+        found: np.dtype[Any] = torch.empty(0, dtype=dtype).numpy().dtype
+    except TypeError:
+        return None  # NumPy has no such type
+    return found

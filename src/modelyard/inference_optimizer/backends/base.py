@@ -21,6 +21,7 @@ class Backend:
 
     name: str
     run: Callable[[Inputs], Any]
+    run_array: Callable[[Any], Any] | None = None
 
 
 Maker = Callable[[nn.Module, Inputs, torch.device], Backend]

@@ -1,0 +1,199 @@
+"""Several inputs computed as one, each getting its own answer."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from modelyard.inference_optimizer.answers import concatenated, given_back, n_samples, split
+from modelyard.inference_optimizer.kept import as_tensors, from_kept, kept
+from modelyard.inference_optimizer.keys import Key, array_key, key_of
+from modelyard.inference_optimizer.serving import Form, Serving, form_of
+from modelyard.inference_optimizer.taking import taken
+from modelyard.torchtools.inputs import Inputs, batch_size, mapped, synthetic_like
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(slots=True)
+class Item:
+    """An input that was checked, and belongs to whoever computes it.
+
+    Attributes:
+        inputs: As tensors; an array where the shortest way takes it.
+        as_arrays: Whether its answer is to be arrays.
+        key: In the cache; None for none.
+        n_samples: In it.
+    """
+
+    inputs: Inputs | Array
+    as_arrays: bool
+    key: Key | None
+    n_samples: int
+
+    @property
+    def tensors(self) -> Inputs:
+        """The input as tensors, which share an array's memory."""
+        return (
+            torch.from_numpy(self.inputs) if isinstance(self.inputs, np.ndarray) else self.inputs
+        )
+
+
+def item_of(x: Any, serving: Serving, *, is_copied: bool) -> Item:
+    """An input as it is computed among others.
+
+    Args:
+        x: As `predict` takes it.
+        serving: What will answer.
+        is_copied: Whether to copy it, since the caller may change it before it is computed.
+
+    Raises:
+        InputError: It does not fit.
+    """
+    has_cache = serving.cache.max_size > 0
+    if type(x) is np.ndarray and serving.lean(x) is not None:
+        array = x.copy() if is_copied else x
+        return Item(array, True, array_key(array) if has_cache else None, array.shape[0])
+    inputs, as_arrays = taken(x, serving)
+    if is_copied:
+        inputs = mapped(inputs, lambda tensor: tensor.detach().clone())
+    return Item(inputs, as_arrays, key_of(inputs) if has_cache else None, n_samples(inputs))
+
+
+def computed(
+    serving: Serving,
+    items: Sequence[Item],
+    *,
+    found: Mapping[Key, Any],
+    can_join: Callable[[list[Inputs]], bool],
+    is_repeatable: Callable[[Inputs, Any], bool],
+) -> list[Any]:
+    """The answer to each item, in order; equal ones are computed once, those found not at all.
+
+    Args:
+        serving: What answers.
+        items: Of any forms; those of one form are joined where that changes no answer.
+        found: What the cache holds of them.
+        can_join: Whether joining inputs of this form, of which it gets two, changes no answer.
+        is_repeatable: Whether the model has shown that it gives one answer to one input.
+
+    Raises:
+        InputError: The model does not take one of them.
+    """
+    known = dict(found)
+    answers: dict[int, Any] = {}
+    for places in _of_one_form(_first_of_equals(items, known)).values():
+        group = [items[i] for i in places]
+        computed, is_alone = _together(serving, group, can_join)
+        if group[0].key is not None:
+            fresh = {item.key: kept(one) for item, one in zip(group, computed, strict=True)}
+            known.update(fresh)
+            if is_repeatable(group[0].tensors, as_tensors(computed[0])):
+                serving.cache.put_many(fresh, alone=is_alone)
+        for place, answer in zip(places, computed, strict=True):
+            answers[place] = _given(answer, items[place])
+    return [
+        answers[i]
+        if i in answers
+        else from_kept(known[item.key], item.tensors, as_arrays=item.as_arrays)
+        for i, item in enumerate(items)
+    ]
+
+
+def can_join(serving: Serving, inputs: list[Inputs], *, bound: float, seed: int) -> bool:
+    """Whether joining inputs along the first dimension gives what each would alone.
+
+    Tried once for each form, on the first two that come and on a large neighbour: two of the
+    caller's may be alike, and what a batch shares would not show.
+
+    Args:
+        serving: What answers.
+        inputs: Two of one form.
+        bound: Difference allowed, as part of the output's size.
+        seed: Of the neighbour.
+    """
+    form = form_of(inputs[0])
+    if form not in serving.joinable:
+        large = synthetic_like(inputs[1], 2, seed=seed, scale=10.0)
+        serving.joinable[form] = serving.joins(inputs, bound=bound) and serving.joins(
+            [inputs[0], large], bound=bound
+        )
+    return serving.joinable[form]
+
+
+def _first_of_equals(items: Sequence[Item], known: Mapping[Key, Any]) -> list[tuple[int, Item]]:
+    """The items to compute, with their places: not known, and each equal one once."""
+    wanted: list[tuple[int, Item]] = []
+    seen = set(known)
+    for i, item in enumerate(items):
+        if item.key is None:
+            wanted.append((i, item))
+        elif item.key not in seen:
+            seen.add(item.key)
+            wanted.append((i, item))
+    return wanted
+
+
+def _of_one_form(items: Sequence[tuple[int, Item]]) -> dict[Form, list[int]]:
+    forms: dict[Form, list[int]] = {}
+    for i, item in items:
+        inputs = item.inputs
+        if isinstance(inputs, np.ndarray):
+            form: Form = (inputs.dtype, inputs.shape[1:])
+        else:
+            form = (*form_of(inputs), type(inputs))
+        forms.setdefault(form, []).append(i)
+    return forms
+
+
+def _together(
+    serving: Serving, group: Sequence[Item], can_join: Callable[[list[Inputs]], bool]
+) -> tuple[list[Any], bool]:
+    """Arrays or tensors for each of one form, and whether each was computed alone."""
+    if len(group) > 1 and can_join([item.tensors for item in group[:2]]):
+        return _joined(serving, group), False
+    return [_alone(serving, item) for item in group], True
+
+
+def _joined(serving: Serving, group: Sequence[Item]) -> list[Any]:
+    arrays = [item.inputs for item in group if isinstance(item.inputs, np.ndarray)]
+    if len(arrays) == len(group):
+        whole = np.concatenate(arrays)
+        run_array = serving.lean(whole)
+        if run_array is not None:
+            return _rows(_run(serving, run_array, whole), group)
+    inputs = [item.tensors for item in group]
+    return split(serving.run(concatenated(inputs)), [batch_size(one) for one in inputs])
+
+
+def _rows(answer: Array, group: Sequence[Item]) -> list[Array]:
+    rows, start = [], 0
+    for item in group:
+        stop = start + item.n_samples
+        # A copy: a view of one row would keep the whole batch in memory.
+        rows.append(answer[start:stop].copy())
+        start = stop
+    return rows
+
+
+def _alone(serving: Serving, item: Item) -> Any:
+    if isinstance(item.inputs, np.ndarray):
+        run_array = serving.lean(item.inputs)
+        if run_array is not None:
+            return _run(serving, run_array, item.inputs)
+    return serving.run(item.tensors)
+
+
+def _given(answer: Any, item: Item) -> Any:
+    if isinstance(answer, np.ndarray):  # only for who gave an array; it is nobody else's
+        return answer
+    return given_back(answer, item.tensors, as_arrays=item.as_arrays)
+
+
+def _run(serving: Serving, run_array: Callable[[Array], Array], array: Array) -> Array:
+    try:
+        return run_array(array)
+    except Exception as error:  # noqa: BLE001 - backends raise anything
+        serving.refuse(torch.from_numpy(array), error)
