@@ -22,8 +22,14 @@ def given_back(answer: Any, inputs: Inputs, *, as_arrays: bool) -> Any:
     """The answer as the caller gave the input: arrays, or tensors on the input's device."""
     if as_arrays:
         return map_tensors(answer, to_array)
+    if _is_plain(answer) and _is_plain(inputs):
+        return answer.clone()  # a model may answer with its input or a weight
     home = tensors_of(inputs)[0].device
     return map_tensors(answer, lambda tensor: tensor.to(home).detach().clone())
+
+
+def _is_plain(value: Any) -> bool:
+    return type(value) is torch.Tensor and value.is_cpu and not value.requires_grad
 
 
 def to_array(value: torch.Tensor) -> np.ndarray[Any, Any]:

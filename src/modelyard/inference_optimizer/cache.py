@@ -18,11 +18,9 @@ class _Computation:
     answer: Any = None
 
 
-@dataclass(slots=True, frozen=True)
-class _Entry:
-    answer: Any
-    is_alone: bool
-    expires_s: float
+# An answer, whether it was computed alone, when it gets too old (None: never). A tuple, for half
+# the time of a look-up would go into a class of our own.
+_Entry = tuple[Any, bool, float | None]
 
 
 class AnswerCache:
@@ -68,10 +66,10 @@ class AnswerCache:
         while True:
             with self._lock:
                 entry = self._entries.get(key)
-                if entry is not None and entry.is_alone and not self._is_stale(entry):
+                if entry and entry[1] and (entry[2] is None or not self._is_stale(entry)):
                     self._hits += 1
                     self._entries.move_to_end(key)
-                    return entry.answer
+                    return entry[0]
                 if key not in self._computing:
                     self._computing[key] = None
                     self._misses += 1
@@ -108,12 +106,12 @@ class AnswerCache:
         with self._lock:
             for key in keys:
                 entry = self._entries.get(key)
-                if entry is None or (alone and not entry.is_alone) or self._is_stale(entry):
+                if entry is None or (alone and not entry[1]) or self._is_stale(entry):
                     self._misses += 1
                     continue
                 self._hits += 1
                 self._entries.move_to_end(key)
-                found[key] = entry.answer
+                found[key] = entry[0]
         return found
 
     def put_many(self, answers: Mapping[Key, Any], *, alone: bool = False) -> None:
@@ -121,7 +119,7 @@ class AnswerCache:
         with self._lock:
             for key, answer in answers.items():
                 entry = self._entries.get(key)
-                if alone or entry is None or not entry.is_alone or self._is_stale(entry):
+                if alone or entry is None or not entry[1] or self._is_stale(entry):
                     self._put(key, answer, is_alone=alone)
 
     def clear(self) -> None:
@@ -144,18 +142,14 @@ class AnswerCache:
 
     def _put(self, key: Key, answer: Any, *, is_alone: bool) -> None:
         """Keep one answer; the lock is held."""
-        expires_s = 0.0
+        expires_s = None
         if self._ttl_s is not None and self._now_s is not None:
             expires_s = self._now_s() + self._ttl_s
-        self._entries[key] = _Entry(answer, is_alone, expires_s)
+        self._entries[key] = (answer, is_alone, expires_s)
         self._entries.move_to_end(key)
         if len(self._entries) > self.max_size:
             self._entries.popitem(last=False)
             self._evictions += 1
 
     def _is_stale(self, entry: _Entry) -> bool:
-        return (
-            self._ttl_s is not None
-            and self._now_s is not None
-            and self._now_s() >= entry.expires_s
-        )
+        return entry[2] is not None and self._now_s is not None and self._now_s() >= entry[2]

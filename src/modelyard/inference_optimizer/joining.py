@@ -54,7 +54,7 @@ def item_of(x: Any, serving: Serving, *, is_copied: bool) -> Item:
     """
     has_cache = serving.cache.max_size > 0
     if type(x) is np.ndarray and serving.lean(x) is not None:
-        array = x.copy() if is_copied else x
+        array = x.copy() if is_copied or not x.flags.writeable else x
         return Item(array, True, array_key(array) if has_cache else None, array.shape[0])
     inputs, as_arrays = taken(x, serving)
     if is_copied:
@@ -196,4 +196,4 @@ def _run(serving: Serving, run_array: Callable[[Array], Array], array: Array) ->
     try:
         return run_array(array)
     except Exception as error:  # noqa: BLE001 - backends raise anything
-        serving.refuse(torch.from_numpy(array), error)
+        serving.refuse(torch.from_numpy(array.copy()), error)

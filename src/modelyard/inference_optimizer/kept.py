@@ -21,7 +21,10 @@ def kept(answer: Any) -> Any:
     if isinstance(answer, np.ndarray):
         return answer.copy()
     if isinstance(answer, torch.Tensor) and answer.dtype not in _HAS_NO_ARRAY:
-        return to_array(answer.resolve_conj().resolve_neg())
+        try:
+            return answer.numpy().copy()
+        except (RuntimeError, TypeError):  # on a GPU, or a view that is conjugated
+            return to_array(answer.resolve_conj().resolve_neg())
     return map_tensors(answer, lambda tensor: tensor.detach().clone())
 
 

@@ -1,5 +1,6 @@
 """What calls took and how many there are a second, in bounded memory."""
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -12,7 +13,7 @@ from modelyard.stats.histogram import LogHistogram
 from modelyard.torchtools.timing import MS_PER_S
 
 WINDOW_S = 60
-_FOLDED_AT = 512
+FOLDED_AT = 2048
 _LEVELS = (0.5, 0.95, 0.99)
 
 
@@ -33,21 +34,28 @@ class LatencyRecord:
 
     Args:
         now_s: Tells the time in seconds from any start.
+
+    Attributes:
+        buffer: When a call ended, what it took, its samples. Who cannot afford `add` appends, and
+            calls `fold` once there are `FOLDED_AT`.
     """
 
     def __init__(self, now_s: Callable[[], float] = time.perf_counter) -> None:
         self._now_s = now_s
-        self._buffer: deque[tuple[float, float, int]] = deque()
+        self.buffer: deque[tuple[float, float, int]] = deque()
         self._lock = threading.Lock()
         self._forget()
 
     def add(self, duration_s: float, n_samples: int = 1, ended_s: float | None = None) -> None:
         """Count a call that answered `n_samples` and ended at `ended_s`, by default now."""
-        buffer = self._buffer
-        buffer.append((self._now_s() if ended_s is None else ended_s, duration_s, n_samples))
-        if len(buffer) >= _FOLDED_AT:
-            with self._lock:
-                self._fold()
+        self.buffer.append((self._now_s() if ended_s is None else ended_s, duration_s, n_samples))
+        if len(self.buffer) >= FOLDED_AT:
+            self.fold()
+
+    def fold(self) -> None:
+        """Empty the buffer into the counts."""
+        with self._lock:
+            self._fold()
 
     @property
     def n_samples(self) -> int:
@@ -79,7 +87,7 @@ class LatencyRecord:
     def reset(self) -> None:
         """Start anew."""
         with self._lock:
-            self._buffer.clear()
+            self.buffer.clear()
             self._forget()
 
     def _forget(self) -> None:
@@ -90,12 +98,13 @@ class LatencyRecord:
 
     def _fold(self) -> None:
         """Empty the buffer; the lock is held."""
-        calls = [self._buffer.popleft() for _ in range(len(self._buffer))]
+        calls = [self.buffer.popleft() for _ in range(len(self.buffer))]
         if not calls:
             return
         if self._first_s is None:
             self._first_s = calls[0][0] - calls[0][1]
-        ended_s, durations_s, n_samples = np.array(calls).T
+        flat = np.fromiter(itertools.chain.from_iterable(calls), float, 3 * len(calls))
+        ended_s, durations_s, n_samples = flat.reshape(-1, 3).T
         self._histogram.add(durations_s)
         self._n_samples += int(n_samples.sum())
         whole, place = np.unique(ended_s.astype(np.int64), return_inverse=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from xxhash import xxh3_128_digest
 
 from modelyard._core.errors import InputError, NotReadyError
 from modelyard.inference_optimizer.answers import (
@@ -22,7 +23,7 @@ from modelyard.inference_optimizer.cache import AnswerCache
 from modelyard.inference_optimizer.joining import Item, can_join, computed
 from modelyard.inference_optimizer.kept import as_tensors, from_kept, kept
 from modelyard.inference_optimizer.keys import Key, array_key, key_of
-from modelyard.inference_optimizer.latency import LatencyRecord
+from modelyard.inference_optimizer.latency import FOLDED_AT, LatencyRecord
 from modelyard.inference_optimizer.serving import Serving
 from modelyard.inference_optimizer.taking import taken
 from modelyard.torchtools.inputs import Inputs, batch_size, mapped
@@ -66,26 +67,33 @@ class Predictor:
             NotReadyError: There is no model.
             InputError: The model does not take this input; says what it does take.
         """
-        serving = self._current()
+        # Written out in one piece: a cached answer costs about as much as two calls of Python.
+        serving = self._serving or self._current()
         started_s = _now_s()
-        array = _as_array(x, serving)
-        if array is None or not array.ndim:
+        is_array = type(x) is np.ndarray
+        array: Any = x if is_array else _shared(x) if serving.cache.max_size else None
+        letter = None if array is None else serving.letters.get(array.dtype)
+        if letter is None or array.ndim < 2:  # noqa: PLR2004 - no batch to count
             return self._predict_any(serving, x, started_s)
-        cache = serving.cache
-        key = array_key(array) if cache.max_size else None
-        answer = None if key is None else cache.begin(key)
+        cache, key, answer = serving.cache, None, None
+        if cache.max_size:
+            try:
+                key = (xxh3_128_digest(array), array.shape, letter)
+            except ValueError:  # not contiguous
+                return self._predict_any(serving, x, started_s)
+            answer = cache.begin(key)
         if answer is None:
             answer = self._computed_alone(serving, x, array, key)
         elif type(answer) is np.ndarray:
             answer = answer.copy()
         else:
-            answer = from_kept(answer, x, as_arrays=x is array)
+            answer = from_kept(answer, x, as_arrays=is_array)
         ended_s = _now_s()
-        n = array.shape[0] if array.ndim > 1 else 1
-        self._latency.add(ended_s - started_s, n, ended_s)
-        if type(answer) is np.ndarray and x is not array:
-            return torch.from_numpy(answer)
-        return answer
+        calls = self._latency.buffer
+        calls.append((ended_s, ended_s - started_s, len(array)))
+        if len(calls) >= FOLDED_AT:
+            self._latency.fold()
+        return answer if is_array or type(answer) is not np.ndarray else torch.from_numpy(answer)
 
     def predict_batch(self, x_batch: Any, *, exact: bool = False) -> Any:
         """Answers to many samples in order; those that are cached are not computed.
@@ -151,7 +159,7 @@ class Predictor:
         try:
             answer = run_array(array)
         except Exception as error:  # noqa: BLE001 - backends raise anything
-            serving.refuse(torch.from_numpy(array), error)
+            serving.refuse(torch.from_numpy(array.copy()), error)
         finally:
             if key is not None:
                 serving.cache.finish(key, None if answer is None else answer.copy())
@@ -276,12 +284,9 @@ class Predictor:
         return False
 
 
-def _as_array(x: Any, serving: Serving) -> np.ndarray[Any, Any] | None:
-    """The array that `x` is or shares its memory with; None for what needs a closer look."""
-    if type(x) is np.ndarray:
-        is_plain = x.dtype.kind != "f" or x.dtype == serving.float_array_dtype
-        return x if is_plain else None
-    if type(x) is torch.Tensor and x.is_cpu and not x.requires_grad:
+def _shared(x: Any) -> np.ndarray[Any, Any] | None:
+    """An array over a plain tensor's memory; None for what needs a closer look."""
+    if type(x) is torch.Tensor and not x.requires_grad and x.is_cpu:
         try:
             array: np.ndarray[Any, Any] = x.numpy()
         except (TypeError, RuntimeError):

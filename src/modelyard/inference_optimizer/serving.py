@@ -37,7 +37,7 @@ class Serving:
         is_checked: Whether the model has shown that it gives one answer to one input.
         signature: What the model was stored as taking, if it came from a registry.
         float_dtype: The floating-point type the module computes in, which arrays are given in.
-        float_array_dtype: The same as an array's; None if NumPy has no such type.
+        letters: NumPy's letter for each type of array that the module is given as it is.
         joinable: By form, whether inputs joined along the batch give the same answers. Filled
             as forms come; two threads that fill one entry at once write the same.
     """
@@ -52,7 +52,7 @@ class Serving:
     signature: Signature | None = None
     float_dtype: torch.dtype = torch.float32
     joinable: dict[Form, bool] = field(default_factory=dict)
-    float_array_dtype: "np.dtype[Any] | None" = field(init=False, repr=False)
+    letters: "dict[np.dtype[Any], str]" = field(init=False, repr=False)
     _table: list[Backend] = field(init=False, repr=False)
     _one: "tuple[torch.dtype, int, tuple[int, ...]] | None" = field(init=False, repr=False)
     _lean: "tuple[np.dtype[Any], tuple[int, ...]] | None" = field(init=False, repr=False)
@@ -67,7 +67,9 @@ class Serving:
         object.__setattr__(self, "_table", table or [self.eager])
         object.__setattr__(self, "_lean", _lean_form(self.form))
         object.__setattr__(self, "_one", _one_tensor(self.form))
-        object.__setattr__(self, "float_array_dtype", _array_dtype(self.float_dtype))
+        own = _array_dtype(self.float_dtype)
+        plain = [*map(np.dtype, "lihbB?"), *([] if own is None else [own])]
+        object.__setattr__(self, "letters", {dtype: dtype.char for dtype in plain})
 
     def backend_for(self, n: int) -> Backend:
         """The backend measured at the largest batch size up to `n`."""

@@ -217,11 +217,18 @@ def _as_tensor(value: Any) -> torch.Tensor:
     try:
         if isinstance(value, list | tuple | float):  # in torch's own default type
             return torch.as_tensor(value)
-        return torch.as_tensor(np.asarray(value))
+        return torch.from_numpy(_owned(np.asarray(value)))
     except (TypeError, ValueError) as error:
         raise InputError(
             f"An input must be a tensor or array, got {type(value).__name__}: {error}"
         ) from error
+
+
+def _owned(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The array as torch can hold it: in the machine's byte order, and writable."""
+    if not array.dtype.isnative:
+        return array.astype(array.dtype.newbyteorder("="))
+    return array if array.flags.writeable else array.copy()
 
 
 def takes_whole(model: nn.Module, data: Any) -> bool:

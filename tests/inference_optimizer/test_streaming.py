@@ -1,0 +1,121 @@
+"""Streams: in order, as asked for, at most two chunks ahead."""
+
+import threading
+
+import pytest
+import torch
+
+from modelyard._core.errors import InputError
+from modelyard.inference_optimizer import InferenceOptimizer
+from modelyard.inference_optimizer.streaming import streamed
+
+
+def doubled(xs):
+    return [2 * x for x in xs]
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 4, 5, 20])
+def test_every_answer_in_order(n):
+    assert list(streamed(range(n), doubled, chunk_size=4)) == [2 * i for i in range(n)]
+
+
+def test_at_most_two_chunks_are_read_ahead():
+    read = []
+
+    def source():
+        for i in range(100):
+            read.append(i)
+            yield i
+
+    answers = streamed(source(), doubled, chunk_size=4)
+    assert read == []
+    for i in range(40):
+        assert next(answers) == 2 * i
+        assert len(read) <= i + 1 + 2 * 4
+    answers.close()
+    assert len(read) < 100
+
+
+def test_the_next_chunk_is_read_while_one_is_computed():
+    was_read = threading.Event()
+
+    def source():
+        yield from range(4)
+        was_read.set()
+        yield from range(4, 8)
+
+    def compute(xs):
+        if xs[0] == 0:
+            assert was_read.wait(10)  # would wait in vain if reading waited for computing
+        return doubled(xs)
+
+    assert list(streamed(source(), compute, chunk_size=4)) == [2 * i for i in range(8)]
+
+
+def test_inputs_are_read_in_the_callers_thread():
+    threads = set()
+
+    def source():
+        for i in range(10):
+            threads.add(threading.current_thread())
+            yield i
+
+    list(streamed(source(), doubled, chunk_size=4))
+    assert threads == {threading.current_thread()}
+
+
+def test_an_error_of_the_source_comes_after_the_answers_to_what_it_gave():
+    def source():
+        yield from range(6)
+        raise OSError("the feed broke")
+
+    answers = streamed(source(), doubled, chunk_size=4)
+    assert [next(answers) for _ in range(6)] == [2 * i for i in range(6)]
+    with pytest.raises(OSError, match="the feed broke"):
+        next(answers)
+
+
+def test_an_input_the_model_does_not_take_fails_in_its_place(mlp):
+    optimizer = InferenceOptimizer(mlp, device="cpu")
+    xs = [torch.full((1, 8), float(i)) for i in range(10)]
+    xs[6] = torch.zeros(1, 5)
+    answers = optimizer.predict_streaming(iter(xs))
+    for x in xs[:6]:
+        torch.testing.assert_close(next(answers), mlp(x).detach())
+    with pytest.raises(InputError, match="does not take"):
+        next(answers)
+
+
+def test_a_list_gives_a_list_and_an_iterator_an_iterator(mlp):
+    optimizer = InferenceOptimizer(mlp, device="cpu")
+    xs = [torch.zeros(1, 8), torch.ones(1, 8)]
+    assert isinstance(optimizer.predict_streaming(xs), list)
+    lazy = optimizer.predict_streaming(x for x in xs)
+    assert not isinstance(lazy, list)
+    assert torch.equal(torch.cat(list(lazy)), torch.cat(optimizer.predict_streaming(xs)))
+
+
+def test_a_stream_without_end_can_be_left(mlp):
+    optimizer = InferenceOptimizer(mlp, device="cpu", batch_size=4)
+    endless = iter(lambda: torch.zeros(1, 8), None)
+    answers = optimizer.predict_streaming(endless)
+    assert all(torch.equal(next(answers), mlp(torch.zeros(1, 8)).detach()) for _ in range(9))
+    answers.close()
+
+
+def test_equal_inputs_of_a_stream_are_computed_once():
+    computed = []
+
+    class Counting(torch.nn.Module):
+        def forward(self, x):
+            computed.append(len(x))
+            return x * 2
+
+    optimizer = InferenceOptimizer(Counting(), device="cpu")
+    xs = [torch.full((1, 2), float(i % 2)) for i in range(8)]
+    optimizer.predict_streaming(xs)
+    computed.clear()
+    optimizer.clear_cache()
+    answers = optimizer.predict_streaming(xs)
+    assert computed == [2]
+    assert torch.equal(torch.cat(answers), torch.cat(xs) * 2)
