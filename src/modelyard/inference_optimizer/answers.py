@@ -14,7 +14,7 @@ from modelyard.torchtools.parity import flat_outputs, map_tensors
 
 def n_samples(inputs: Inputs) -> int:
     """Samples in an input; 1 for a tensor of one dimension."""
-    first = tensors_of(inputs)[0]
+    first = inputs if type(inputs) is torch.Tensor else tensors_of(inputs)[0]
     return int(first.shape[0]) if first.ndim > 1 else 1
 
 

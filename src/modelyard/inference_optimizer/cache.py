@@ -145,8 +145,9 @@ class AnswerCache:
         expires_s = None
         if self._ttl_s is not None and self._now_s is not None:
             expires_s = self._now_s() + self._ttl_s
+        if key in self._entries:
+            self._entries.move_to_end(key)
         self._entries[key] = (answer, is_alone, expires_s)
-        self._entries.move_to_end(key)
         if len(self._entries) > self.max_size:
             self._entries.popitem(last=False)
             self._evictions += 1

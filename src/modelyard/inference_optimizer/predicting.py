@@ -71,11 +71,14 @@ class Predictor:
         serving = self._serving or self._current()
         started_s = _now_s()
         is_array = type(x) is np.ndarray
-        array: Any = x if is_array else _shared(x) if serving.cache.max_size else None
+        cache = serving.cache
+        array: Any = x
+        if not is_array:
+            array = _shared(x) if cache.max_size or serving.takes_arrays else None
         letter = None if array is None else serving.letters.get(array.dtype)
         if letter is None or array.ndim < 2:  # noqa: PLR2004 - no batch to count
             return self._predict_any(serving, x, started_s)
-        cache, key, answer = serving.cache, None, None
+        key = answer = None
         if cache.max_size:
             try:
                 key = (xxh3_128_digest(array), array.shape, letter)

@@ -37,6 +37,7 @@ class Serving:
         is_checked: Whether the model has shown that it gives one answer to one input.
         signature: What the model was stored as taking, if it came from a registry.
         float_dtype: The floating-point type the module computes in, which arrays are given in.
+        takes_arrays: Whether a backend computes on arrays.
         letters: NumPy's letter for each type of array that the module is given as it is.
         joinable: By form, whether inputs joined along the batch give the same answers. Filled
             as forms come; two threads that fill one entry at once write the same.
@@ -52,6 +53,7 @@ class Serving:
     signature: Signature | None = None
     float_dtype: torch.dtype = torch.float32
     joinable: dict[Form, bool] = field(default_factory=dict)
+    takes_arrays: bool = field(init=False, repr=False)
     letters: "dict[np.dtype[Any], str]" = field(init=False, repr=False)
     _table: list[Backend] = field(init=False, repr=False)
     _one: "tuple[torch.dtype, int, tuple[int, ...]] | None" = field(init=False, repr=False)
@@ -65,6 +67,7 @@ class Serving:
             for n in range(sizes[-1] + 1 if sizes else 0)
         ]
         object.__setattr__(self, "_table", table or [self.eager])
+        object.__setattr__(self, "takes_arrays", any(b.run_array is not None for b in table))
         object.__setattr__(self, "_lean", _lean_form(self.form))
         object.__setattr__(self, "_one", _one_tensor(self.form))
         own = _array_dtype(self.float_dtype)

@@ -192,5 +192,9 @@ class SwapTarget(Protocol):
         ...
 
     def set_model(self, model: Any) -> None:
-        """Serve another module from now on."""
+        """Serve another module at once."""
+        ...
+
+    def swap(self, model: Any) -> Any:
+        """Serve another module once it has been made ready, which may take seconds."""
         ...

@@ -200,7 +200,11 @@ class OptimizerTarget:
         """Exchange the model, unless it is the one that serves."""
         if version_id != self._serving:
             name, module = self._prepared or ("", None)
-            self._optimizer.set_model(module if name == version_id else self._load(version_id))
+            if name == version_id:
+                self._optimizer.swap(module)
+            else:
+                # Going back: a version known to be bad must not serve while another is tuned.
+                self._optimizer.set_model(self._load(version_id))
             self._exchanged = _Exchanged(
                 old=self._serving,
                 health=self._monitor.health(),
