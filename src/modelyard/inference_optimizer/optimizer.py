@@ -40,7 +40,7 @@ from modelyard.inference_optimizer.devices import (
     gpu_utilization,
     memory_mb,
 )
-from modelyard.inference_optimizer.engine import BatchingEngine
+from modelyard.inference_optimizer.engine import Engine
 from modelyard.inference_optimizer.latency import LatencyRecord
 from modelyard.inference_optimizer.records import (
     Benchmark,
@@ -130,7 +130,7 @@ class InferenceOptimizer:
         self._latency = LatencyRecord(self._clock)
         self._serving: Serving | None = None
         self._serving_lock = threading.Lock()  # guards the replacing of _serving, not its reading
-        self._engine: BatchingEngine | None = None
+        self._engine: Engine | None = None
         self._engine_lock = threading.Lock()  # guards the making and closing of the engine
         if model is not None:
             self.set_model(model)
@@ -330,12 +330,12 @@ class InferenceOptimizer:
         self._current()
         with self._engine_lock:
             if self._engine is None:
-                self._engine = BatchingEngine(
+                self._engine = Engine(
                     self._serve_requests,
                     max_batch=self.batch_size,
                     max_queue=_MAX_QUEUE,
                     clock=SystemClock(),
-                )
+                ).start()
             engine = self._engine
         limit = self._max_latency_ms if deadline_ms is None else deadline_ms
         return engine.submit(x, deadline_ms=limit)
