@@ -35,8 +35,8 @@ def _identity(x: Any) -> Any:
 class Engine:
     """Computes the requests of many callers in batches.
 
-    When free it takes what waits, highest priority first, and never waits for more. A request that
-    cannot be answered before its deadline is rejected as soon as that is known, and is not
+    When free it takes what waits, highest priority first, and never waits for more. A request
+    that cannot be answered before its deadline is rejected as soon as that is known, and is not
     computed. Entered with `async with` it lives on that event loop, where short models run at
     once and long ones on one worker thread; entered with `with` it lives on a worker thread.
     After its close it may be entered again. Figures and estimates last as long as the object.

@@ -178,8 +178,8 @@ class LoopHost:
             return
         if not self.loop.is_running():
             raise NotReadyError(
-                "The event loop on which the engine was started is not running any more. Close the "
-                "engine and enter it again on this one."
+                "The event loop on which the engine was started is not running any more. Close "
+                "the engine and enter it again on this one."
             )
         self._is_flush_due = True
         self.loop.call_soon(self._flush)
