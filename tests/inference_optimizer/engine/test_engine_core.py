@@ -126,11 +126,12 @@ class AnyOrder(RuleBasedStateMachine):
         item = request(number, now_s=now_s, deadline_s=deadline_s, priority=priority)
         try:
             self.core.admit(item, now_s)
-        except (QueueFullError, DeadlineExceededError) as error:
+        except QueueFullError as error:
             self.refused += 1
-            if isinstance(error, QueueFullError):
-                assert self.core.n_queued == 12
-                assert error.retry_after_s >= 0
+            is_right = self.core.n_queued == 12 and error.retry_after_s >= 0
+            assert is_right
+        except DeadlineExceededError:
+            self.refused += 1
         else:
             self.requests.append(item)
 

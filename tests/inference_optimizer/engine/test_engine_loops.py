@@ -372,9 +372,9 @@ def test_engine_of_a_loop_that_stands_still_says_so():
 def test_waiting_where_the_work_has_to_be_done_is_an_error():
     async def main():
         async with Engine(Recorder(), max_batch=2) as engine:
-            with pytest.raises(ConflictError, match="await engine.apredict"):
+            with pytest.raises(ConflictError, match=r"await engine\.apredict"):
                 engine.submit(1)
-            with pytest.raises(ConflictError, match="await engine.aclose"):
+            with pytest.raises(ConflictError, match=r"await engine\.aclose"):
                 engine.close()
 
     asyncio.run(main())

@@ -2,6 +2,7 @@
 
 import math
 from concurrent.futures import Future
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -197,7 +198,7 @@ def test_estimates_never_fall_as_the_size_grows(batches):
     for size, duration_s in batches:
         times.observe(size, duration_s)
     estimates = [times.estimate_s(size) for size in range(1, 130)]
-    assert all(a <= b * (1 + 1e-9) for a, b in zip(estimates, estimates[1:], strict=False))
+    assert all(a <= b * (1 + 1e-9) for a, b in pairwise(estimates))
     assert estimates[0] >= 0
     assert math.isfinite(estimates[-1])
 

@@ -44,7 +44,8 @@ class Engine:
     Args:
         run_batch: Gives the answers to several prepared requests, in order; raises if any is bad.
             It runs on one thread at a time and may not call the engine.
-        prepare: Makes of a request what `run_batch` takes, on the caller's side; raises InputError.
+        prepare: Makes of a request what `run_batch` takes, on the caller's side;
+            raises InputError.
         cached: Gives the answer to a prepared request if it is there at once, else None.
         max_batch: Largest batch.
         max_queue: How many requests may wait.
