@@ -24,7 +24,7 @@ from modelyard.inference_optimizer.devices import (
     gpu_utilization,
     memory_mb,
 )
-from modelyard.inference_optimizer.engine import BatchingEngine
+from modelyard.inference_optimizer.engine import Engine
 from modelyard.inference_optimizer.joining import Item, item_of
 from modelyard.inference_optimizer.predicting import Predictor
 from modelyard.inference_optimizer.records import (
@@ -109,7 +109,7 @@ class InferenceOptimizer(Predictor):
         clock = clock or SystemClock()
         self._cache = AnswerCache(cache_size, ttl_s=cache_ttl_s, now_s=clock.monotonic_s)
         self._example: Inputs | None = None
-        self._engine: BatchingEngine | None = None
+        self._engine: Engine | None = None
         self._engine_lock = threading.Lock()  # guards the making and closing of the engine
         if model is not None:
             self.set_model(model)
@@ -340,13 +340,41 @@ class InferenceOptimizer(Predictor):
                 break
         return answers
 
-    def _serve_requests(self, xs: Sequence[Any]) -> list[Any]:
-        serving = self._current()
-        items: list[Item] = [item_of(x, serving, is_copied=False) for x in xs]
-        return self._joined_items(serving, items, exact=False, look_up=True)
+    def engine(
+        self,
+        *,
+        max_latency_ms: float | None = None,
+        max_queue: int = _MAX_QUEUE,
+    ) -> Engine:
+        """An engine that answers many callers in batches: `async with optimizer.engine()`.
 
-    def submit(self, x: Any, *, deadline_ms: float | None = None) -> "Future[Any]":
-        """Queue an input for the batching engine; the future gives what `predict` would.
+        Entered with `async with` it lives on the event loop, with `with` on a thread of its own.
+        It never waits for a batch to fill, and answers from the cache at once.
+
+        Args:
+            max_latency_ms: Deadline of requests that name none, in milliseconds; that of the
+                optimizer by default.
+            max_queue: How many requests may wait.
+
+        Raises:
+            NotReadyError: There is no model.
+            ConfigError: A value out of range.
+        """
+        has_cache = self._current().cache.max_size > 0
+        return Engine(
+            self._engine_batch,
+            prepare=lambda x: item_of(x, self._current(), is_copied=True),
+            cached=self._item_from_cache if has_cache else None,
+            max_batch=self.batch_size,
+            max_queue=max_queue,
+            max_latency_ms=self._max_latency_ms if max_latency_ms is None else max_latency_ms,
+            clock=SystemClock(),
+        )
+
+    def submit(
+        self, x: Any, *, deadline_ms: float | None = None, priority: int = 0
+    ) -> "Future[Any]":
+        """Queue an input for an engine of the optimizer's own; the future gives the answer.
 
         Starts the engine. `close()`, or leaving `with optimizer:`, answers what is queued.
 
@@ -354,27 +382,30 @@ class InferenceOptimizer(Predictor):
             x: As for `predict`.
             deadline_ms: Milliseconds after which the answer is of no use; `max_latency_ms` by
                 default.
+            priority: Higher goes first.
 
         Raises:
             NotReadyError: There is no model.
+            InputError: It is no input.
+            DeadlineExceededError: It cannot be answered in time.
             QueueFullError: Too many requests wait.
         """
-        self._current()
         with self._engine_lock:
             if self._engine is None:
-                self._engine = BatchingEngine(
-                    self._serve_requests,
-                    max_batch=self.batch_size,
-                    max_queue=_MAX_QUEUE,
-                    clock=SystemClock(),
-                )
+                self._engine = self.engine().start()
             engine = self._engine
-        limit = self._max_latency_ms if deadline_ms is None else deadline_ms
-        return engine.submit(x, deadline_ms=limit)
+        return engine.submit(x, deadline_ms=deadline_ms, priority=priority)
 
-    async def apredict(self, x: Any, *, deadline_ms: float | None = None) -> Any:
-        """As `submit`, for coroutines."""
-        return await asyncio.wrap_future(self.submit(x, deadline_ms=deadline_ms))
+    async def apredict(
+        self, x: Any, *, deadline_ms: float | None = None, priority: int = 0
+    ) -> Any:
+        """As `submit`, for coroutines. Where many await, `engine` on their loop costs less."""
+        return await asyncio.wrap_future(
+            self.submit(x, deadline_ms=deadline_ms, priority=priority)
+        )
+
+    def _engine_batch(self, items: Sequence[Item]) -> list[Any]:
+        return self._joined_items(self._current(), items, exact=False, look_up=False)
 
     def close(self, *, drain: bool = True) -> None:
         """End the engine after answering (or, without `drain`, cancelling) what is queued."""

@@ -253,6 +253,20 @@ class Predictor:
         self._latency.add(ended_s - started_s, n, ended_s)
         return answers
 
+    def _item_from_cache(self, item: Item) -> Any | None:
+        """The answer to a prepared input if it is there, else None."""
+        cache = self._current().cache
+        if item.key is None or not cache.max_size:
+            return None
+        started_s = _now_s()
+        found = cache.get_many([item.key])
+        if not found:
+            return None
+        answer = from_kept(found[item.key], item.tensors, as_arrays=item.as_arrays)
+        ended_s = _now_s()
+        self._latency.add(ended_s - started_s, item.n_samples, ended_s)
+        return answer
+
     # ── what serves ─────────────────────────────────────────────────────────────────────────
 
     def _current(self) -> Serving:

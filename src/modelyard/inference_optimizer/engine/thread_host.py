@@ -1,0 +1,157 @@
+"""The engine on a worker thread of its own."""
+
+import threading
+from concurrent.futures import Future
+from typing import Any
+
+from modelyard._core.errors import ConflictError
+from modelyard.inference_optimizer.engine.core import Rejected
+from modelyard.inference_optimizer.engine.hosts import (
+    Parts,
+    closed_error,
+    hand_over,
+    reading_of,
+    reentrant_error,
+)
+from modelyard.inference_optimizer.engine.requests import Request, ThreadRequest
+from modelyard.inference_optimizer.engine.running import answers_of
+from modelyard.inference_optimizer.engine.stats import EngineStats, engine_stats
+
+
+class ThreadHost:
+    """One lock guards the core and the flags; nobody holds it while a model or a callback runs.
+
+    Args:
+        parts: What the engine keeps.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._core = parts.core
+        self._clock_s = reading_of(parts.clock)
+        self._lock = threading.Lock()
+        self._is_closing = False
+        self._is_abandoned = False
+        self._running: list[Request] = []
+        # Released once by whoever finds the worker asleep: a semaphore without its cost.
+        self._wake = threading.Lock()
+        self._wake.acquire()
+        self._is_asleep = False
+        self._is_inside_model = False
+        self._thread = threading.Thread(target=self._work, name="modelyard-engine", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self, prepared: Any, submitted_s: float, deadline_s: float | None, priority: int
+    ) -> "Future[Any]":
+        """Queue a request from any thread."""
+        if self._is_inside_model and threading.get_ident() == self._thread.ident:
+            raise reentrant_error()
+        request = ThreadRequest(prepared, Future(), submitted_s, deadline_s, priority)
+        with self._lock:
+            if self._is_closing:
+                self._parts.side.count("closed")
+                raise closed_error()
+            self._core.admit(request, submitted_s)
+            self._wake_up()
+        return request.future
+
+    def close(self, *, drain: bool, timeout_s: float | None) -> None:
+        """Take nothing more, answer or cancel what waits, and let the running batch end.
+
+        Args:
+            drain: Answer what waits.
+            timeout_s: Leave a batch that runs longer to itself, its requests failed; None waits
+                for ever.
+        """
+        if threading.get_ident() == self._thread.ident:
+            raise ConflictError(
+                "The engine cannot be closed from its own worker thread, which would wait for "
+                "itself. Close it from the thread that started it."
+            )
+        with self._lock:
+            self._is_closing = True
+            cancelled = [] if drain else self._core.cancel_all()
+            self._wake_up()
+        for request in cancelled:
+            request.future.cancel()
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            self._abandon()
+
+    def stats(self) -> EngineStats:
+        """The figures, of one moment."""
+        with self._lock:
+            return engine_stats(
+                self._core.counts,
+                self._parts.side.read(),
+                self._parts.timings,
+                n_queued=self._core.n_queued,
+                n_coming=0,
+            )
+
+    def _wake_up(self) -> None:
+        """Let the worker look at the queue; the lock is held."""
+        if self._is_asleep:
+            self._is_asleep = False
+            self._wake.release()
+
+    def _abandon(self) -> None:
+        with self._lock:
+            self._is_abandoned = True
+            self._core.abandon_running()
+            left = [*self._running, *self._core.cancel_all()]
+        for request in left:
+            if not request.future.cancel():
+                request.fail(closed_error())
+
+    def _work(self) -> None:
+        is_ended = False
+        while not is_ended:
+            with self._lock:
+                started_s = self._clock_s()
+                rejected = self._take(started_s)
+                is_asleep = self._is_asleep
+                is_ended = is_asleep and self._is_closing
+            for request, error in rejected:
+                request.fail(error)
+            if self._running:
+                is_ended = not self._serve(self._running, started_s)
+            elif is_asleep and not is_ended:
+                self._wake.acquire()
+
+    def _take(self, started_s: float) -> Rejected:
+        """Plan the next batch; the lock is held."""
+        plan, rejected = self._core.next_batch(started_s)
+        self._running = plan.batch
+        self._is_asleep = not plan.batch and not self._core.n_queued
+        return rejected
+
+    def _serve(self, batch: list[Request], started_s: float) -> bool:
+        """Run a batch; False if nobody waits for it any more and the worker has to end."""
+        self._is_inside_model = True
+        began_s = self._clock_s()
+        answers, failures = answers_of(
+            self._parts.run_batch, [request.prepared for request in batch]
+        )
+        ended_s = self._clock_s()
+        self._is_inside_model = False
+        with self._lock:
+            if self._is_abandoned:
+                return False
+            # Counted before anyone has the answer: who has it finds it counted.
+            self._core.finished(
+                batch,
+                started_s=started_s,
+                ended_s=ended_s,
+                n_answered=len(batch) - len(failures),
+                n_failed=len(failures),
+            )
+        self._parts.timings.add(
+            [request.submitted_s for request in batch],
+            started_s=started_s,
+            ended_s=ended_s,
+            compute_s=ended_s - began_s,
+        )
+        hand_over(batch, answers, failures)
+        return True
