@@ -14,6 +14,9 @@ from modelyard.inference_optimizer.serving import Form, Serving, form_of
 from modelyard.inference_optimizer.taking import taken
 from modelyard.torchtools.inputs import Inputs, batch_size, mapped, synthetic_like
 
+# Rows of a larger answer are copied: a view of one would keep all of them in memory.
+_MOST_SHARED_BYTES = 1 << 16
+
 Array = np.ndarray[Any, Any]
 
 
@@ -155,6 +158,24 @@ def _together(
     if len(group) > 1 and can_join([item.tensors for item in group[:2]]):
         return _joined(serving, group), False
     return [_alone(serving, item) for item in group], True
+
+
+def lean_rows(serving: Serving, arrays: Sequence[Any]) -> list[Array] | None:
+    """The answers to arrays of one row each, in the shortest way; None where there is none."""
+    if serving.form is None or not serving.joinable.get(serving.form, False):
+        return None
+    try:
+        whole = np.concatenate(arrays)
+    except (ValueError, TypeError):  # of several forms
+        return None
+    n = len(arrays)
+    run_array = serving.lean(whole) if whole.shape[0] == n else None
+    if run_array is None:
+        return None
+    answer = _run(serving, run_array, whole)
+    if answer.nbytes > _MOST_SHARED_BYTES:
+        return [answer[i : i + 1].copy() for i in range(n)]
+    return [answer[i : i + 1] for i in range(n)]
 
 
 def _joined(serving: Serving, group: Sequence[Item]) -> list[Any]:

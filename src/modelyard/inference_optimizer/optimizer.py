@@ -2,12 +2,14 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, overload
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -25,7 +27,7 @@ from modelyard.inference_optimizer.devices import (
     memory_mb,
 )
 from modelyard.inference_optimizer.engine import Engine
-from modelyard.inference_optimizer.joining import Item, item_of
+from modelyard.inference_optimizer.joining import Item, item_of, lean_rows
 from modelyard.inference_optimizer.predicting import Predictor
 from modelyard.inference_optimizer.records import (
     Benchmark,
@@ -363,7 +365,7 @@ class InferenceOptimizer(Predictor):
         has_cache = self._current().cache.max_size > 0
         return Engine(
             self._engine_batch,
-            prepare=lambda x: item_of(x, self._current(), is_copied=True),
+            prepare=self._prepared,
             cached=self._item_from_cache if has_cache else None,
             max_batch=self.batch_size,
             max_queue=max_queue,
@@ -404,8 +406,26 @@ class InferenceOptimizer(Predictor):
             self.submit(x, deadline_ms=deadline_ms, priority=priority)
         )
 
-    def _engine_batch(self, items: Sequence[Item]) -> list[Any]:
-        return self._joined_items(self._current(), items, exact=False, look_up=False)
+    def _prepared(self, x: Any) -> Item | np.ndarray[Any, Any]:
+        """An input as it waits; of a form that needs nothing else, just a copy."""
+        serving = self._serving or self._current()
+        if type(x) is np.ndarray and not serving.cache.max_size and serving.lean(x):
+            return x.copy()
+        return item_of(x, serving, is_copied=True)
+
+    def _engine_batch(self, waiting: Sequence[Item | np.ndarray[Any, Any]]) -> Sequence[Any]:
+        serving = self._current()
+        started_s = time.perf_counter()
+        rows = lean_rows(serving, waiting) if len(waiting) > 1 else None
+        if rows is not None:
+            ended_s = time.perf_counter()
+            self._latency.add(ended_s - started_s, len(rows), ended_s)
+            return rows
+        items = [
+            item_of(one, serving, is_copied=False) if isinstance(one, np.ndarray) else one
+            for one in waiting
+        ]
+        return self._joined_items(serving, items, exact=False, look_up=False)
 
     def close(self, *, drain: bool = True) -> None:
         """End the engine after answering (or, without `drain`, cancelling) what is queued."""
