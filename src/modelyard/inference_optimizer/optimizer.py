@@ -32,7 +32,7 @@ from modelyard.inference_optimizer.answers import (
     split,
     to_array,
 )
-from modelyard.inference_optimizer.backends import Backend, make_eager
+from modelyard.inference_optimizer.backends import make_eager
 from modelyard.inference_optimizer.cache import AnswerCache, key_of
 from modelyard.inference_optimizer.devices import (
     device_named,
@@ -185,32 +185,20 @@ class InferenceOptimizer:
             example = resolve_example(serving.model, example_input)
         except ExampleInputRequiredError as error:
             return self._kept_eager(str(error))
-        makers = tuning.makers_for(serving.model, self.device, use_amp=self._use_amp)
-        if self._backend != "auto":
-            makers = {name: make for name, make in makers.items() if name == self._backend}
         choice = tuning.chosen(
             serving.model,
             example,
             self.device,
-            makers,
-            batch_sizes=sorted({1, self.batch_size}),
+            asked=self._backend,
+            use_amp=self._use_amp,
             tolerance=self._tolerance,
+            batch_sizes=tuning.sizes_that_matter(self.batch_size),
             seed=self._seed,
         )
-        by_batch = dict(choice.by_batch)
-        if self._backend not in {"auto", "eager"}:
-            by_batch = self._forced(choice)
         # Answers of another backend differ within the tolerance: the cache starts anew.
         cache = AnswerCache(serving.cache.max_size)
-        self._change(serving, by_batch=by_batch, form=form_of(example), cache=cache)
-        return {
-            "backend": by_batch[1].name,
-            "backend_by_batch": {str(n): backend.name for n, backend in by_batch.items()},
-            "candidates": choice.candidates,
-            "reason": "" if makers else "no other backend runs this model here",
-            "tolerance": self._tolerance,
-            "device": str(self.device),
-        }
+        self._change(serving, by_batch=choice.by_batch, form=form_of(example), cache=cache)
+        return choice.to_optimization()
 
     # ── predicting ──────────────────────────────────────────────────────────────────────────
 
@@ -446,15 +434,10 @@ class InferenceOptimizer:
             "reason": f"eager is kept: {reason}",
             "tolerance": self._tolerance,
             "device": str(self.device),
+            "chunk_size": self.batch_size,
+            "is_reused": False,
+            "hardware": tuning.hardware_of(self.device),
         }
-
-    def _forced(self, choice: tuning.Choice) -> dict[int, Backend]:
-        """The backend the caller asked for, whatever its speed."""
-        row = next((c for c in choice.candidates if c["name"] == self._backend), None)
-        if row is None or not row["latency_ms"]:
-            why = "it does not run this model on this device" if row is None else row["reason"]
-            raise ConfigError(f"backend={self._backend!r} cannot serve this model: {why}.")
-        return dict.fromkeys(choice.by_batch, choice.made[self._backend])
 
     def _taken(self, x: Any, serving: Serving) -> tuple[Inputs, bool]:
         """`x` as tensors that fit the model's signature, and whether it came as arrays."""
