@@ -7,7 +7,7 @@ from typer.core import TyperGroup
 
 from modelyard import __version__
 from modelyard._core.errors import ModelyardError
-from modelyard.cli import compression, graphs, lifecycle, rollout, upkeep, versions
+from modelyard.cli import compression, graphs, inference, lifecycle, rollout, upkeep, versions
 from modelyard.cli.showing import errors
 
 FAILED = 1
@@ -37,13 +37,14 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="From trained model to production and back: versions, rollouts, compression, export, "
-    "lifecycle.",
+    help="From trained model to production and back: versions, rollouts, compression, inference, "
+    "export, lifecycle.",
 )
 versions.app.add_typer(upkeep.app)
 app.add_typer(versions.app, name="versions")
 app.add_typer(rollout.app, name="rollout")
 app.command("compress")(compression.compress)
+app.command("bench")(inference.bench)
 app.command("export")(graphs.export)
 app.command("inspect")(graphs.inspect)
 app.command("demo")(lifecycle.demo)

@@ -9,7 +9,8 @@ class Candidate(TypedDict):
     """One backend that was tried.
 
     Attributes:
-        name: "eager", "torchscript", "onnxruntime", "bfloat16", "autocast".
+        name: Its family: "eager", "torchscript", "onnxruntime", "openvino", ...
+        settings: What else it was made with, as `{"graph_level": "all", "threads": 1}`.
         is_chosen: Whether it serves any batch size now.
         reason: Why it was chosen, or why it lost.
         max_abs_diff: Largest difference from eager; None if it did not run.
@@ -18,6 +19,7 @@ class Candidate(TypedDict):
     """
 
     name: str
+    settings: dict[str, str | int]
     is_chosen: bool
     reason: str
     max_abs_diff: float | None
@@ -32,9 +34,13 @@ class Optimization(TypedDict):
         backend: The one chosen for a batch of one.
         backend_by_batch: The one chosen by batch size.
         candidates: All that were tried.
-        reason: Why eager was kept without trying others, else an empty text.
+        reason: What else is to be said: why eager was kept without trying others, which batch
+            sizes were not measured, why a saved choice was not used; else an empty text.
         tolerance: Bound on the difference from eager, relative to the output's size.
         device: What runs.
+        chunk_size: Samples a call at which many are answered fastest.
+        is_reused: Whether a saved choice was used, and nothing timed.
+        hardware: Processor, GPU, versions and threads that the choice holds for.
     """
 
     backend: str
@@ -43,6 +49,9 @@ class Optimization(TypedDict):
     reason: str
     tolerance: float
     device: str
+    chunk_size: int
+    is_reused: bool
+    hardware: dict[str, str]
 
 
 class Benchmark(LatencySummary):

@@ -13,6 +13,8 @@ from modelyard.inference_optimizer.answers import concatenated, n_samples, split
 from modelyard.inference_optimizer.backends import Backend
 from modelyard.inference_optimizer.cache import AnswerCache
 from modelyard.inference_optimizer.expecting import expectation
+from modelyard.inference_optimizer.records import Optimization
+from modelyard.inference_optimizer.tuning import TuningRecord
 from modelyard.torchtools.inputs import Inputs, batch_size, tensors_of
 from modelyard.torchtools.parity import differences
 from modelyard.torchtools.signature import Signature
@@ -36,6 +38,8 @@ class Serving:
         cache: Answers; of size 0 when off.
         is_checked: Whether the model has shown that it gives one answer to one input.
         signature: What the model was stored as taking, if it came from a registry.
+        optimization: What measuring found, as it is told; None before.
+        record: The same, to be kept.
         float_dtype: The floating-point type the module computes in, which arrays are given in.
         takes_arrays: Whether a backend computes on arrays.
         letters: NumPy's letter for each type of array that the module is given as it is.
@@ -51,6 +55,8 @@ class Serving:
     chunk_size: int | None = None
     is_checked: bool = False
     signature: Signature | None = None
+    optimization: Optimization | None = None
+    record: TuningRecord | None = None
     float_dtype: torch.dtype = torch.float32
     joinable: dict[Form, bool] = field(default_factory=dict)
     takes_arrays: bool = field(init=False, repr=False)

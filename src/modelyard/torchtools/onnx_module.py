@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from modelyard._core.errors import InputError
+from modelyard.torchtools.graph_sessions import onnxruntime_session
 from modelyard.torchtools.inputs import tensors_of
 from modelyard.torchtools.parity import from_tree
 
@@ -28,7 +29,7 @@ _DTYPES = {
 
 # Below this a second thread gains nothing, and on a busy machine waiting for it costs ten times
 # what the work does.
-_SMALL_GRAPH_BYTES = 4_000_000
+SMALL_GRAPH_BYTES = 4_000_000
 
 
 class OnnxModule(nn.Module):
@@ -144,32 +145,38 @@ def dtype_named(name: str) -> torch.dtype:
     return _DTYPES[name]
 
 
-def make_session(graph: bytes | Path, *, threads: int | None = None, optimize: bool = True) -> Any:
-    """An ONNX Runtime session over a model.
+def make_session(
+    graph: bytes | Path, *, threads: int | None = None, graph_level: str = "all"
+) -> Any:
+    """An ONNX Runtime session over a model; on a GPU where ONNX Runtime has one.
 
     Args:
         graph: The serialised model, or its file.
         threads: Threads within an operator; None for one if the graph is small, else for as many
             as PyTorch uses.
-        optimize: Whether ONNX Runtime may fuse operators.
+        graph_level: What ONNX Runtime may do to the graph: nothing ("raw"), "basic" or "all".
+
+    Raises:
+        ConfigError: An unknown level.
     """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or _default_threads(graph)
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # errors are raised; the rest is about its own optimiser
-    levels = ort.GraphOptimizationLevel
-    options.graph_optimization_level = (
-        levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    is_on_gpu = has_cuda_provider() and torch.cuda.is_available()
+    return onnxruntime_session(
+        graph,
+        threads=threads or default_threads(graph),
+        graph_level=graph_level,
+        provider="CUDA" if is_on_gpu else "CPU",
     )
-    available = ort.get_available_providers()
-    wanted = ["CUDAExecutionProvider"] if torch.cuda.is_available() else []
-    providers = [name for name in wanted if name in available] + ["CPUExecutionProvider"]
-    return ort.InferenceSession(graph, options, providers=providers)
 
 
-def _default_threads(graph: bytes | Path) -> int:
+def has_cuda_provider() -> bool:
+    """Whether this build of ONNX Runtime can use a GPU of NVIDIA's."""
+    return "CUDAExecutionProvider" in ort.get_available_providers()
+
+
+def default_threads(graph: bytes | Path) -> int:
+    """Threads for a graph where none are asked for: one if it is small, else PyTorch's number."""
     size = graph.stat().st_size if isinstance(graph, Path) else len(graph)
-    return 1 if size < _SMALL_GRAPH_BYTES else torch.get_num_threads()
+    return 1 if size < SMALL_GRAPH_BYTES else torch.get_num_threads()
 
 
 def run_session(session: Any, tensors: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelyard.inference_optimizer.backends.base import Backend
-from modelyard.torchtools.inputs import Inputs, call, mapped
-from modelyard.torchtools.parity import map_tensors
+from modelyard.inference_optimizer.backends.base import Backend, like, lowered, on_device
+from modelyard.torchtools.inputs import Inputs, call
+from modelyard.torchtools.parity import flat_outputs
+
+_WEIGHTS_NAMES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
 def make_eager(model: nn.Module, _: Inputs, device: torch.device) -> Backend:
@@ -20,35 +22,39 @@ def make_eager(model: nn.Module, _: Inputs, device: torch.device) -> Backend:
     return Backend(name="eager", run=run)
 
 
-def make_bfloat16(model: nn.Module, _: Inputs, device: torch.device) -> Backend:
-    """Weights cast to bfloat16 once; inputs and outputs stay as they are."""
-    cast = copy.deepcopy(model).to(torch.bfloat16)
+def make_bfloat16(
+    model: nn.Module,
+    example: Inputs,
+    device: torch.device,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+) -> Backend:
+    """Weights cast once to bfloat16 or float16; inputs and outputs stay as they are."""
+    dtypes = _answer_dtypes(model, example, device)
+    cast = copy.deepcopy(model).to(dtype)
 
     def run(inputs: Inputs) -> Any:
-        lowered = mapped(on_device(inputs, device), _to_bfloat16)
-        return map_tensors(call(cast, lowered), _to_float32)
+        return like(call(cast, lowered(on_device(inputs, device), dtype)), dtypes)
 
-    return Backend(name="bfloat16", run=run)
+    return Backend(name=_WEIGHTS_NAMES[dtype], run=run)
 
 
-def make_autocast(model: nn.Module, _: Inputs, device: torch.device) -> Backend:
-    """Mixed precision on a GPU: float16 where PyTorch deems it safe."""
+def make_autocast(
+    model: nn.Module,
+    example: Inputs,
+    device: torch.device,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+) -> Backend:
+    """Mixed precision: `dtype` where PyTorch deems it safe."""
+    dtypes = _answer_dtypes(model, example, device)
 
     def run(inputs: Inputs) -> Any:
-        with torch.autocast(device.type, dtype=torch.float16):
-            return map_tensors(call(model, on_device(inputs, device)), _to_float32)
+        with torch.autocast(device.type, dtype=dtype):
+            return like(call(model, on_device(inputs, device)), dtypes)
 
-    return Backend(name="autocast", run=run)
-
-
-def on_device(inputs: Inputs, device: torch.device) -> Inputs:
-    """The inputs on `device`; no copy where they are there already."""
-    return mapped(inputs, lambda tensor: tensor.to(device))
+    return Backend(name="autocast", run=run, settings={"dtype": _WEIGHTS_NAMES[dtype]})
 
 
-def _to_bfloat16(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
-
-
-def _to_float32(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.float() if tensor.dtype in {torch.bfloat16, torch.float16} else tensor
+def _answer_dtypes(model: nn.Module, example: Inputs, device: torch.device) -> list[torch.dtype]:
+    return [tensor.dtype for tensor in flat_outputs(call(model, on_device(example, device)))]

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelyard.inference_optimizer.backends.base import Backend
-from modelyard.inference_optimizer.backends.eager import on_device
+from modelyard.inference_optimizer.backends.base import Backend, on_device
 from modelyard.torchtools.inputs import Inputs, call, tensors_of
 
 

@@ -1,0 +1,316 @@
+"""Which module answers, and with which backends: measured, exchanged, told."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from modelyard._core.clock import Clock
+from modelyard._core.errors import ConfigError, ExampleInputRequiredError, NotReadyError
+from modelyard._core.files import make_folder, write_text
+from modelyard.inference_optimizer import tuning
+from modelyard.inference_optimizer.answers import n_samples
+from modelyard.inference_optimizer.backends import make_eager
+from modelyard.inference_optimizer.cache import AnswerCache
+from modelyard.inference_optimizer.devices import finished, memory_mb
+from modelyard.inference_optimizer.predicting import Predictor
+from modelyard.inference_optimizer.records import Benchmark, Optimization
+from modelyard.inference_optimizer.report import report_of
+from modelyard.inference_optimizer.serving import Serving, form_of
+from modelyard.reporting import render
+from modelyard.torchtools.inputs import Inputs, mapped, resolve_example, with_batch
+from modelyard.torchtools.signature import noted_signature
+from modelyard.torchtools.timing import summarized, time_calls
+
+# What measuring sets.
+_TUNED = ("by_batch", "form", "chunk_size", "cache", "optimization", "record")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tuning:
+    """How backends are measured, also for the model that comes next."""
+
+    batch_sizes: Sequence[int] | None = None
+    budget_s: float = 3.0
+
+
+class MeasuredPredictor(Predictor):
+    """Answers inputs with the backends that measured fastest, of a module that can be exchanged.
+
+    Args:
+        device: What runs.
+        batch_size: Largest batch computed at once.
+        backend: "auto", or the one to use.
+        use_amp: Admit reduced precision beyond `tolerance`.
+        tolerance: Bound on a backend's difference from eager, as part of the output's size.
+        cache: Of the settings that every module's own is made with.
+        clock: Where the time comes from.
+        seed: Of the inputs on which answers are compared.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: torch.device,
+        batch_size: int,
+        backend: str,
+        use_amp: bool,
+        tolerance: float,
+        cache: AnswerCache,
+        clock: Clock,
+        seed: int,
+    ) -> None:
+        super().__init__(batch_size=batch_size, tolerance=tolerance, seed=seed)
+        self.device = device
+        self._backend = backend
+        self._use_amp = use_amp
+        self._cache = cache
+        self._clock = clock
+        self._example: Inputs | None = None
+        self._options = _Tuning()
+
+    # ── the model ───────────────────────────────────────────────────────────────────────────
+
+    @property
+    def model(self) -> nn.Module | None:
+        """The module that answers, or None."""
+        return None if self._serving is None else self._serving.model
+
+    def set_model(self, model: nn.Module) -> None:
+        """Serve `model` from now on; calls that run finish with the one before.
+
+        Answers cached for the one before are forgotten, and so is its backend: call
+        `optimize_for_inference` again. Weights that are changed in place are not noticed: set the
+        model again after that.
+
+        Raises:
+            ConfigError: `model` is no module.
+        """
+        serving = self._made(model)
+        with self._serving_lock:
+            self._serving = serving
+
+    def swap(self, model: nn.Module, example_input: Any = None) -> Optimization:
+        """Replace the model under load, once the new one has been made ready beside it.
+
+        Backends are measured for the new model if they were for the one before, and each batch
+        size is computed once, before it gets its first request. No call fails or waits.
+
+        Args:
+            model: The new module.
+            example_input: An input it takes; by default the one given for the model before, or
+                one inferred from the layers.
+
+        Returns:
+            What serves now, as `optimize_for_inference` tells it.
+
+        Raises:
+            ConfigError: `model` is no module, or the backend asked for cannot serve it.
+            InputError: It does not run on the example; the model before goes on serving.
+        """
+        serving = self._made(model)
+        before = self._serving
+        given = self._example if example_input is None else example_input
+        if before is not None and before.form is not None:
+            serving, found = self._tuned(serving, given, self._options)
+        else:
+            found = self._kept_eager("backends were not measured for the model before")
+        self._warm_up(serving, given)
+        with self._serving_lock:
+            self._serving = serving
+        return found
+
+    def optimize_for_inference(
+        self,
+        example_input: Any = None,
+        *,
+        batch_sizes: Sequence[int] | None = None,
+        budget_s: float = 3.0,
+        reuse: Mapping[str, Any] | None = None,
+    ) -> Optimization:
+        """Measure the backends and use the fastest whose answers equal eager's.
+
+        Args:
+            example_input: Tensor, or tuple or dict of tensors, batch first; by default inferred
+                from the layers. If none can be, eager stays and the result says why.
+            batch_sizes: Those that matter; 1, 8 and `batch_size` by default.
+            budget_s: Seconds for comparing and timing; each backend has its turn in any case.
+            reuse: What `tuning_record` gave, here or in another process. On equal hardware its
+                backends are compared with eager again, and nothing is timed.
+
+        Returns:
+            What was tried, and why each loser lost.
+
+        Raises:
+            NotReadyError: There is no model.
+            InputError: The model does not run on `example_input`.
+            ConfigError: The backend asked for by name cannot serve this model, or `reuse` is no
+                record of a choice.
+        """
+        serving = self._current()
+        options = _Tuning(batch_sizes=batch_sizes, budget_s=budget_s)
+        tuned, found = self._tuned(serving, example_input, options, reuse)
+        self._change(serving, **{name: getattr(tuned, name) for name in _TUNED})
+        return found
+
+    def explain(self) -> str:
+        """What was tried and why each loser lost, as a table to read.
+
+        Raises:
+            NotReadyError: Nothing was measured yet.
+        """
+        return tuning.explain(self._found())
+
+    def tuning_record(self) -> dict[str, Any]:
+        """The choice as plain values, to keep with the version and to pass as `reuse`.
+
+        Raises:
+            NotReadyError: Nothing was measured yet.
+        """
+        record = self._current().record
+        if record is None:
+            raise NotReadyError("Backends were not measured: call optimize_for_inference first.")
+        return record.to_dict()
+
+    def report(self, path: str | Path | None = None, *, num_iterations: int = 1000) -> str:
+        """What was tried, and the latency of the winner, as one HTML page.
+
+        Args:
+            path: Where to write it; None for nowhere.
+            num_iterations: Calls of the winner that are timed.
+
+        Returns:
+            The page.
+
+        Raises:
+            NotReadyError: Nothing was measured yet.
+        """
+        found = self._found()
+        name = type(self._current().model).__name__
+        timed = self.benchmark(num_iterations=num_iterations)
+        page = render(report_of(name, found, timed, generated_at=self._clock.now()))
+        if path is not None:
+            make_folder(Path(path).parent)
+            write_text(Path(path), page)
+        return page
+
+    def benchmark(
+        self,
+        input_shape: Sequence[int] | None = None,
+        num_iterations: int = 1000,
+        warmup_iterations: int = 10,
+    ) -> Benchmark:
+        """Latency of single calls of the backend in use, without the cache.
+
+        Args:
+            input_shape: Of each call, batch first; standard normal values. By default one sample
+                of the example that backends were measured on.
+            num_iterations: Calls measured, 1 or more.
+            warmup_iterations: Calls before that.
+
+        Raises:
+            NotReadyError: There is no model.
+            ConfigError: `num_iterations` below 1.
+            InputError: The model does not take this shape.
+        """
+        if num_iterations < 1:
+            raise ConfigError(f"num_iterations must be 1 or more, got {num_iterations}.")
+        serving = self._current()
+        if input_shape is not None:
+            generator = torch.Generator().manual_seed(self._seed)
+            x: Inputs = torch.randn(tuple(input_shape), generator=generator)
+        else:
+            x = with_batch(resolve_example(serving.model, self._example), 1)
+        x = mapped(x, lambda tensor: tensor.to(self.device))
+        serving.run(x)
+        durations = time_calls(
+            lambda: finished(serving.run(x)), n=num_iterations, warmup=warmup_iterations
+        )
+        return {
+            **summarized(durations, items_per_call=n_samples(x)),
+            "memory_mb": memory_mb(self.device),
+        }
+
+    # ── inside: what serves ─────────────────────────────────────────────────────────────────
+
+    def _made(self, model: nn.Module) -> Serving:
+        if not isinstance(model, nn.Module):
+            raise ConfigError(f"model must be an nn.Module, got {type(model).__name__}.")
+        model.eval().to(self.device)
+        floats = (p.dtype for p in model.parameters() if p.is_floating_point())
+        return Serving(
+            model=model,
+            eager=make_eager(model, torch.empty(0), self.device),
+            cache=self._cache.renewed(),
+            signature=noted_signature(model),
+            float_dtype=next(floats, torch.float32),
+        )
+
+    def _warm_up(self, serving: Serving, given: Any) -> None:
+        try:
+            example = resolve_example(serving.model, given)
+        except ExampleInputRequiredError:
+            return  # its first request warms it up
+        for n in {1, *serving.by_batch}:
+            serving.run(with_batch(example, n))
+
+    def _tuned(
+        self,
+        serving: Serving,
+        example_input: Any,
+        options: "_Tuning",
+        reuse: Mapping[str, Any] | None = None,
+    ) -> tuple[Serving, Optimization]:
+        """The same module with its fastest backends, and what was measured."""
+        try:
+            example = resolve_example(serving.model, example_input)
+        except ExampleInputRequiredError as error:
+            found = self._kept_eager(str(error))
+            return replace(serving, optimization=found), found
+        self._example, self._options = with_batch(example, 2), options
+        choice = tuning.chosen(
+            serving.model,
+            example,
+            self.device,
+            asked=self._backend,
+            use_amp=self._use_amp,
+            tolerance=self._tolerance,
+            batch_sizes=options.batch_sizes or tuning.sizes_that_matter(self.batch_size),
+            budget_s=options.budget_s,
+            seed=self._seed,
+            reuse=None if reuse is None else tuning.TuningRecord.from_dict(reuse),
+        )
+        found = choice.to_optimization()
+        tuned = replace(
+            serving,
+            by_batch=choice.by_batch,
+            form=form_of(example),
+            chunk_size=choice.chunk_size,
+            # Answers of another backend differ within the tolerance: the cache starts anew.
+            cache=serving.cache.renewed(serving.cache.max_size),
+            optimization=found,
+            record=choice.record,
+        )
+        return tuned, found
+
+    def _found(self) -> Optimization:
+        found = self._current().optimization
+        if found is None:
+            raise NotReadyError("Backends were not measured: call optimize_for_inference first.")
+        return found
+
+    def _kept_eager(self, reason: str) -> Optimization:
+        return {
+            "backend": "eager",
+            "backend_by_batch": {"1": "eager"},
+            "candidates": [],
+            "reason": f"eager is kept: {reason}",
+            "tolerance": self._tolerance,
+            "device": str(self.device),
+            "chunk_size": self.batch_size,
+            "is_reused": False,
+            "hardware": tuning.hardware_of(self.device),
+        }

@@ -1,0 +1,92 @@
+"""Whether a backend gives eager's answers: on several inputs, at several sizes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modelyard.torchtools.inputs import Inputs, synthetic_like, with_batch
+from modelyard.torchtools.parity import differences, outputs_by_path, worst
+
+# Besides the batch sizes that matter: a size nobody measures, on values ten times as large.
+_ODD_SIZE = 3
+_LARGE = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """An input and eager's answer.
+
+    Attributes:
+        n: Batch size.
+        inputs: What is asked.
+        want: What eager answers.
+    """
+
+    n: int
+    inputs: Inputs
+    want: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """How a backend's answers compare with eager's.
+
+    Attributes:
+        problem: Why it may not be used, in words; empty where it may.
+        max_abs_diff: Largest difference; None where the answers have another form.
+    """
+
+    problem: str
+    max_abs_diff: float | None
+
+
+def inputs_to_check(example: Inputs, batch_sizes: Sequence[int], *, seed: int) -> list[Inputs]:
+    """The example's own values and made-up ones at each batch size, then an odd size and scale.
+
+    Args:
+        example: An input; integers of the made-up ones are drawn from its own.
+        batch_sizes: Those that matter.
+        seed: Of what is made up.
+    """
+    own = [with_batch(example, n) for n in batch_sizes]
+    normal = [synthetic_like(example, n, seed=seed + n) for n in (*batch_sizes, _ODD_SIZE)]
+    return [*own, *normal, synthetic_like(example, _ODD_SIZE, seed=seed, scale=_LARGE)]
+
+
+def checked(samples: Sequence[Sample], answers: Sequence[Any], *, tolerance: float) -> Check:
+    """Compare answers with eager's.
+
+    Args:
+        samples: What was asked, and eager's answers.
+        answers: The backend's, one a sample.
+        tolerance: Bound on the difference, absolute and as part of the output's size.
+    """
+    if not samples:
+        return Check(problem="eager answers none of the inputs to compare on", max_abs_diff=None)
+    gaps = []
+    for sample, answer in zip(samples, answers, strict=True):
+        if problem := _other_form(sample.want, answer):
+            return Check(problem=problem, max_abs_diff=None)
+        gaps += differences(sample.want, answer)
+    # An answer of infinite difference has another shape, or is NaN where eager is not.
+    if (gap := worst(gaps)).max_abs == float("inf"):
+        return Check(
+            problem="differs from eager in shape, or by NaN or infinity", max_abs_diff=None
+        )
+    if all(one.is_within(rtol=tolerance, atol=tolerance) for one in gaps):
+        return Check(problem="", max_abs_diff=gap.max_abs)
+    return Check(
+        problem=f"differs from eager by {gap.max_abs:.3g}; the tolerance is {tolerance:g}",
+        max_abs_diff=gap.max_abs,
+    )
+
+
+def _other_form(want: Any, got: Any) -> str:
+    """How the structure or the dtypes differ, in words; empty where they agree."""
+    wanted, given = outputs_by_path(want), outputs_by_path(got)
+    if type(want) is not type(got) or list(wanted) != list(given):
+        return f"answers with a {type(got).__name__} of another structure than eager's"
+    for expected, actual in zip(wanted.values(), given.values(), strict=True):
+        if expected.dtype != actual.dtype:
+            return f"answers with {actual.dtype}; eager's is {expected.dtype}"
+    return ""

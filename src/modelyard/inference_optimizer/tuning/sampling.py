@@ -1,0 +1,97 @@
+"""The inputs on which backends are compared and timed, and eager's answers to them."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modelyard.inference_optimizer.tuning.checking import Sample, inputs_to_check
+from modelyard.torchtools.inputs import Inputs, batch_size, tensors_of, with_batch
+
+# Of the whole budget, what one call of eager may take for its batch size to be measured.
+_SHARE = 0.2
+# And for made-up values to be checked at it besides the example's own.
+_MADE_UP_SHARE = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """What backends are compared on.
+
+    Attributes:
+        sizes: Batch sizes to measure, ascending.
+        checked: Inputs with eager's answers; the first of each size is the example's own.
+        skipped: By batch size that is not measured, why.
+    """
+
+    sizes: tuple[int, ...]
+    checked: tuple[Sample, ...]
+    skipped: dict[int, str]
+
+
+def sampled(
+    run: Callable[[Inputs], Any],
+    example: Inputs,
+    batch_sizes: Sequence[int],
+    *,
+    budget_s: float,
+    seed: int,
+) -> Samples:
+    """Eager's answers, at the batch sizes whose calls the budget allows.
+
+    The smallest size is always measured. A size at which the module does not run is left out.
+
+    Args:
+        run: Eager, waiting for its answer.
+        example: An input it runs on.
+        batch_sizes: Those that matter.
+        budget_s: For the whole choice, in seconds.
+        seed: Of the made-up inputs.
+    """
+    seconds: dict[int, float] = {}
+    skipped: dict[int, str] = {}
+    for n in sorted(set(batch_sizes)):
+        expected = max((s / size for size, s in seconds.items()), default=0.0) * n
+        if expected > _SHARE * budget_s:
+            skipped[n] = f"a call of eager takes about {expected:.1f} s"
+            continue
+        try:
+            seconds[n] = _seconds(run, with_batch(example, n), enough_s=_MADE_UP_SHARE * budget_s)
+        except Exception as error:  # noqa: BLE001 - a user's forward can raise anything
+            skipped[n] = f"the module does not run: {' '.join(str(error).split())[:100]}"
+    sizes = tuple(seconds) or (_own_size(example),)
+    cheap = [n for n in sizes if seconds.get(n, 0.0) <= _MADE_UP_SHARE * budget_s]
+    own = [with_batch(example, n) for n in sizes if n not in cheap]
+    return Samples(
+        sizes=sizes,
+        checked=_answered(run, [*inputs_to_check(example, cheap, seed=seed), *own]),
+        skipped=skipped,
+    )
+
+
+def _seconds(run: Callable[[Inputs], Any], inputs: Inputs, *, enough_s: float) -> float:
+    """Of a call; of a second one where the first took long, as first calls may."""
+    for _ in range(2):
+        started = time.perf_counter()
+        run(inputs)
+        seconds = time.perf_counter() - started
+        if seconds < enough_s:
+            break
+    return seconds
+
+
+def _answered(run: Callable[[Inputs], Any], inputs: Sequence[Inputs]) -> tuple[Sample, ...]:
+    """Eager's answers; a made-up input that the module refuses is left out."""
+    found = []
+    for one in inputs:
+        try:
+            want = run(one)
+        except Exception:  # noqa: BLE001, S112 - it takes the example, not all that is alike
+            continue
+        found.append(Sample(n=_own_size(one), inputs=one, want=want))
+    return tuple(found)
+
+
+def _own_size(inputs: Inputs) -> int:
+    first = tensors_of(inputs)[0]
+    return batch_size(first) if first.ndim else 1

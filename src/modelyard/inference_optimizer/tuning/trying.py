@@ -1,0 +1,186 @@
+"""Contenders become backends, or rows that say why not."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from modelyard.inference_optimizer.backends import Backend, Written
+from modelyard.inference_optimizer.backends.graphs import as_fed
+from modelyard.inference_optimizer.records import Candidate
+from modelyard.inference_optimizer.tuning.checking import Check, Sample, checked
+from modelyard.inference_optimizer.tuning.contenders import Contender, tolerance_of
+from modelyard.inference_optimizer.tuning.deciding import worth_making
+from modelyard.inference_optimizer.tuning.probing import Probe, ProbeFiles, Prober
+from modelyard.inference_optimizer.tuning.rows import lost_row
+from modelyard.inference_optimizer.tuning.sampling import Samples
+
+_TOLD_CHARACTERS = 300
+# What is slower there than the best of all by this, at every size, is not made here.
+_HOPELESS = 2.0
+# Of one family's settings so many are made a batch size, none slower than the best by this.
+_MOST_SETTINGS = 2
+_SLOWER = 1.3
+
+
+@dataclass(kw_only=True)
+class Tried:
+    """What came of the contenders; filled by one thread.
+
+    Attributes:
+        made: Backends that answer as eager does, by label.
+        contenders: Theirs.
+        gaps: Their largest difference from eager.
+        lost: Rows of the others.
+    """
+
+    made: dict[str, Backend] = field(default_factory=dict)
+    contenders: dict[str, Contender] = field(default_factory=dict)
+    gaps: dict[str, float] = field(default_factory=dict)
+    lost: list[Candidate] = field(default_factory=list)
+
+    def add(self, contender: Contender, backend: Backend, *, gap: float) -> None:
+        """Note a backend that answers as eager does."""
+        self.made[contender.label] = backend
+        self.contenders[contender.label] = contender
+        self.gaps[contender.label] = gap
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Passed:
+    """A contender that answered as eager does in the other process."""
+
+    contender: Contender
+    gap: float
+    latency_s: dict[int, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """How contenders are tried.
+
+    Attributes:
+        samples: What they are compared on.
+        tolerance: Bound on the difference from eager.
+        use_amp: Whether reduced precision is admitted beyond it.
+        finished: Waits for a GPU.
+        probe_timeout_s: For one setting of one engine in the other process.
+    """
+
+    samples: Samples
+    tolerance: float
+    use_amp: bool
+    finished: Callable[[Any], Any]
+    probe_timeout_s: float
+
+    def make(
+        self,
+        tried: Tried,
+        contender: Contender,
+        *,
+        gap: float = 0.0,
+        samples: Sequence[Sample] | None = None,
+    ) -> None:
+        """Make a backend, compare its answers, and note what came of it.
+
+        Args:
+            tried: Where it is noted.
+            contender: What to make.
+            gap: Largest difference seen before, elsewhere.
+            samples: What to compare on; by default all there are.
+        """
+        samples = self.samples.checked if samples is None else samples
+        try:
+            backend = contender.make()
+            answers = [self.finished(backend.run(sample.inputs)) for sample in samples]
+        except Exception as error:  # noqa: BLE001 - converters and compilers raise anything
+            tried.lost.append(lost_row(contender, f"could not run: {in_short(error)}"))
+            return
+        check = self._checked(contender, samples, answers)
+        if check.problem:
+            tried.lost.append(lost_row(contender, check.problem, check.max_abs_diff))
+            return
+        tried.add(contender, backend, gap=max(gap, check.max_abs_diff or 0.0))
+
+    def make_probed(
+        self, tried: Tried, contenders: Sequence[Contender], graph: Written, prober: Prober
+    ) -> None:
+        """Try contenders in another process, and make those that may win.
+
+        Args:
+            tried: Where it is noted.
+            contenders: Backends on `graph`.
+            graph: What they run.
+            prober: Asks the other process.
+        """
+        arrays = [[as_fed(t) for t in graph.tensors(s.inputs)] for s in self.samples.checked]
+        passed: list[_Passed] = []
+        with ProbeFiles(graph.data, arrays) as files:
+            for contender in contenders:
+                probe = prober.probe(
+                    files,
+                    engine=contender.engine,
+                    settings=contender.engine_settings,
+                    timeout_s=self.probe_timeout_s,
+                )
+                found = self._judged(contender, probe, graph)
+                if isinstance(found, _Passed):
+                    passed.append(found)
+                else:
+                    tried.lost.append(found)
+        self._make_fastest(tried, passed)
+
+    def _judged(self, contender: Contender, probe: Probe, graph: Written) -> _Passed | Candidate:
+        if probe.problem:
+            return lost_row(contender, probe.problem)
+        samples = self.samples.checked
+        try:
+            answers = [
+                graph.structured([torch.from_numpy(array) for array in outputs])
+                for outputs in probe.outputs
+            ]
+            check = self._checked(contender, samples, answers)
+        except (StopIteration, ValueError, TypeError) as error:
+            return lost_row(contender, f"answers with something else: {in_short(error)}")
+        if check.problem:
+            return lost_row(contender, check.problem, check.max_abs_diff)
+        # The last of a size is the steadiest: what comes first pays for memory it takes.
+        latency_s = {
+            sample.n: seconds for sample, seconds in zip(samples, probe.latency_s, strict=True)
+        }
+        sizes = [n for n in latency_s if n in self.samples.sizes] or list(latency_s)
+        return _Passed(
+            contender=contender,
+            gap=check.max_abs_diff or 0.0,
+            latency_s={n: latency_s[n] for n in sizes},
+        )
+
+    def _make_fastest(self, tried: Tried, passed: Sequence[_Passed]) -> None:
+        """Make what may win; a row for each of the others."""
+        latency_s = {one.contender.label: one.latency_s for one in passed}
+        kept = worth_making(latency_s, n_most=len(latency_s), factor=_HOPELESS)
+        for name in dict.fromkeys(one.contender.name for one in passed):
+            family = {one.contender.label for one in passed if one.contender.name == name}
+            rivals = {label: latency_s[label] for label in kept if label in family}
+            best = worth_making(rivals, n_most=_MOST_SETTINGS, factor=_SLOWER)
+            kept = [label for label in kept if label in best or label not in family]
+        for one in passed:
+            if one.contender.label in kept:
+                # The other process has compared the rest; this one looks at what connects the two.
+                first = self.samples.checked[:1]
+                self.make(tried, one.contender, gap=one.gap, samples=first)
+            else:
+                reason = f"slower than {' and '.join(kept)} in a first trial"
+                tried.lost.append(lost_row(one.contender, reason, one.gap))
+
+    def _checked(
+        self, contender: Contender, samples: Sequence[Sample], answers: Sequence[Any]
+    ) -> Check:
+        tolerance = tolerance_of(contender.name, self.tolerance, use_amp=self.use_amp)
+        return checked(samples, answers, tolerance=tolerance)
+
+
+def in_short(error: Exception) -> str:
+    """The error's message in one line."""
+    return " ".join(str(error).split())[:_TOLD_CHARACTERS] or type(error).__name__
