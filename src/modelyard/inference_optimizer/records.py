@@ -12,6 +12,7 @@ class Candidate(TypedDict):
         name: Its family: "eager", "torchscript", "onnxruntime", "openvino", ...
         settings: What else it was made with, as `{"graph_level": "all", "threads": 1}`.
         is_chosen: Whether it serves any batch size now.
+        chosen_at: The measured batch sizes that it serves.
         reason: Why it was chosen, or why it lost.
         max_abs_diff: Largest difference from eager; None if it did not run.
         latency_ms: Median of a call by batch size; empty if it was not timed.
@@ -21,6 +22,7 @@ class Candidate(TypedDict):
     name: str
     settings: dict[str, str | int]
     is_chosen: bool
+    chosen_at: list[int]
     reason: str
     max_abs_diff: float | None
     latency_ms: dict[str, float]

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from modelyard.inference_optimizer.records import Optimization
+from modelyard.inference_optimizer.backends import label_of
+from modelyard.inference_optimizer.records import Candidate, Optimization
 from modelyard.reporting import (
     Block,
     Chart,
@@ -17,6 +18,15 @@ from modelyard.reporting import (
 )
 
 _MOST_BARS = 8
+_PLAIN_NAMES = {
+    "onnxruntime": "ONNX Runtime",
+    "onnxruntime_cuda": "ONNX Runtime on CUDA",
+    "openvino": "OpenVINO",
+    "openvino_bfloat16": "OpenVINO in bfloat16",
+    "torchscript": "Torch Script",
+    "cuda_graph": "CUDA graph",
+    "compile": "torch compile",
+}
 
 
 def report_of(
@@ -41,38 +51,26 @@ def report_of(
     )
 
 
-def label_of(candidate: Mapping[str, Any]) -> str:
-    """A candidate's name with the settings that tell it from its family."""
-    settings = ", ".join(f"{key} {value}" for key, value in candidate["settings"].items())
-    return f"{candidate['name']} ({settings})" if settings else str(candidate["name"])
-
-
 def _outcome(name: str, found: Optimization, benchmark: Mapping[str, Any]) -> Section:
-    chosen = next((c for c in found["candidates"] if c["is_chosen"] and "1" in c["speedup"]), None)
-    speedups = [c["speedup"]["1"] for c in found["candidates"] if c["is_chosen"] and c["speedup"]]
-    figures = KeyFigures(
-        [
-            ("backend", found["backend"], "for one sample"),
-            ("median", f"{benchmark['median_latency_ms']:.3g} ms", "a call of one sample"),
-            ("99th percentile", f"{benchmark['p99_latency_ms']:.3g} ms", "the same"),
-            *(
-                []
-                if chosen is None or not speedups
-                else [("speed", f"{max(speedups):.3g} x", "eager PyTorch, one sample")]
-            ),
-        ]
-    )
-    blocks: list[Block] = [figures]
-    rows = _bars(name, found["candidates"])
-    if rows:
-        blocks.append(Chart(backend_latencies(rows), "Lower is better."))
+    speedups = [c["speedup"].get("1", 0.0) for c in found["candidates"] if 1 in c["chosen_at"]]
+    cells = [
+        ("backend", _PLAIN_NAMES.get(found["backend"], found["backend"]), "for one sample"),
+        ("median", f"{benchmark['median_latency_ms']:.3g} ms", "a call of one sample"),
+        ("99th percentile", f"{benchmark['p99_latency_ms']:.3g} ms", "of the same calls"),
+    ]
+    if any(speedups):
+        cells.append(("speed", f"{max(speedups):.3g} x", "as fast as eager, one sample"))
+    blocks: list[Block] = [KeyFigures(cells)]
+    bars = _bars(name, found["candidates"])
+    if bars:
+        blocks.append(Chart(backend_latencies(bars), "Lower is better."))
     if found["reason"]:
         blocks.append(Note("info", found["reason"]))
     return Section("Outcome", "", blocks)
 
 
-def _bars(name: str, candidates: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row a candidate and batch size, for the candidates that came closest."""
+def _bars(name: str, candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
+    """A row a candidate and batch size: those in use and eager, then the fastest of the rest."""
     timed = [c for c in candidates if c["latency_ms"]]
     timed.sort(
         key=lambda c: (not c["is_chosen"], c["name"] != "eager", min(c["latency_ms"].values()))
@@ -80,10 +78,10 @@ def _bars(name: str, candidates: Sequence[Mapping[str, Any]]) -> list[dict[str, 
     return [
         {
             "model": name,
-            "backend": label_of(c),
+            "backend": label_of(c["name"], c["settings"]),
             "batch": batch,
             "latency_ms": latency_ms,
-            "is_chosen": c["is_chosen"] and f"batch {batch}" in c["reason"],
+            "is_chosen": int(batch) in c["chosen_at"],
         }
         for c in timed[:_MOST_BARS]
         for batch, latency_ms in c["latency_ms"].items()
@@ -91,25 +89,33 @@ def _bars(name: str, candidates: Sequence[Mapping[str, Any]]) -> list[dict[str, 
 
 
 def _candidates(found: Optimization) -> Section:
-    sizes = list(dict.fromkeys(n for c in found["candidates"] for n in c["latency_ms"]))
-    columns = ["backend", *(f"batch {n} (ms)" for n in sizes), "speed-up", "off by", "verdict"]
-    rows = [
+    rows = found["candidates"]
+    sizes = list(dict.fromkeys(n for c in rows for n in c["latency_ms"]))
+    labels = [label_of(c["name"], c["settings"]) for c in rows]
+    chosen = [i for i, c in enumerate(rows) if c["is_chosen"]]
+    figures = Table(
+        ["backend", *(f"batch {n} (ms)" for n in sizes), "speed-up", "off by"],
         [
-            label_of(c),
-            *(c["latency_ms"].get(n) for n in sizes),
-            c["speedup"].get("1"),
-            c["max_abs_diff"],
-            c["reason"],
-        ]
-        for c in found["candidates"]
-    ]
-    formats = {f"batch {n} (ms)": ".4g" for n in sizes}
-    table = Table(
-        columns,
-        rows,
-        highlight=[i for i, c in enumerate(found["candidates"]) if c["is_chosen"]],
+            [
+                label,
+                *(c["latency_ms"].get(n) for n in sizes),
+                c["speedup"].get("1"),
+                c["max_abs_diff"],
+            ]
+            for label, c in zip(labels, rows, strict=True)
+        ],
+        highlight=chosen,
         caption="Speed-up over eager at one sample. `off by` is the largest difference from "
         f"eager; allowed are {found['tolerance']:g} of the output's size.",
-        formats={**formats, "speed-up": ".2f", "off by": ".1e"},
+        formats={
+            **{f"batch {n} (ms)": ".4g" for n in sizes},
+            "speed-up": ".2f",
+            "off by": ".1e",
+        },
     )
-    return Section("Candidates", "", [table])
+    verdicts = Table(
+        ["backend", "verdict"],
+        [[label, c["reason"]] for label, c in zip(labels, rows, strict=True)],
+        highlight=chosen,
+    )
+    return Section("Candidates", "", [figures, verdicts])
