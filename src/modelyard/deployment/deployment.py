@@ -46,6 +46,10 @@ class VersionSource(Protocol):
         """Something that travels with it."""
         ...
 
+    def read_attachment(self, version_id: str, name: str) -> Any:
+        """Something that was added to it later; a `LookupError` if nothing was."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Served:
@@ -98,7 +102,8 @@ class Deployment:
         window_size: Predictions each version's monitor looks at.
         alert_thresholds: Of each version's monitor.
         cache_size: Answers each version caches; 0, the default, computes every one.
-        optimize: Whether a version's backends are measured when it is added.
+        optimize: Whether a version's backends are measured when it is added, unless its
+            attachment `tuning` holds a choice made on equal hardware.
         clock: Where the time of monitors and request records comes from.
         seed: Of the routing of requests without a user id.
         store: Keeps the monitors' windows and alerts.
@@ -335,7 +340,7 @@ class Deployment:
             # A version that cannot answer must not get traffic.
             _refuse_non_finite(optimizer.predict(example), version_id)
         if self._optimize:
-            optimizer.optimize_for_inference(example)
+            optimizer.optimize_for_inference(example, reuse=self._tuning_of(version_id))
         monitor = ModelMonitor(
             _monitor_name(version_id),
             window_size=self._window_size,
@@ -348,6 +353,13 @@ class Deployment:
     def _example_of(self, version_id: str) -> Any:
         try:
             return as_inputs(self._source.read_artifact(version_id, "example_input"))
+        except LookupError:
+            return None
+
+    def _tuning_of(self, version_id: str) -> Any:
+        """The choice of backends that was stored with the version, or None."""
+        try:
+            return self._source.read_attachment(version_id, "tuning")
         except LookupError:
             return None
 
