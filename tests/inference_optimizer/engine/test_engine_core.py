@@ -5,7 +5,7 @@ from concurrent.futures import Future
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from modelyard import ManualClock
 from modelyard._core.errors import DeadlineExceededError, QueueFullError
@@ -114,6 +114,13 @@ class AnyOrder(RuleBasedStateMachine):
         self.running = None
         self.started_s = 0.0
         self.order = []
+
+    @initialize(known_s=st.sampled_from([{}, {1: 1.0, 4: 2.5}, {1: 20.0, 4: 20.0}]))
+    def start(self, known_s):
+        """With nothing known, with times that make batches shrink, or with a poisoned estimate."""
+        for _ in range(15):
+            for size, duration_s in known_s.items():
+                self.core.times.observe(size, duration_s)
 
     @rule(
         slack_s=st.none() | st.floats(0, 10),
@@ -241,4 +248,4 @@ def outcome_of(future):
 
 
 TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestAnyOrder.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

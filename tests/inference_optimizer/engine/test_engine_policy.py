@@ -53,11 +53,13 @@ def test_highest_priority_goes_first_and_first_come_within():
 
 
 def test_what_is_put_back_stands_where_it_was():
-    line = line_of(request("a", priority=1), request("b", deadline_s=1.0), request("c"))
-    taken = line.take(2)
+    line = line_of(
+        request("a", priority=1), request("b", deadline_s=1.0), request("c"), request("d")
+    )
+    taken = line.take(3)
     line.put_back(taken)
-    assert names(line) == "abc"
-    assert (line.n, line.n_deadlines) == (3, 1)
+    assert names(line) == "abcd"
+    assert (line.n, line.n_deadlines) == (4, 1)
 
 
 def test_sweep_removes_those_who_gave_up():
