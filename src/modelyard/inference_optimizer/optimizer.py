@@ -32,6 +32,7 @@ from modelyard.inference_optimizer.records import (
     PerformanceStats,
 )
 from modelyard.inference_optimizer.targets import TargetCheck, Targets, checked
+from modelyard.torchtools.timing import MS_PER_S
 
 _MAX_QUEUE = 10_000
 
@@ -132,15 +133,17 @@ class InferenceOptimizer(MeasuredPredictor):
             NotReadyError: There is no model.
             ConfigError: A value out of range.
         """
-        has_cache = self._current().cache.max_size > 0
+        serving = self._current()
+        measured = {} if serving.record is None else serving.record.winners
         return Engine(
             self._engine_batch,
             prepare=self._prepared,
-            cached=self._item_from_cache if has_cache else None,
+            cached=self._item_from_cache if serving.cache.max_size else None,
             max_batch=self.batch_size,
             max_queue=max_queue,
             max_latency_ms=self._max_latency_ms if max_latency_ms is None else max_latency_ms,
             clock=SystemClock(),
+            service_s={n: winner.latency_ms / MS_PER_S for n, winner in measured.items()},
         )
 
     def submit(
@@ -179,7 +182,14 @@ class InferenceOptimizer(MeasuredPredictor):
     def _prepared(self, x: Any) -> Item | np.ndarray[Any, Any]:
         """An input as it waits; of a form that needs nothing else, just a copy."""
         serving = self._serving or self._current()
-        if type(x) is np.ndarray and not serving.cache.max_size and serving.lean(x):
+        row = serving.lean_row
+        if (
+            row is not None
+            and type(x) is np.ndarray
+            and x.shape == row[0]
+            and x.dtype == row[1]
+            and not serving.cache.max_size
+        ):
             return x.copy()
         return item_of(x, serving, is_copied=True)
 

@@ -41,6 +41,8 @@ class Serving:
         optimization: What measuring found, as it is told; None before.
         record: The same, to be kept.
         float_dtype: The floating-point type the module computes in, which arrays are given in.
+        lean_row: Shape and type of the one-row arrays for which there is a shortest way; else
+            None.
         takes_arrays: Whether a backend computes on arrays.
         letters: NumPy's letter for each type of array that the module is given as it is.
         joinable: By form, whether inputs joined along the batch give the same answers. Filled
@@ -59,6 +61,7 @@ class Serving:
     record: TuningRecord | None = None
     float_dtype: torch.dtype = torch.float32
     joinable: dict[Form, bool] = field(default_factory=dict)
+    lean_row: "tuple[tuple[int, ...], np.dtype[Any]] | None" = field(init=False, repr=False)
     takes_arrays: bool = field(init=False, repr=False)
     letters: "dict[np.dtype[Any], str]" = field(init=False, repr=False)
     _table: list[Backend] = field(init=False, repr=False)
@@ -75,6 +78,10 @@ class Serving:
         object.__setattr__(self, "_table", table or [self.eager])
         object.__setattr__(self, "takes_arrays", any(b.run_array is not None for b in table))
         object.__setattr__(self, "_lean", _lean_form(self.form))
+        row = None
+        if self._lean is not None and self.takes_arrays:
+            row = ((1, *self._lean[1]), self._lean[0])
+        object.__setattr__(self, "lean_row", row)
         object.__setattr__(self, "_one", _one_tensor(self.form))
         own = _array_dtype(self.float_dtype)
         plain = [*map(np.dtype, "lihbB?"), *([] if own is None else [own])]
