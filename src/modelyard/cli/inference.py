@@ -8,7 +8,14 @@ import typer
 
 from modelyard._core.errors import ConfigError
 from modelyard._core.files import make_folder, write_text
-from modelyard.cli.registry import MODELS, AsJson, BaseDir, DatabaseUrl, StorageUrl
+from modelyard.cli.registry import (
+    MODELS,
+    AsJson,
+    BaseDir,
+    DatabaseUrl,
+    StorageUrl,
+    open_registry,
+)
 from modelyard.cli.showing import show_json, show_line
 from modelyard.cli.sources import model_of, shape_of
 
@@ -35,6 +42,9 @@ def bench(
     ] = 1e-5,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     iterations: Annotated[int, typer.Option(help="Calls of the winner that are timed.")] = 200,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Store the choice with the version, as `tuning`.")
+    ] = False,
     html: Annotated[Path | None, typer.Option(help="HTML page to write, with the plot.")] = None,
     base_dir: BaseDir = MODELS,
     database_url: DatabaseUrl = None,
@@ -46,6 +56,8 @@ def bench(
     if html is not None and html.is_dir():
         raise ConfigError(f"--html must name a file; {str(html)!r} is a folder.")
     model, name, example = model_of(source, base_dir, database_url, storage_url)
+    if keep and name != source:
+        raise ConfigError(f"--keep stores the choice with a version; {source!r} is none.")
     from modelyard.inference_optimizer import InferenceOptimizer  # noqa: PLC0415 - brings torch
     from modelyard.torchtools.inputs import resolve_example, tensors_of  # noqa: PLC0415 - as above
 
@@ -67,6 +79,9 @@ def bench(
         "optimization": found,
         "benchmark": benchmark,
     }
+    if keep:
+        registry = open_registry(base_dir, database_url, storage_url)
+        registry.attach(source, "tuning", optimizer.tuning_record())
     if html is not None:
         _write_page(html, name, found, benchmark)
         told["report"] = str(html)
