@@ -1,8 +1,8 @@
 """Backends on a GPU: the design document's three models, in full and in reduced precision.
 
 Writes the table between the markers in `docs/benchmarks.md`. Needs a GPU; every latency waits for
-the GPU and is taken in turns. Inputs come from the memory of the CPU and answers stay on the GPU in
-the table; below it are calls of `predict` whose answers come back as arrays.
+the GPU and is taken in turns. In the table inputs come from the CPU's memory and answers stay on
+the GPU; below it are calls of `predict` whose answers come back as arrays.
 
     python benchmarks/inference_cuda.py
 """

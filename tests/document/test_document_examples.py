@@ -86,7 +86,8 @@ def test_section_5_inference(home):
     assert optimizer.benchmark(input_shape=(1, 100), num_iterations=1000)["throughput_qps"] > 0
     stats = optimizer.get_performance_stats()
     assert float(f"{stats['p99_latency_ms']:.2f}") >= 0.0
-    assert f"{optimizer.get_cache_stats()['hit_rate']:.2%}" == "0.00%"
+    # The stream asked for what the batch had computed.
+    assert f"{optimizer.get_cache_stats()['hit_rate']:.2%}" == "49.65%"
     json.dumps(stats)
 
 
