@@ -1,0 +1,174 @@
+"""Every backend alone: eager's answers, the shortest way for arrays, threads."""
+
+import contextlib
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from modelyard._core.errors import ConfigError
+from modelyard.compression import ModelCompressor
+from modelyard.inference_optimizer.backends import (
+    label_of,
+    make_autocast,
+    make_bfloat16,
+    make_compiled,
+    make_eager,
+    make_onnxruntime,
+    make_torchscript,
+    onnxruntime_backend,
+    openvino_backend,
+    written,
+)
+from modelyard.torchtools.graph_sessions import onnxruntime_session
+from modelyard.torchtools.onnx_module import make_session, run_session
+
+CPU = torch.device("cpu")
+
+
+class Nested(nn.Module):
+    """Takes two tensors and answers with a dict of a tensor and a tuple."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, state, scale):
+        return {"value": self.layer(state) * scale, "mean": (state.mean(1), scale > 1)}
+
+
+def graph_backends(model, example):
+    graph = written(model, example)
+    found = [
+        onnxruntime_backend(graph, graph_level=level, threads=threads)
+        for level in ("raw", "basic", "all")
+        for threads in (1, 2)
+    ]
+    with contextlib.suppress(ImportError):
+        found.append(openvino_backend(graph, precision="f32", threads=1))
+    return found
+
+
+def rows(n, width=8):
+    return torch.randn(n, width, generator=torch.Generator().manual_seed(n))
+
+
+@pytest.mark.parametrize("make", [make_eager, make_torchscript, make_onnxruntime])
+def test_backends_answer_like_the_module_at_every_batch_size(mlp, make):
+    backend = make(mlp, rows(2), CPU)
+    for n in (1, 3, 8, 32):
+        torch.testing.assert_close(backend.run(rows(n)), mlp(rows(n)), rtol=1e-5, atol=1e-5)
+
+
+def test_graph_backends_answer_like_the_module_and_give_arrays_of_their_own(mlp):
+    for backend in graph_backends(mlp, rows(2)):
+        held = []
+        for n in (1, 3, 8, 32):
+            want = mlp(rows(n)).detach()
+            torch.testing.assert_close(backend.run(rows(n)), want, rtol=1e-5, atol=1e-5)
+            held.append((backend.run_array(rows(n).numpy()), want))
+        for array, want in held:  # none was written over by a later call
+            np.testing.assert_allclose(array, want.numpy(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_graph_backends_keep_the_structure_and_the_dtypes(as_dict):
+    model, state, scale = Nested().eval(), rows(3, 4), torch.full((3, 1), 2.0)
+    given = {"state": state, "scale": scale} if as_dict else (state, scale)
+    want = model(state, scale)
+    for backend in graph_backends(model, given):
+        answer = backend.run(given)
+        torch.testing.assert_close(answer["value"], want["value"].detach())
+        assert isinstance(answer["mean"], tuple)
+        assert answer["mean"][1].dtype == torch.bool
+        assert backend.run_array is None  # there is not one array in and one out
+
+
+def test_arrays_that_may_not_be_written_and_tensors_that_are_views_are_taken(mlp):
+    wide = rows(4, 16)
+    view = wide[:, ::2]
+    array = view.numpy().copy()
+    array.flags.writeable = False
+    for backend in graph_backends(mlp, rows(2)):
+        torch.testing.assert_close(backend.run(view), mlp(view), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            backend.run_array(array), mlp(view).detach().numpy(), rtol=1e-5, atol=1e-5
+        )
+
+
+def test_tensors_with_gradients_are_taken(mlp):
+    x = rows(2).requires_grad_()
+    for backend in graph_backends(mlp, rows(2)):
+        assert not backend.run(x).requires_grad
+
+
+def test_threads_never_get_one_anothers_answers(mlp):
+    for backend in graph_backends(mlp, rows(2)):
+        wrong = []
+
+        def ask(n, backend=backend, wrong=wrong):
+            want = mlp(rows(n)).detach().numpy()
+            for _ in range(30):
+                if not np.allclose(backend.run_array(rows(n).numpy()), want, atol=1e-5):
+                    wrong.append(n)
+
+        threads = [threading.Thread(target=ask, args=(n,)) for n in (1, 2, 5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not wrong, backend.name
+
+
+@pytest.mark.parametrize("make", [make_bfloat16, make_autocast])
+def test_reduced_precision_answers_in_the_modules_own_dtype(mlp, make):
+    backend = make(mlp, rows(2), CPU)
+    answer = backend.run(rows(5))
+    assert answer.dtype == torch.float32
+    torch.testing.assert_close(answer, mlp(rows(5)), rtol=0.05, atol=0.05)
+    assert mlp[0].weight.dtype == torch.float32
+
+
+def test_quantized_graph_runs_as_it_is(new_mlp):
+    compressor = ModelCompressor(new_mlp(8, 64, 4))
+    compressor.dynamic_quantization()
+    model = compressor.model
+    graph = written(model, rows(2))
+    assert graph.data == model.graph_bytes
+    backend = onnxruntime_backend(graph, graph_level="all", threads=1)
+    assert torch.equal(backend.run(rows(5)), model(rows(5)))
+
+
+def test_quantized_graph_takes_named_inputs_in_any_order():
+    compressor = ModelCompressor(
+        Nested().eval(), example_input={"state": rows(2, 4), "scale": torch.ones(2, 1)}
+    )
+    compressor.dynamic_quantization()
+    given = {"scale": torch.full((2, 1), 2.0), "state": rows(2, 4)}
+    backend = onnxruntime_backend(written(compressor.model, given), graph_level="all", threads=1)
+    want = compressor.model(**given)
+    assert torch.equal(backend.run(given)["value"], want["value"])
+
+
+def test_graph_level_is_checked_and_reaches_the_session(mlp):
+    graph = written(mlp, rows(2)).data
+    with pytest.raises(ConfigError, match="graph_level 'most' is not one of raw, basic, all"):
+        onnxruntime_session(graph, threads=1, graph_level="most")
+    (want,) = run_session(make_session(graph), [rows(2)])
+    (got,) = run_session(make_session(graph, graph_level="raw", threads=1), [rows(2)])
+    torch.testing.assert_close(got, want)
+
+
+def test_label_tells_the_settings():
+    assert label_of("eager", {}) == "eager"
+    assert label_of("openvino", {"threads": 2}) == "openvino (threads=2)"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_compiled_module_answers_like_eager_at_sizes_it_was_not_compiled_for(mlp):
+    backend = make_compiled(mlp, rows(2), CPU)
+    for n in (1, 3, 8, 32):
+        torch.testing.assert_close(backend.run(rows(n)), mlp(rows(n)), rtol=1e-5, atol=1e-5)
