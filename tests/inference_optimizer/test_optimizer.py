@@ -82,7 +82,7 @@ def test_without_a_model_every_call_says_how_to_attach_one(call):
 
 
 def test_model_may_be_attached_later(mlp):
-    optimizer = InferenceOptimizer()
+    optimizer = InferenceOptimizer(device="cpu")
     assert optimizer.model is None
     assert optimizer.get_performance_stats()["backend"] == "none"
     optimizer.set_model(mlp)
@@ -177,7 +177,9 @@ def test_wrong_example_is_an_error_with_the_models_own_words(optimizer):
 
 
 def test_backend_that_cannot_serve_the_model_says_why():
-    optimizer = InferenceOptimizer(nn.Sequential(nn.Linear(8, 8), Noisy()), backend="onnxruntime")
+    optimizer = InferenceOptimizer(
+        nn.Sequential(nn.Linear(8, 8), Noisy()), device="cpu", backend="onnxruntime"
+    )
     with pytest.raises(ConfigError, match=r"'onnxruntime' cannot serve.*two answers"):
         optimizer.optimize_for_inference(rows(2))
 
