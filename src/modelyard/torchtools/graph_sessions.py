@@ -37,6 +37,9 @@ def onnxruntime_session(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    if threads > 1:
+        # Threads that go on spinning after a call take the cores from whatever runs next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 4  # errors are raised; the rest is about its own optimiser
     options.graph_optimization_level = GRAPH_LEVELS[graph_level]
     # Its default on a GPU, TF32, keeps ten bits of the products; PyTorch's default does not.

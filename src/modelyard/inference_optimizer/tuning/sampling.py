@@ -12,7 +12,7 @@ from modelyard.torchtools.inputs import Inputs, batch_size, tensors_of, with_bat
 _SHARE = 0.2
 # And for made-up values to be checked at it besides the example's own.
 _MADE_UP_SHARE = 0.05
-_LEAST_CALLS, _MOST_CALLS = 2, 5
+_LEAST_CALLS, _MOST_CALLS = 3, 5
 
 
 @dataclass(frozen=True, kw_only=True)

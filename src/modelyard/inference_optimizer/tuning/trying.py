@@ -159,19 +159,22 @@ class Trial:
     def _make_fastest(self, tried: Tried, passed: Sequence[_Passed]) -> None:
         """Make what may win; a row for each of the others."""
         latency_s = {one.contender.label: one.latency_s for one in passed}
+        if not passed:
+            return
         kept = worth_making(latency_s, n_most=len(latency_s), factor=_HOPELESS)
         for name in dict.fromkeys(one.contender.name for one in passed):
             family = {one.contender.label for one in passed if one.contender.name == name}
             rivals = {label: latency_s[label] for label in kept if label in family}
             best = worth_making(rivals, n_most=_MOST_SETTINGS, factor=_SLOWER)
             kept = [label for label in kept if label in best or label not in family]
+        fastest = min(kept, key=lambda label: sum(latency_s[label].values()))
         for one in passed:
             if one.contender.label in kept:
                 # The other process has compared the rest; this one looks at what connects the two.
                 first = self.samples.checked[:1]
                 self.make(tried, one.contender, gap=one.gap, samples=first)
             else:
-                reason = f"slower than {' and '.join(kept)} in a first trial"
+                reason = f"slower than {fastest} in a first trial"
                 tried.lost.append(lost_row(one.contender, reason, one.gap))
 
     def _checked(
