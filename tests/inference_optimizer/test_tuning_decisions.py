@@ -72,7 +72,14 @@ def test_backend_asked_for_wins_whatever_its_speed_at_its_fastest_setting():
     ],
 )
 def test_chunk_of_the_least_time_a_sample(times, want):
-    assert chunk_size(times) == want
+    assert chunk_size(times, asked=[*times]) == want
+
+
+@pytest.mark.parametrize(
+    ("times", "want"), [({1: 1.0}, 32), ({1: 1.0, 8: 4.0}, 32), ({1: 1.0, 8: 9.0}, 1)]
+)
+def test_sizes_too_slow_to_measure_are_used_where_time_a_sample_falls(times, want):
+    assert chunk_size(times, asked=(1, 8, 32)) == want
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ Example:
     torch.Size([1, 2])
 """
 
+from modelyard.inference_optimizer.backends import label_of
+from modelyard.inference_optimizer.engine import Engine, EngineStats
 from modelyard.inference_optimizer.optimizer import InferenceOptimizer
 from modelyard.inference_optimizer.records import (
     Benchmark,
@@ -16,12 +18,18 @@ from modelyard.inference_optimizer.records import (
     Optimization,
     PerformanceStats,
 )
+from modelyard.inference_optimizer.targets import TargetCheck, Targets
 
 __all__ = [
     "Benchmark",
     "CacheStats",
     "Candidate",
+    "Engine",
+    "EngineStats",
     "InferenceOptimizer",
     "Optimization",
     "PerformanceStats",
+    "TargetCheck",
+    "Targets",
+    "label_of",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from modelyard.export import ModelExporter, ModelInfo, OutputComparison
-from modelyard.inference_optimizer import InferenceOptimizer, Optimization
+from modelyard.inference_optimizer import InferenceOptimizer, Optimization, label_of
 from modelyard.pipeline.progress import Progress
 from modelyard.pipeline.source import ModelSource
 
@@ -34,16 +34,17 @@ class Served:
     optimization: Optimization
 
     def backend_rows(self) -> list[dict[str, Any]]:
-        """One row a backend and batch size, for the plot."""
+        """One row a batch size and backend in use, eager or TorchScript, for the plot."""
         return [
             {
                 "model": self.label,
-                "backend": candidate["name"],
+                "backend": label_of(candidate["name"], candidate["settings"]),
                 "batch": int(batch),
                 "latency_ms": latency_ms,
-                "is_chosen": self.optimization["backend_by_batch"].get(batch) == candidate["name"],
+                "is_chosen": int(batch) in candidate["chosen_at"],
             }
             for candidate in self.optimization["candidates"]
+            if candidate["is_chosen"] or candidate["name"] in {"eager", "torchscript"}
             for batch, latency_ms in candidate["latency_ms"].items()
         ]
 
@@ -94,7 +95,7 @@ def export_and_optimize(
 
 def _summary(one: Served) -> str:
     chosen = one.optimization["backend"]
-    row = next((c for c in one.optimization["candidates"] if c["name"] == chosen), None)
+    row = next((c for c in one.optimization["candidates"] if 1 in c["chosen_at"]), None)
     speedup = row["speedup"].get("1", 1.0) if row else 1.0
     info, gap = one.info, one.comparison["max_abs_diff"]
     return (

@@ -289,7 +289,9 @@ class _Choosing:
             timed_row(tried.contenders[label], tried.gaps[label], times, won, asked=asked)
             for label in tried.made
         ]
-        best = chunk_size({n: times[n][label] for n, label in won.items()})
+        best = chunk_size(
+            {n: times[n][label] for n, label in won.items()}, asked=self.blank.batch_sizes
+        )
         return Choice(
             by_batch={n: tried.made[label] for n, label in won.items()},
             made=tuple(tried.made.values()),

@@ -37,13 +37,16 @@ def winners(
     return found
 
 
-def chunk_size(times: Mapping[int, float]) -> int:
+def chunk_size(times: Mapping[int, float], *, asked: Sequence[int]) -> int:
     """The batch size of the least time per sample, for answering many samples.
 
     Args:
-        times: Seconds of a call of the winner, by batch size.
+        times: Seconds of a call of the winner, by batch size measured.
+        asked: Batch sizes that matter. Where the largest took too long to be measured and the
+            largest measured is the best, it is the largest asked: time per sample falls.
     """
-    return min(times, key=lambda n: (times[n] / n, -n))
+    best = min(times, key=lambda n: (times[n] / n, -n))
+    return max(asked) if best == max(times) else best
 
 
 def worth_making(
