@@ -1,7 +1,7 @@
 """What the backends of `optimize_for_inference` take, beside the engines used by hand."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import onnxruntime as ort
@@ -30,6 +30,7 @@ def backend_rows(
     thread_counts: Sequence[int] = (1, 2),
     budget_s: float = 10.0,
     use_amp: bool = False,
+    others: Mapping[str, nn.Module] | None = None,
 ) -> list[dict[str, Any]]:
     """One row a way to run the model, batch size and number of threads, timed in turns.
 
@@ -40,6 +41,7 @@ def backend_rows(
         thread_counts: Threads of PyTorch and of the engines.
         budget_s: Seconds of timing for each batch size and number of threads.
         use_amp: Whether reduced precision is tried.
+        others: Further modules to run as they are, such as int8 ones, by name.
 
     Returns:
         Rows with `threads`, `batch`, `how`, `is_chosen`, `takes` ("tensor" or "array"),
@@ -55,6 +57,7 @@ def backend_rows(
                 threads=threads,
                 budget_s=budget_s,
                 use_amp=use_amp,
+                others=others or {},
             )
     return rows
 
@@ -100,6 +103,7 @@ def _rows_at(
     threads: int,
     budget_s: float,
     use_amp: bool,
+    others: Mapping[str, nn.Module],
 ) -> list[dict[str, Any]]:
     choice = chosen(
         model, example, _CPU, use_amp=use_amp, batch_sizes=batch_sizes, budget_s=budget_s
@@ -107,6 +111,7 @@ def _rows_at(
     backends = {label_of(one.name, one.settings): one for one in choice.made}
     ways = {label: _call_of(one) for label, one in backends.items()}
     ways |= by_hand(model, example, threads=threads)
+    ways |= {name: _module_call(module) for name, module in others.items()}
     rows = []
     for n in batch_sizes:
         inputs = with_batch(example, n)
@@ -128,6 +133,10 @@ def _rows_at(
                 }
             )
     return rows
+
+
+def _module_call(module: nn.Module) -> Call:
+    return lambda x: lambda: call(module, x)
 
 
 def _call_of(backend: Backend) -> Call:

@@ -1,27 +1,32 @@
 """The batching engine under load: its throughput beside the model's own, and what overload costs.
 
 Each function gives plain rows, one for a contender. Callers, batcher and model share one process
-and one event loop; the model is an ONNX Runtime session on one thread, arrays in and out.
-
-    python benchmarks/_inference_engine.py            # both tables
-    python benchmarks/_inference_engine.py overload
-
-Where BentoML or LitServe can be imported, their batchers run the same model under the same load.
+and one event loop; the model is an ONNX Runtime session on one thread, arrays in and out. Where
+BentoML or LitServe can be imported, their batchers run the same model under the same load.
 """
 
 import asyncio
-import os
-import sys
 import time
-from collections.abc import Awaitable
-from dataclasses import asdict, dataclass
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import numpy as np
-from _inference_engine_contenders import CONTENDERS, MAX_BATCH, Array, Contender, RunBatch
+import torch
+from _inference_engine_contenders import (
+    CONTENDERS,
+    MAX_BATCH,
+    Array,
+    Contender,
+    RunBatch,
+    optimizer_engine,
+)
 from numpy.typing import NDArray
+from torch import nn
+
+from modelyard.inference_optimizer import InferenceOptimizer
+from modelyard.torchtools.conversion import to_runnable
+from modelyard.torchtools.onnx_module import make_session
 
 MODELS = {"small MLP": (256, 2), "PPO 50 MB": (2432, 3)}
 """Width and number of the hidden layers, by name."""
@@ -79,21 +84,36 @@ class OverloadRow:
     limit_ms: float
 
 
-def session_runner(name: str) -> RunBatch:
-    """A model of `MODELS` as an ONNX Runtime session that takes a list of rows."""
-    import torch  # noqa: PLC0415 - heavy, and only here
-    from torch import nn  # noqa: PLC0415
-
-    from modelyard.torchtools.conversion import to_runnable  # noqa: PLC0415
-    from modelyard.torchtools.onnx_module import make_session  # noqa: PLC0415
-
+def policy_of(name: str) -> nn.Module:
+    """A model of `MODELS`."""
     width, n_layers = MODELS[name]
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for i in range(n_layers):
         layers += [nn.Linear(width if i else WIDTH, width), nn.ReLU()]
-    model = nn.Sequential(*layers, nn.Linear(width, 4)).eval()
-    return runner_of(make_session(to_runnable(model, torch.zeros(2, WIDTH)).data, threads=1))
+    return nn.Sequential(*layers, nn.Linear(width, 4)).eval()
+
+
+def rows(
+    wanted: Sequence[str] = ("throughput", "overload"),
+) -> tuple[list[ThroughputRow], list[OverloadRow]]:
+    """Both tables, the engine also as the optimizer makes it."""
+    throughputs: list[ThroughputRow] = []
+    overloads: list[OverloadRow] = []
+    for name in MODELS:
+        model, example = policy_of(name), torch.zeros(2, WIDTH)
+        run = runner_of(make_session(to_runnable(model, example).data, threads=1))
+        optimizer = InferenceOptimizer(
+            model, device="cpu", batch_size=MAX_BATCH, cache_size=0, backend="onnxruntime"
+        )
+        optimizer.optimize_for_inference(example)
+        contenders = {**CONTENDERS, "modelyard, model and all": optimizer_engine(optimizer)}
+        if "throughput" in wanted:
+            throughputs += throughput(name, run, contenders)
+        # The small model answers faster than one process can ask.
+        if "overload" in wanted and name != "small MLP":
+            overloads += overload(name, run, contenders)
+    return throughputs, overloads
 
 
 def runner_of(session: Any) -> RunBatch:
@@ -243,21 +263,3 @@ async def _quiet(answer: Awaitable[Any]) -> None:
         await answer
     except Exception:  # noqa: BLE001 - warm-up
         return
-
-
-def main(arguments: list[str]) -> None:
-    """Print the rows."""
-    wanted = arguments or ["throughput", "overload"]
-    for name in MODELS:
-        run = session_runner(name)
-        if "throughput" in wanted:
-            for row in throughput(name, run, CONTENDERS):
-                print(asdict(row))
-        # The small model answers faster than one process can ask.
-        if "overload" in wanted and name != "small MLP":
-            for overload_row in overload(name, run, CONTENDERS):
-                print(asdict(overload_row))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from modelyard.inference_optimizer import Engine, InferenceOptimizer
+
 Array = NDArray[np.float32]
 RunBatch = Callable[[list[Array]], Array]
 Ask = Callable[[Array], Awaitable[Any]]
@@ -28,11 +30,21 @@ MAX_BATCH = 32
 
 @asynccontextmanager
 async def modelyard_engine(run: RunBatch, limit_ms: float | None) -> AsyncIterator[Ask]:
-    """The engine as it comes."""
-    from modelyard.inference_optimizer.engine import Engine  # noqa: PLC0415 - as the peers
-
+    """The engine around the same function as the peers."""
     async with Engine(run, max_batch=MAX_BATCH, max_latency_ms=limit_ms) as engine:
         yield engine.apredict
+
+
+def optimizer_engine(optimizer: InferenceOptimizer) -> Contender:
+    """The engine of an optimizer, which checks and copies inputs and runs the model itself."""
+
+    @asynccontextmanager
+    async def made(run: RunBatch, limit_ms: float | None) -> AsyncIterator[Ask]:
+        del run
+        async with optimizer.engine(max_latency_ms=limit_ms) as engine:
+            yield engine.apredict
+
+    return made
 
 
 @asynccontextmanager
