@@ -6,6 +6,7 @@ HTTP is measured; each is told the largest batch and, under overload, the limit.
 
 import asyncio
 import itertools
+import logging
 import queue
 import threading
 import time
@@ -89,6 +90,7 @@ async def litserve_loop(run: RunBatch, limit_ms: float | None) -> AsyncIterator[
             return [*output]
 
     api = Api(max_batch_size=MAX_BATCH, batch_timeout=0.001)
+    logging.getLogger("litserve").setLevel(logging.CRITICAL)  # a line for each request it refuses
     api.pre_setup(spec=None)
     api.request_timeout = -1 if limit_ms is None else limit_ms / 1e3
     loop = asyncio.get_running_loop()

@@ -181,17 +181,11 @@ class InferenceOptimizer(MeasuredPredictor):
 
     def _prepared(self, x: Any) -> Item | np.ndarray[Any, Any]:
         """An input as it waits; of a form that needs nothing else, just a copy."""
-        serving = self._serving or self._current()
-        row = serving.lean_row
-        if (
-            row is not None
-            and type(x) is np.ndarray
-            and x.shape == row[0]
-            and x.dtype == row[1]
-            and not serving.cache.max_size
-        ):
+        serving = self._serving
+        row = None if serving is None else serving.lean_row
+        if row and type(x) is np.ndarray and x.shape == row[0] and x.dtype is row[1]:
             return x.copy()
-        return item_of(x, serving, is_copied=True)
+        return item_of(x, self._current(), is_copied=True)
 
     def _engine_batch(self, waiting: Sequence[Item | np.ndarray[Any, Any]]) -> Sequence[Any]:
         serving = self._current()

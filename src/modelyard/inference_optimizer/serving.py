@@ -41,8 +41,8 @@ class Serving:
         optimization: What measuring found, as it is told; None before.
         record: The same, to be kept.
         float_dtype: The floating-point type the module computes in, which arrays are given in.
-        lean_row: Shape and type of the one-row arrays for which there is a shortest way; else
-            None.
+        lean_row: Shape and type of the one-row arrays that need nothing but the shortest way;
+            None where there is none, or a cache to ask.
         takes_arrays: Whether a backend computes on arrays.
         letters: NumPy's letter for each type of array that the module is given as it is.
         joinable: By form, whether inputs joined along the batch give the same answers. Filled
@@ -79,7 +79,7 @@ class Serving:
         object.__setattr__(self, "takes_arrays", any(b.run_array is not None for b in table))
         object.__setattr__(self, "_lean", _lean_form(self.form))
         row = None
-        if self._lean is not None and self.takes_arrays:
+        if self._lean is not None and self.takes_arrays and not self.cache.max_size:
             row = ((1, *self._lean[1]), self._lean[0])
         object.__setattr__(self, "lean_row", row)
         object.__setattr__(self, "_one", _one_tensor(self.form))
