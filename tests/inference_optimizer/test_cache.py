@@ -1,5 +1,6 @@
 """The cache: keys that agree for equal bits alone, and answers that are computed once."""
 
+import os
 import threading
 
 import numpy as np
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelyard import ManualClock
-from modelyard.inference_optimizer.cache import AnswerCache
+from modelyard._core.errors import ConflictError
+from modelyard.inference_optimizer.cache import AnswerCache, Computation
 from modelyard.inference_optimizer.keys import array_key, key_of
 
 # Values that == confuses or that are easy to lose.
@@ -77,15 +79,16 @@ def test_views_that_are_negated_or_conjugated_have_keys_of_their_values():
 
 
 def keep(cache, key, answer):
-    assert cache.begin(key) is None
-    cache.finish(key, answer)
+    computation = Computation()
+    assert cache.begin(key, computation) is None
+    cache.end(key, computation, answer)
 
 
 def test_least_recently_used_answer_goes_first():
     cache = AnswerCache(2)
     keep(cache, b"a", "a")
     keep(cache, b"b", "b")
-    assert cache.begin(b"a") == "a"
+    assert cache.get(b"a") == "a"
     keep(cache, b"c", "c")
     assert cache.get_many([b"a", b"b", b"c"]) == {b"a": "a", b"c": "c"}
     assert cache.stats() == {
@@ -103,11 +106,11 @@ def test_answer_is_computed_anew_once_its_time_is_over():
     cache = AnswerCache(2, ttl_s=10.0, now_s=clock.monotonic_s)
     keep(cache, b"a", "a")
     clock.advance(9.9)
-    assert cache.begin(b"a") == "a"
+    assert cache.get(b"a") == "a"
     clock.advance(0.2)
     assert cache.get_many([b"a"]) == {}
     keep(cache, b"a", "anew")
-    assert cache.begin(b"a") == "anew"
+    assert cache.get(b"a") == "anew"
     assert cache.renewed().stats()["size"] == 0
 
 
@@ -118,19 +121,36 @@ def test_answer_computed_among_others_is_not_given_where_one_alone_is_asked_for(
     assert cache.get_many([b"a"], alone=True) == {}
     keep(cache, b"a", "alone")
     cache.put_many({b"a": "among"})
-    assert cache.begin(b"a") == "alone"
+    assert cache.get(b"a") == "alone"
+
+
+def asking(cache, key, answers, *, computes=None):
+    """A thread that asks for an answer, and computes it where that falls to it."""
+
+    def ask():
+        computation = Computation()
+        answer = cache.begin(key, computation)
+        if answer is None:
+            answer = computes
+            cache.end(key, computation, answer)
+        answers.append(answer)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    return thread
+
+
+def waited_for(computation):
+    while computation.is_over is None:
+        pass
 
 
 def test_one_thread_computes_and_the_others_wait_for_its_answer():
-    cache = AnswerCache(4)
-    assert cache.begin(b"a") is None
-    answers = []
-    threads = [
-        threading.Thread(target=lambda: answers.append(cache.begin(b"a"))) for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    cache.finish(b"a", "a")
+    cache, computation, answers = AnswerCache(4), Computation(), []
+    assert cache.begin(b"a", computation) is None
+    threads = [asking(cache, b"a", answers) for _ in range(4)]
+    waited_for(computation)
+    cache.end(b"a", computation, "a")
     for thread in threads:
         thread.join(10)
     assert answers == ["a"] * 4
@@ -139,24 +159,51 @@ def test_one_thread_computes_and_the_others_wait_for_its_answer():
 
 
 def test_where_the_first_fails_another_computes():
-    cache = AnswerCache(4)
-    assert cache.begin(b"a") is None
-    answers = []
-
-    def compute():
-        answer = cache.begin(b"a")
-        if answer is None:
-            answer = "second"
-            cache.finish(b"a", answer)
-        answers.append(answer)
-
-    threads = [threading.Thread(target=compute) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    cache.finish(b"a", None)
+    cache, computation, answers = AnswerCache(4), Computation(), []
+    assert cache.begin(b"a", computation) is None
+    threads = [asking(cache, b"a", answers, computes="second") for _ in range(3)]
+    waited_for(computation)
+    cache.end(b"a", computation, None)
     for thread in threads:
         thread.join(10)
     assert answers == ["second"] * 3
+
+
+def test_thread_that_asks_for_what_it_computes_is_told_instead_of_waiting_for_ever():
+    cache, computation = AnswerCache(4), Computation()
+    assert cache.begin(b"a", computation) is None
+    with pytest.raises(ConflictError, match="is computing"):
+        cache.begin(b"a", Computation())
+    cache.end(b"a", computation, "a")
+
+
+def test_what_is_computed_while_the_cache_is_cleared_is_not_kept():
+    cache, old, new = AnswerCache(4), Computation(), Computation()
+    assert cache.begin(b"a", old) is None
+    cache.clear()
+    assert cache.begin(b"a", new) is None  # nobody is given the old answer any more
+    cache.end(b"a", old, "old")
+    assert cache.get(b"a") is None
+    cache.end(b"a", new, "new")
+    assert cache.get(b"a") == "new"
+
+
+def test_ending_what_never_began_changes_nothing():
+    cache = AnswerCache(4)
+    cache.end(b"a", Computation(), "a")
+    assert cache.get(b"a") is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_child_of_a_fork_does_not_wait_for_what_its_parent_computes():
+    cache = AnswerCache(4)
+    assert cache.begin(b"a", Computation()) is None
+    with cache._lock:
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if cache.begin(b"a", Computation()) is None else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.parametrize("max_size", [1, 3])

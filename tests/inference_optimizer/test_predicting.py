@@ -1,14 +1,16 @@
 """Predictions: what is cached is not computed, and nothing depends on what was asked before."""
 
 import threading
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from modelyard._core.errors import InputError
+from modelyard._core.errors import ConflictError, InputError
 from modelyard.inference_optimizer import InferenceOptimizer
+from modelyard.inference_optimizer.serving import Serving
 
 
 class Counting(nn.Module):
@@ -173,6 +175,7 @@ def test_a_model_in_half_precision_is_cached_and_keeps_its_type():
         rows(4, 4).numpy().astype(">f4"),
         rows(4, 8).numpy()[:, ::2],
         np.frombuffer(rows(4, 4).numpy().tobytes(), np.float32).reshape(4, 4),  # read-only
+        rows(4, 4).numpy()[:, ::-1],
     ],
 )
 def test_layout_of_an_input_in_memory_does_not_matter(x):
@@ -216,7 +219,7 @@ def test_equal_inputs_at_once_are_computed_once():
     x = rows(1)
     answers = together(optimizer, x)
     assert all(torch.equal(answer, x * 2) for answer in answers)
-    assert model.calls == 2  # the second shows that the model gives one answer
+    assert model.calls == 3  # two of them to see whether the model repeats itself
     stats = optimizer.get_cache_stats()
     assert (stats["hits"], stats["misses"]) == (3, 1)
     answers[0].add_(1.0)
@@ -228,6 +231,212 @@ def test_each_of_equal_inputs_that_fail_gets_its_error_and_none_is_left_waiting(
     answers = together(optimizer, torch.full((1, 4), float("nan")))
     assert all(isinstance(answer, InputError) for answer in answers)
     assert torch.equal(optimizer.predict(rows(1)), rows(1) * 2)
+
+
+def test_a_model_that_asks_for_its_own_answer_is_an_error_and_not_a_hang():
+    class AsksItself(nn.Module):
+        def forward(self, x):
+            return optimizer.predict(x) if optimizer.is_asked else x * 2
+
+    optimizer = InferenceOptimizer(AsksItself(), device="cpu")
+    optimizer.is_asked = False
+    optimizer.predict(rows(1))
+    optimizer.is_asked = True
+    with pytest.raises(ConflictError, match="is computing"):
+        optimizer.predict(rows(1, seed=1))
+    optimizer.is_asked = False
+    assert torch.equal(optimizer.predict(rows(1, seed=1)), rows(1, seed=1) * 2)
+
+
+def test_interrupted_computation_leaves_nobody_waiting(mlp):
+    optimizer = InferenceOptimizer(mlp, device="cpu")
+    optimizer.predict(rows(1))
+    run = Serving.run
+
+    def interrupted(self, inputs):
+        raise KeyboardInterrupt
+
+    Serving.run = interrupted
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            optimizer.predict(rows(1, seed=1))
+    finally:
+        Serving.run = run
+    assert torch.equal(optimizer.predict(rows(1, seed=1)), mlp(rows(1, seed=1)).detach())
+
+
+# ── models that do odd things ───────────────────────────────────────────────────────────────
+
+
+class WritesIntoItsInput(nn.Module):
+    def forward(self, x):
+        return x.add_(1.0).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("cache_size", [0, 100])
+@pytest.mark.parametrize("as_array", [False, True])
+def test_a_model_that_writes_into_its_input_answers_right_and_spoils_nothing(cache_size, as_array):
+    optimizer = InferenceOptimizer(WritesIntoItsInput(), device="cpu", cache_size=cache_size)
+    x = rows(6)
+    want = (x + 1).sum(1, keepdim=True)
+    given = x.clone().numpy() if as_array else x.clone()
+    for answers in (
+        optimizer.predict_batch(given),
+        np.concatenate([np.asarray(optimizer.predict(given[i : i + 1])) for i in range(6)]),
+        np.concatenate(
+            [
+                np.asarray(answer)
+                for answer in optimizer.predict_streaming([given[i : i + 1] for i in range(6)])
+            ]
+        ),
+    ):
+        torch.testing.assert_close(torch.as_tensor(answers), want)
+        assert torch.equal(torch.as_tensor(given), x)
+
+
+class ShutsDownOnNaN(nn.Module):
+    """One row that is no number changes the answer to all."""
+
+    def forward(self, x):
+        return torch.zeros(len(x), 3) if x.isnan().any() else x[:, :3] * 2
+
+
+@pytest.mark.parametrize("asks", ["stream", "engine"])
+def test_a_row_of_nan_changes_no_neighbours_answer(asks):
+    optimizer = InferenceOptimizer(ShutsDownOnNaN(), device="cpu")
+    xs = [rows(1, seed=seed) for seed in range(8)]
+    xs[5] = torch.full((1, 8), float("nan"))
+    want = [optimizer.model(x) for x in xs]
+    if asks == "stream":
+        answers = optimizer.predict_streaming(xs)
+    else:
+        with optimizer.engine() as engine:
+            futures = [engine.submit(x) for x in xs]
+            answers = [future.result(10) for future in futures]
+    for answer, expected in zip(answers, want, strict=True):
+        assert torch.equal(answer, expected)
+
+
+class RefusesNaN(nn.Module):
+    """As a distribution that checks its arguments."""
+
+    def forward(self, x):
+        if x.isnan().any():
+            raise ValueError("no number")
+        return x * 2
+
+
+def test_a_model_that_refuses_what_is_no_number_is_still_computed_in_batches():
+    optimizer = InferenceOptimizer(RefusesNaN(), device="cpu")
+    assert optimizer._can_join(optimizer._serving, [rows(1), rows(1, seed=1)])
+
+
+def test_what_holds_for_a_few_lengths_is_not_tried_anew_for_each(mlp):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Flatten(0, 0)).eval()
+    optimizer = InferenceOptimizer(model, device="cpu", cache_size=0)
+    for length in range(2, 300):
+        x = torch.randn(3, length, 4)
+        torch.testing.assert_close(optimizer.predict_batch(x), model(x).detach())
+    assert len(optimizer._serving.joinable) == 3
+
+
+def test_a_models_own_precision_is_not_that_of_a_callers_block(mlp):
+    optimizer = InferenceOptimizer(mlp, device="cpu")
+    want = mlp(rows(2)).detach()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(optimizer.predict(rows(2)), want)
+    assert torch.equal(optimizer.predict(rows(2)), want)
+
+
+class GivesADistribution(nn.Module):
+    def forward(self, x):
+        return torch.distributions.Normal(x, torch.ones_like(x))
+
+
+def test_an_answer_that_holds_no_tensor_is_given_and_not_cached(caplog):
+    optimizer = InferenceOptimizer(GivesADistribution(), device="cpu")
+    for _ in range(2):
+        assert torch.equal(optimizer.predict(rows(2)).mean, rows(2))
+    assert [record.message for record in caplog.records] == [
+        "GivesADistribution answers with a Normal, which cannot be copied: the cache is off."
+    ]
+
+
+@dataclass
+class Output:
+    logits: torch.Tensor
+    label: str
+
+
+class GivesADataclass(nn.Module):
+    def forward(self, x):
+        return Output(logits=x * 2, label="policy")
+
+
+@pytest.mark.parametrize("as_array", [False, True])
+def test_dataclass_answers_are_copied_joined_and_given_as_the_caller_asked(as_array):
+    optimizer = InferenceOptimizer(GivesADataclass(), device="cpu")
+    x = rows(70)
+    given = x.numpy() if as_array else x
+    for exact in (False, True):
+        answer = optimizer.predict_batch(given, exact=exact)
+        assert answer.label == "policy"
+        assert torch.equal(torch.as_tensor(answer.logits), x * 2)
+        assert isinstance(answer.logits, np.ndarray if as_array else torch.Tensor)
+    first = optimizer.predict(given)
+    first.logits = None
+    assert torch.equal(torch.as_tensor(optimizer.predict(given).logits), x * 2)
+
+
+def test_a_random_models_stream_is_computed_input_by_input():
+    class Noisy(nn.Module):
+        def forward(self, x):
+            return x + torch.rand_like(x)
+
+    answers = InferenceOptimizer(Noisy(), device="cpu").predict_streaming([rows(1)] * 8)
+    assert len({float(answer.sum()) for answer in answers}) == 8
+
+
+@pytest.mark.parametrize("width", [64, 1024])
+def test_rounding_in_batches_is_no_reason_to_turn_the_cache_off(width, new_mlp, caplog):
+    optimizer = InferenceOptimizer(new_mlp(8, width, 4), device="cpu")
+    optimizer.predict_streaming([rows(1, seed=seed) for seed in range(8)])
+    assert not caplog.records
+    assert optimizer.get_cache_stats()["size"] == 8
+
+
+def test_cache_that_was_turned_off_while_backends_were_measured_stays_off():
+    class Noisy(nn.Module):
+        def forward(self, x):
+            return x + torch.rand_like(x)
+
+    optimizer = InferenceOptimizer(Noisy(), device="cpu", backend="eager")
+    tuned = optimizer._tuned
+
+    def meanwhile(*arguments):
+        found = tuned(*arguments)
+        optimizer.predict(rows(1))  # which finds out
+        return found
+
+    optimizer._tuned = meanwhile
+    optimizer.optimize_for_inference(rows(2))
+    assert optimizer.get_cache_stats()["max_size"] == 0
+    assert not torch.equal(optimizer.predict(rows(1)), optimizer.predict(rows(1)))
+
+
+def test_memory_that_runs_out_is_not_the_inputs_fault():
+    class Hungry(nn.Module):
+        def forward(self, x):
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        InferenceOptimizer(Hungry(), device="cpu").predict(rows(1))
+
+
+@pytest.mark.parametrize("x", [(rows(1), None), {"x": None}, None, "text", object()])
+def test_what_is_no_input_is_an_input_error(mlp, x):
+    with pytest.raises(InputError):
+        InferenceOptimizer(mlp, device="cpu").predict(x)
 
 
 # ── what the model takes ────────────────────────────────────────────────────────────────────
@@ -268,9 +477,36 @@ def test_swap_to_a_model_that_does_not_run_leaves_the_old_one_serving(mlp, new_m
     optimizer = InferenceOptimizer(mlp, device="cpu")
     optimizer.optimize_for_inference(rows(2))
     with pytest.raises(InputError, match="does not run"):
-        optimizer.swap(new_mlp(9))
+        optimizer.swap(new_mlp(9), rows(2))
     assert optimizer.model is mlp
+    assert optimizer.benchmark(num_iterations=2)["median_latency_ms"] > 0
     torch.testing.assert_close(optimizer.predict(rows(1)), mlp(rows(1)).detach())
+
+
+def test_swap_to_a_model_of_another_width_finds_an_example_by_its_layers(mlp, new_mlp):
+    optimizer = InferenceOptimizer(mlp, device="cpu")
+    optimizer.optimize_for_inference(rows(2))
+    other = new_mlp(9)
+    optimizer.swap(other)
+    torch.testing.assert_close(optimizer.predict(rows(3, 9)), other(rows(3, 9)).detach())
+
+
+def test_swap_computes_each_batch_size_before_the_first_request(mlp):
+    class Sizes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.seen = nn.Linear(8, 2), []
+
+        def forward(self, x):
+            self.seen.append(len(x))
+            return self.layer(x)
+
+    optimizer = InferenceOptimizer(mlp, device="cpu", batch_size=4, backend="eager")
+    optimizer.optimize_for_inference(rows(2))
+    model = Sizes()
+    optimizer._tuned = lambda serving, *_: (serving, {})  # what measuring computes does not count
+    optimizer.swap(model)
+    assert model.seen[-1:] == [1]
 
 
 def test_swap_takes_an_example_of_another_form(mlp, new_mlp):

@@ -1,12 +1,13 @@
 """Streams: in order, as asked for, at most two chunks ahead."""
 
 import threading
+from concurrent.futures import Future
 
 import pytest
 import torch
 
 from modelyard._core.errors import InputError
-from modelyard.inference_optimizer import InferenceOptimizer
+from modelyard.inference_optimizer import InferenceOptimizer, streaming
 from modelyard.inference_optimizer.streaming import streamed
 
 
@@ -119,3 +120,36 @@ def test_equal_inputs_of_a_stream_are_computed_once():
     answers = optimizer.predict_streaming(xs)
     assert computed == [2]
     assert torch.equal(torch.cat(answers), torch.cat(xs) * 2)
+
+
+class AtOnce:
+    """In the place of the thread: work is done when it is handed over."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def submit(self, work, *arguments):
+        future = Future()
+        future.set_result(work(*arguments))
+        return future
+
+
+def test_a_slow_source_does_not_hold_back_answers_that_are_there(monkeypatch):
+    monkeypatch.setattr(streaming, "ThreadPoolExecutor", AtOnce)
+    read = []
+
+    def source():
+        for i in range(12):
+            read.append(i)
+            yield i
+
+    answers = streamed(source(), doubled, chunk_size=4)
+    assert next(answers) == 0
+    assert read == [0, 1, 2, 3]
+    assert list(answers) == [2 * i for i in range(1, 12)]

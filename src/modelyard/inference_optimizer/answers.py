@@ -1,7 +1,6 @@
 """Answers and inputs put together and taken apart."""
 
 import itertools
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -43,38 +42,9 @@ def to_array(value: torch.Tensor) -> np.ndarray[Any, Any]:
     return array
 
 
-def is_repeatable(first: Any, second: Any) -> bool:
-    """Whether two answers to one input are equal."""
-    pairs = zip(flat_outputs(first), flat_outputs(second), strict=True)
-    return all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
-
-
 def sample_of(inputs: Inputs, index: int) -> Inputs:
     """One sample of a batch, as a batch of one."""
     return mapped(inputs, lambda tensor: tensor[index].unsqueeze(0))
-
-
-def same_form(first: Any, second: Any) -> bool:
-    """Whether two inputs have the same kind, shape and dtype, so that they may be joined."""
-    if isinstance(first, torch.Tensor | np.ndarray):
-        return (
-            type(first) is type(second)
-            and first.shape == second.shape
-            and first.dtype == second.dtype
-        )
-    return False
-
-
-def runs_of_same_form(xs: Iterable[Any], *, longest: int) -> Iterator[list[Any]]:
-    """Consecutive inputs of the same form together, at most `longest` of them; order is kept."""
-    run: list[Any] = []
-    for x in xs:
-        if run and (len(run) >= longest or not same_form(run[0], x)):
-            yield run
-            run = []
-        run.append(x)
-    if run:
-        yield run
 
 
 def concatenated(inputs: list[Inputs]) -> Inputs:

@@ -1,20 +1,30 @@
 """An exact cache of answers: the least recently used goes first, none is computed twice."""
 
+import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from modelyard._core.errors import ConflictError
 from modelyard.inference_optimizer.keys import Key
 from modelyard.inference_optimizer.records import CacheStats
 
 
-@dataclass(slots=True)
-class _Computation:
-    """An answer that one thread computes and others wait for."""
+@dataclass(slots=True, eq=False)
+class Computation:
+    """An answer that one thread computes and others may wait for.
 
-    is_over: threading.Event = field(default_factory=threading.Event)
+    Attributes:
+        thread_id: Who computes.
+        is_over: Set in the end; made only when somebody waits.
+        answer: None if there is none.
+    """
+
+    thread_id: int = field(default_factory=threading.get_ident)
+    is_over: threading.Event | None = None
     answer: Any = None
 
 
@@ -27,8 +37,8 @@ class AnswerCache:
     """Answers by the key of their input. Thread-safe: one lock guards everything.
 
     An entry tells whether its input was computed alone. One computed among others may differ in
-    the last bits, so `begin` gives only the former: what `predict` answers then never depends on
-    what was asked before.
+    the last bits, so `get` and `begin` give only the former: what `predict` answers then never
+    depends on what was asked before.
 
     Args:
         max_size: How many answers are kept; 0 keeps none.
@@ -48,52 +58,72 @@ class AnswerCache:
         self._now_s = now_s
         self._lock = threading.Lock()
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
-        self._computing: dict[Key, _Computation | None] = {}
+        self._computing: dict[Key, Computation] = {}
         self._hits = 0
         self._misses = 0
         self._evictions = 0
+        _known_to_forks(self)
 
     def renewed(self, max_size: int | None = None) -> "AnswerCache":
         """An empty cache of the same settings, with counts from zero."""
         size = self.max_size if max_size is None else max_size
         return AnswerCache(size, ttl_s=self._ttl_s, now_s=self._now_s)
 
-    def begin(self, key: Key) -> Any | None:
-        """The answer for `key`, or None: then the caller computes it and must call `finish`.
+    def get(self, key: Key) -> Any | None:
+        """The answer for `key` if it is there. The caller must not change it."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry and entry[1] and (entry[2] is None or not self._is_stale(entry)):
+                self._hits += 1
+                self._entries.move_to_end(key)
+                return entry[0]
+        return None
 
-        Waits while another thread computes it. The caller must not change the answer.
+    def begin(self, key: Key, computation: Computation) -> Any | None:
+        """The answer for `key`, or None: then it is the caller who computes it.
+
+        Waits while another thread computes it. However this ends, `end` must be called.
+
+        Raises:
+            ConflictError: The thread asks for what it is computing, and would wait for ever.
         """
         while True:
+            found = self.get(key)
+            if found is not None:
+                return found
             with self._lock:
-                entry = self._entries.get(key)
-                if entry and entry[1] and (entry[2] is None or not self._is_stale(entry)):
-                    self._hits += 1
-                    self._entries.move_to_end(key)
-                    return entry[0]
-                if key not in self._computing:
-                    self._computing[key] = None
+                running = self._computing.get(key)
+                if running is None:
+                    self._computing[key] = computation
                     self._misses += 1
                     return None
-                computation = self._computing[key]
-                if computation is None:
-                    # Made only when somebody waits: it costs more than a small model's answer.
-                    computation = self._computing[key] = _Computation()
-            computation.is_over.wait()
-            if computation.answer is not None:
+                if running.thread_id == computation.thread_id:
+                    raise ConflictError(
+                        "The model asks for the answer that it is computing. Call the module "
+                        "itself there, not predict."
+                    )
+                over = running.is_over = running.is_over or threading.Event()
+            over.wait()
+            if running.answer is not None:
                 with self._lock:
                     self._hits += 1
-                return computation.answer
+                return running.answer
             # Whoever computed it failed; this thread tries for itself.
 
-    def finish(self, key: Key, answer: Any | None) -> None:
-        """End what `begin` began; the answer is given away, None if there is none."""
+    def end(self, key: Key, computation: Computation, answer: Any | None) -> None:
+        """End what `begin` began; the answer is given away, None if there is none.
+
+        It is kept unless the cache was cleared meanwhile. Does nothing where nothing began.
+        """
         with self._lock:
-            computation = self._computing.pop(key, None)
-            if answer is not None:
-                self._put(key, answer, is_alone=True)
-        if computation is not None:
+            if self._computing.get(key) is computation:
+                del self._computing[key]
+                if answer is not None:
+                    self._put(key, answer, is_alone=True)
             computation.answer = answer
-            computation.is_over.set()
+            over = computation.is_over
+        if over is not None:
+            over.set()
 
     def get_many(self, keys: Sequence[Key], *, alone: bool = False) -> dict[Key, Any]:
         """The answers that are there; a key asked for twice counts twice.
@@ -123,9 +153,10 @@ class AnswerCache:
                     self._put(key, answer, is_alone=alone)
 
     def clear(self) -> None:
-        """Forget every answer; the counts stay."""
+        """Forget every answer, also those being computed; the counts stay."""
         with self._lock:
             self._entries.clear()
+            self._computing = {}
 
     def stats(self) -> CacheStats:
         """Counts since the start."""
@@ -154,3 +185,24 @@ class AnswerCache:
 
     def _is_stale(self, entry: _Entry) -> bool:
         return entry[2] is not None and self._now_s is not None and self._now_s() >= entry[2]
+
+    def _after_fork(self) -> None:
+        """In a child: whoever held the lock or was computing is not here."""
+        self._lock = threading.Lock()
+        self._computing = {}
+
+
+_caches: "weakref.WeakSet[AnswerCache]" = weakref.WeakSet()
+_is_registered = threading.Event()
+
+
+def _known_to_forks(cache: AnswerCache) -> None:
+    _caches.add(cache)
+    if not _is_registered.is_set() and hasattr(os, "register_at_fork"):
+        _is_registered.set()
+        os.register_at_fork(after_in_child=_freed)
+
+
+def _freed() -> None:
+    for cache in [*_caches]:
+        cache._after_fork()  # noqa: SLF001 - of this module

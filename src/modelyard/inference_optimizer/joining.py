@@ -1,21 +1,26 @@
 """Several inputs computed as one, each getting its own answer."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from modelyard._core.errors import InputError
 from modelyard.inference_optimizer.answers import concatenated, given_back, n_samples, split
-from modelyard.inference_optimizer.kept import as_tensors, from_kept, kept
+from modelyard.inference_optimizer.kept import from_kept, kept
 from modelyard.inference_optimizer.keys import Key, array_key, key_of
-from modelyard.inference_optimizer.serving import Form, Serving, form_of
+from modelyard.inference_optimizer.serving import Form, RunArray, Serving, form_of
 from modelyard.inference_optimizer.taking import taken
 from modelyard.torchtools.inputs import Inputs, batch_size, mapped, synthetic_like
+from modelyard.torchtools.parity import differences
 
 # Rows of a larger answer are copied: a view of one would keep all of them in memory.
 _MOST_SHARED_BYTES = 1 << 16
+# Sizes of one kind of input that have to agree, and forms remembered in all.
+_ENOUGH_SIZES = 3
+_MOST_FORMS = 256
 
 Array = np.ndarray[Any, Any]
 
@@ -71,7 +76,6 @@ def computed(
     *,
     found: Mapping[Key, Any],
     can_join: Callable[[list[Inputs]], bool],
-    is_repeatable: Callable[[Inputs, Any], bool],
 ) -> list[Any]:
     """The answer to each item, in order; equal ones are computed once, those found not at all.
 
@@ -80,12 +84,13 @@ def computed(
         items: Of any forms; those of one form are joined where that changes no answer.
         found: What the cache holds of them.
         can_join: Whether joining inputs of this form, of which it gets two, changes no answer.
-        is_repeatable: Whether the model has shown that it gives one answer to one input.
 
     Raises:
         InputError: The model does not take one of them.
     """
     known = dict(found)
+    if not serving.has_cache:
+        items = [replace(item, key=None) for item in items]
     answers: dict[int, Any] = {}
     for places in _of_one_form(_first_of_equals(items, known)).values():
         group = [items[i] for i in places]
@@ -93,8 +98,7 @@ def computed(
         if group[0].key is not None:
             fresh = {item.key: kept(one) for item, one in zip(group, computed, strict=True)}
             known.update(fresh)
-            if is_repeatable(group[0].tensors, as_tensors(computed[0])):
-                serving.cache.put_many(fresh, alone=is_alone)
+            serving.cache.put_many(fresh, alone=is_alone)
         for place, answer in zip(places, computed, strict=True):
             answers[place] = _given(answer, items[place])
     return [
@@ -108,8 +112,9 @@ def computed(
 def can_join(serving: Serving, inputs: list[Inputs], *, bound: float, seed: int) -> bool:
     """Whether joining inputs along the first dimension gives what each would alone.
 
-    Tried once for each form, on the first two that come and on a large neighbour: two of the
-    caller's may be alike, and what a batch shares would not show.
+    Tried on the first two that come of a form, beside a large neighbour and beside ones of NaN
+    and infinity: two of the caller's may be alike, and what a batch shares would not show. Once
+    enough sizes of one kind have shown the same, it is taken to hold for all.
 
     Args:
         serving: What answers.
@@ -118,12 +123,43 @@ def can_join(serving: Serving, inputs: list[Inputs], *, bound: float, seed: int)
         seed: Of the neighbour.
     """
     form = form_of(inputs[0])
-    if form not in serving.joinable:
+    known = serving.joinable.get(form)
+    if known is None:
+        alike = [ok for other, ok in serving.joinable.items() if _kind(other) == _kind(form)]
+        if len(alike) >= _ENOUGH_SIZES and all(alike):
+            return True
+        if len(serving.joinable) >= _MOST_FORMS:
+            serving.joinable.clear()
         large = synthetic_like(inputs[1], 2, seed=seed, scale=10.0)
-        serving.joinable[form] = serving.joins(inputs, bound=bound) and serving.joins(
-            [inputs[0], large], bound=bound
+        known = serving.joins([*inputs, large], bound=bound) and not _is_spoiled(
+            serving, inputs[0], bound=bound
         )
-    return serving.joinable[form]
+        serving.joinable[form] = known
+    return known
+
+
+def _is_spoiled(serving: Serving, inputs: Inputs, *, bound: float) -> bool:
+    """Whether neighbours that are no numbers change an answer.
+
+    Where the model refuses them there is nothing to spoil: who asked is told.
+    """
+    others = [
+        mapped(inputs, lambda t, v=v: torch.full_like(t, v) if t.is_floating_point() else t)  # type: ignore[misc]  # defaults bind now
+        for v in (float("nan"), float("inf"))
+    ]
+    try:
+        want = serving.run(inputs)
+        sizes = [batch_size(one) for one in (inputs, *others)]
+        got = split(serving.run(concatenated([inputs, *others])), sizes)[0]
+    except (InputError, RuntimeError):
+        return False
+    return not all(gap.is_within(rtol=bound, atol=bound) for gap in differences(want, got))
+
+
+def _kind(form: Form) -> Form:
+    """A form without its sizes."""
+    names, *tensors = form
+    return (names, *((dtype, ndim) for dtype, ndim, _ in tensors))
 
 
 def _first_of_equals(items: Sequence[Item], known: Mapping[Key, Any]) -> list[tuple[int, Item]]:
@@ -172,7 +208,7 @@ def lean_rows(serving: Serving, arrays: Sequence[Any]) -> list[Array] | None:
     run_array = serving.lean(whole) if whole.shape[0] == n else None
     if run_array is None:
         return None
-    answer = _run(serving, run_array, whole)
+    answer = lean_answer(serving, run_array, whole)
     if answer.nbytes > _MOST_SHARED_BYTES:
         return [answer[i : i + 1].copy() for i in range(n)]
     return [answer[i : i + 1] for i in range(n)]
@@ -184,7 +220,7 @@ def _joined(serving: Serving, group: Sequence[Item]) -> list[Any]:
         whole = np.concatenate(arrays)
         run_array = serving.lean(whole)
         if run_array is not None:
-            return _rows(_run(serving, run_array, whole), group)
+            return _rows(lean_answer(serving, run_array, whole), group)
     inputs = [item.tensors for item in group]
     return split(serving.run(concatenated(inputs)), [batch_size(one) for one in inputs])
 
@@ -203,7 +239,7 @@ def _alone(serving: Serving, item: Item) -> Any:
     if isinstance(item.inputs, np.ndarray):
         run_array = serving.lean(item.inputs)
         if run_array is not None:
-            return _run(serving, run_array, item.inputs)
+            return lean_answer(serving, run_array, item.inputs)
     return serving.run(item.tensors)
 
 
@@ -213,8 +249,15 @@ def _given(answer: Any, item: Item) -> Any:
     return given_back(answer, item.tensors, as_arrays=item.as_arrays)
 
 
-def _run(serving: Serving, run_array: Callable[[Array], Array], array: Array) -> Array:
+def lean_answer(serving: Serving, run_array: RunArray, array: Array) -> Array:
+    """The answer in the shortest way.
+
+    Raises:
+        InputError: The backend refuses it after all.
+    """
     try:
         return run_array(array)
+    except MemoryError:
+        raise
     except Exception as error:  # noqa: BLE001 - backends raise anything
         serving.refuse(torch.from_numpy(array.copy()), error)

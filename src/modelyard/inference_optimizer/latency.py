@@ -71,8 +71,9 @@ class LatencyRecord:
             if self._first_s is None:
                 return 0.0
             now = self._now_s()
-            since = max(self._first_s, now - WINDOW_S)
-            n = sum(n for second, n in self._seconds if second >= since - 1)
+            # Whole seconds are counted, so the window begins with one.
+            since = max(self._first_s, float(int(now) - WINDOW_S))
+            n = sum(n for second, n in self._seconds if second >= int(since))
             return n / (now - since) if now > since else 0.0
 
     def percentiles_ms(self) -> Percentiles:

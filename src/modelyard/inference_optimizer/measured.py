@@ -1,5 +1,6 @@
 """Which module answers, and with which backends: measured, exchanged, told."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,12 @@ import torch
 from torch import nn
 
 from modelyard._core.clock import Clock
-from modelyard._core.errors import ConfigError, ExampleInputRequiredError, NotReadyError
+from modelyard._core.errors import (
+    ConfigError,
+    ExampleInputRequiredError,
+    InputError,
+    NotReadyError,
+)
 from modelyard._core.files import make_folder, write_text
 from modelyard.inference_optimizer import tuning
 from modelyard.inference_optimizer.answers import n_samples
@@ -26,7 +32,7 @@ from modelyard.torchtools.signature import noted_signature
 from modelyard.torchtools.timing import summarized, time_calls
 
 # What measuring sets.
-_TUNED = ("by_batch", "form", "chunk_size", "cache", "optimization", "record")
+_TUNED = ("by_batch", "form", "chunk_size", "example", "optimization", "record")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +75,6 @@ class MeasuredPredictor(Predictor):
         self._use_amp = use_amp
         self._cache = cache
         self._clock = clock
-        self._example: Inputs | None = None
         self._options = _Tuning()
 
     # ── the model ───────────────────────────────────────────────────────────────────────────
@@ -84,7 +89,8 @@ class MeasuredPredictor(Predictor):
 
         Answers cached for the one before are forgotten, and so is its backend: call
         `optimize_for_inference` again. Weights that are changed in place are not noticed: set the
-        model again after that.
+        model again after that. A model that keeps tensors of its calls (a mask, a table of
+        angles) cannot be trained afterwards: give the optimizer a copy.
 
         Raises:
             ConfigError: `model` is no module.
@@ -101,8 +107,8 @@ class MeasuredPredictor(Predictor):
 
         Args:
             model: The new module.
-            example_input: An input it takes; by default the one given for the model before, or
-                one inferred from the layers.
+            example_input: An input it takes; by default the one the model before was measured
+                on, or if it does not run on that, one inferred from the layers.
 
         Returns:
             What serves now, as `optimize_for_inference` tells it.
@@ -113,11 +119,11 @@ class MeasuredPredictor(Predictor):
         """
         serving = self._made(model)
         before = self._serving
-        given = self._example if example_input is None else example_input
+        given = self._example_for(serving, before, example_input)
         if before is not None and before.form is not None:
             serving, found = self._tuned(serving, given, self._options)
         else:
-            found = self._kept_eager("backends were not measured for the model before")
+            found = self._eager_only("backends were not measured for the model before")
         self._warm_up(serving, given)
         with self._serving_lock:
             self._serving = serving
@@ -153,7 +159,13 @@ class MeasuredPredictor(Predictor):
         serving = self._current()
         options = _Tuning(batch_sizes=batch_sizes, budget_s=budget_s)
         tuned, found = self._tuned(serving, example_input, options, reuse)
-        self._change(serving, **{name: getattr(tuned, name) for name in _TUNED})
+        with self._serving_lock:
+            now = self._serving
+            if now is not None and now.eager is serving.eager:
+                changes = {name: getattr(tuned, name) for name in _TUNED}
+                # Answers of another backend differ within the tolerance: the cache starts anew,
+                # off if the model was found not to repeat itself meanwhile.
+                self._serving = replace(now, **changes, cache=now.cache.renewed())
         return found
 
     def explain(self) -> str:
@@ -223,7 +235,7 @@ class MeasuredPredictor(Predictor):
             generator = torch.Generator().manual_seed(self._seed)
             x: Inputs = torch.randn(tuple(input_shape), generator=generator)
         else:
-            x = with_batch(resolve_example(serving.model, self._example), 1)
+            x = with_batch(resolve_example(serving.model, serving.example), 1)
         x = mapped(x, lambda tensor: tensor.to(self.device))
         serving.run(x)
         durations = time_calls(
@@ -249,6 +261,15 @@ class MeasuredPredictor(Predictor):
             float_dtype=next(floats, torch.float32),
         )
 
+    def _example_for(self, serving: Serving, before: Serving | None, given: Any) -> Inputs | None:
+        """What the caller gives; else what the model before was measured on, if it runs."""
+        if given is not None:
+            return resolve_example(serving.model, given)
+        if before is not None and before.example is not None:
+            with contextlib.suppress(InputError):
+                return resolve_example(serving.model, before.example)
+        return None
+
     def _warm_up(self, serving: Serving, given: Any) -> None:
         try:
             example = resolve_example(serving.model, given)
@@ -268,9 +289,9 @@ class MeasuredPredictor(Predictor):
         try:
             example = resolve_example(serving.model, example_input)
         except ExampleInputRequiredError as error:
-            found = self._kept_eager(str(error))
+            found = self._eager_only(str(error))
             return replace(serving, optimization=found), found
-        self._example, self._options = with_batch(example, 2), options
+        self._options = options
         choice = tuning.chosen(
             serving.model,
             example,
@@ -289,8 +310,7 @@ class MeasuredPredictor(Predictor):
             by_batch=choice.by_batch,
             form=form_of(example),
             chunk_size=choice.chunk_size,
-            # Answers of another backend differ within the tolerance: the cache starts anew.
-            cache=serving.cache.renewed(serving.cache.max_size),
+            example=with_batch(example, 2),
             optimization=found,
             record=choice.record,
         )
@@ -302,7 +322,7 @@ class MeasuredPredictor(Predictor):
             raise NotReadyError("Backends were not measured: call optimize_for_inference first.")
         return found
 
-    def _kept_eager(self, reason: str) -> Optimization:
+    def _eager_only(self, reason: str) -> Optimization:
         return {
             "backend": "eager",
             "backend_by_batch": {"1": "eager"},

@@ -79,21 +79,7 @@ class InferenceOptimizer(MeasuredPredictor):
         clock: Clock | None = None,
         seed: int | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be 1 or more, got {batch_size}.")
-        if not tolerance >= 0 or (max_latency_ms is not None and not max_latency_ms > 0):
-            raise ConfigError(
-                f"tolerance must be 0 or more and max_latency_ms above 0, got {tolerance} and "
-                f"{max_latency_ms}."
-            )
-        if cache_size < 0 or (cache_ttl_s is not None and not cache_ttl_s > 0):
-            raise ConfigError(
-                f"cache_size must be 0 (off) or more and cache_ttl_s above 0, got {cache_size} "
-                f"and {cache_ttl_s}."
-            )
-        if backend not in {"auto", *tuning.BACKENDS}:
-            known = ", ".join(("auto", *tuning.BACKENDS))
-            raise ConfigError(f"backend {backend!r} is not one of {known}.")
+        _check(batch_size, cache_size, backend, tolerance, max_latency_ms, cache_ttl_s)
         clock = clock or SystemClock()
         super().__init__(
             device=device_named(device),
@@ -260,3 +246,28 @@ class InferenceOptimizer(MeasuredPredictor):
     def reset_stats(self) -> None:
         """Count latencies and samples from zero."""
         self._latency.reset()
+
+
+def _check(
+    batch_size: int,
+    cache_size: int,
+    backend: str,
+    tolerance: float,
+    max_latency_ms: float | None,
+    cache_ttl_s: float | None,
+) -> None:
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be 1 or more, got {batch_size}.")
+    if not tolerance >= 0 or (max_latency_ms is not None and not max_latency_ms > 0):
+        raise ConfigError(
+            f"tolerance must be 0 or more and max_latency_ms above 0, got {tolerance} and "
+            f"{max_latency_ms}."
+        )
+    if cache_size < 0 or (cache_ttl_s is not None and not cache_ttl_s > 0):
+        raise ConfigError(
+            f"cache_size must be 0 (off) or more and cache_ttl_s above 0, got {cache_size} "
+            f"and {cache_ttl_s}."
+        )
+    if backend not in {"auto", *tuning.BACKENDS}:
+        known = ", ".join(("auto", *tuning.BACKENDS))
+        raise ConfigError(f"backend {backend!r} is not one of {known}.")

@@ -14,14 +14,14 @@ from xxhash import xxh3_128_digest
 from modelyard._core.errors import InputError, NotReadyError
 from modelyard.inference_optimizer.answers import (
     given_back,
-    is_repeatable,
     joined,
     n_samples,
     sample_of,
     to_array,
 )
-from modelyard.inference_optimizer.cache import AnswerCache
-from modelyard.inference_optimizer.joining import Item, can_join, computed, item_of
+from modelyard.inference_optimizer.cache import AnswerCache, Computation
+from modelyard.inference_optimizer.examining import Examination, examination
+from modelyard.inference_optimizer.joining import Item, can_join, computed, item_of, lean_answer
 from modelyard.inference_optimizer.kept import as_tensors, from_kept, kept
 from modelyard.inference_optimizer.keys import Key, array_key, key_of
 from modelyard.inference_optimizer.latency import FOLDED_AT, LatencyRecord
@@ -54,6 +54,7 @@ class Predictor:
         self._latency = LatencyRecord()
         self._serving: Serving | None = None
         self._serving_lock = threading.Lock()  # guards the replacing of _serving, not its reading
+        self._examining = threading.RLock()  # one thread looks at a new model, others wait for it
 
     def predict(self, x: Any) -> Any:
         """The model's answer to one input.
@@ -86,9 +87,9 @@ class Predictor:
                 key = (xxh3_128_digest(array), array.shape, letter)
             except ValueError:  # not contiguous
                 return self._predict_any(serving, x, started_s)
-            answer = cache.begin(key)
+            answer = cache.get(key)
         if answer is None:
-            answer = self._computed_alone(serving, x, array, key)
+            answer = self._computed(serving, x, array, key)
         elif type(answer) is np.ndarray:
             answer = answer.copy()
         else:
@@ -123,6 +124,7 @@ class Predictor:
         if n == 0:
             raise InputError("x_batch holds no samples: its first dimension is 0.")
         first_and_last = [sample_of(inputs, i) for i in (0, -1)]
+        serving = self._examined(serving, first_and_last[0])
         if n == 1 or self._can_join(serving, first_and_last):
             answer = self._samples(serving, inputs, n, exact=exact)
         else:
@@ -211,57 +213,59 @@ class Predictor:
         """As `predict`, for whatever is no plain array or tensor in the model's own type."""
         inputs, is_array = taken(x, serving)
         key = key_of(inputs) if serving.cache.max_size else None
-        answer = None if key is None else serving.cache.begin(key)
-        if answer is not None:
-            answer = from_kept(answer, inputs, as_arrays=is_array)
-        else:
-            answer = self._begun(serving, inputs, key)
-            answer = given_back(answer, inputs, as_arrays=is_array)
+        answer = self._finished(serving, inputs, key, as_arrays=is_array)
         ended_s = _now_s()
         self._latency.add(ended_s - started_s, n_samples(inputs), ended_s)
         return answer
 
-    def _computed_alone(
+    def _computed(
         self, serving: Serving, x: Any, array: np.ndarray[Any, Any], key: Key | None
     ) -> Any:
-        """The answer to a plain array, or to the plain tensor it shares its memory with."""
-        run_array = serving.lean(array) if serving.is_checked or key is None else None
+        """The answer to a plain array, or to the plain tensor it shares its memory with.
+
+        An array where the shortest way was taken or such a one was kept.
+        """
+        run_array = serving.lean(array) if serving.is_checked else None
         if run_array is None:
-            try:
-                inputs, is_array = taken(x, serving)
-            except InputError:
-                if key is not None:
-                    serving.cache.finish(key, None)
-                raise
-            return given_back(self._begun(serving, inputs, key), inputs, as_arrays=is_array)
-        answer = None
+            inputs, is_array = taken(x, serving)
+            return self._finished(serving, inputs, key, as_arrays=is_array)
+        if key is None or not serving.cache.max_size:
+            return lean_answer(serving, run_array, array)
+        computation, to_keep = Computation(), None
         try:
-            answer = run_array(array)
-        except Exception as error:  # noqa: BLE001 - backends raise anything
-            serving.refuse(torch.from_numpy(array.copy()), error)
+            answer = serving.cache.begin(key, computation)
+            if answer is not None:
+                return from_kept(answer, torch.empty(0), as_arrays=True)
+            answer = lean_answer(serving, run_array, array)
+            to_keep = answer.copy()
         finally:
-            if key is not None:
-                serving.cache.finish(key, None if answer is None else answer.copy())
+            serving.cache.end(key, computation, to_keep)
         return answer
 
-    def _begun(self, serving: Serving, inputs: Inputs, key: Key | None) -> Any:
-        """Compute an answer, and keep it where the cache waits for it."""
-        to_keep = None
+    def _finished(
+        self, serving: Serving, inputs: Inputs, key: Key | None, *, as_arrays: bool
+    ) -> Any:
+        """The answer as the caller gets it, kept where it may be."""
+        serving = self._examined(serving, inputs)
+        if key is None or not serving.has_cache:
+            return given_back(serving.run(inputs), inputs, as_arrays=as_arrays)
+        computation, to_keep = Computation(), None
         try:
+            answer = serving.cache.begin(key, computation)
+            if answer is not None:
+                return from_kept(answer, inputs, as_arrays=as_arrays)
             answer = serving.run(inputs)
-            if key is not None and self._is_repeatable(serving, inputs, answer):
-                to_keep = kept(answer)
+            to_keep = kept(answer)
         finally:
-            if key is not None:
-                serving.cache.finish(key, to_keep)
-        return answer
+            serving.cache.end(key, computation, to_keep)
+        return given_back(answer, inputs, as_arrays=as_arrays)
 
     # ── many ────────────────────────────────────────────────────────────────────────────────
 
     def _samples(self, serving: Serving, inputs: Inputs, n: int, *, exact: bool) -> Any:
         """Answers to independent samples as one; those in the cache are not computed."""
         started_s = _now_s()
-        keys = _keys_of_samples(inputs, n) if serving.cache.max_size else None
+        keys = _keys_of_samples(inputs, n) if serving.has_cache else None
         found = {} if keys is None else serving.cache.get_many(keys, alone=exact)
         if keys is None or not found:
             wanted: list[int] = list(range(n))
@@ -274,30 +278,16 @@ class Predictor:
         if keys is None:
             return answer
         if answer is not None:
-            fresh = self._kept_samples(serving, part, answer, [keys[i] for i in wanted], step)
+            rows = _rows_of(answer, len(wanted))
+            fresh = dict(zip((keys[i] for i in wanted), rows, strict=True))
+            kept_last = dict(list(fresh.items())[-serving.cache.max_size :])
+            serving.cache.put_many(kept_last, alone=step == 1)
             if not found:
                 return answer
-            found |= fresh or dict(
-                zip((keys[i] for i in wanted), _rows_of(answer, len(wanted)), strict=True)
-            )
+            found |= fresh
         ended_s = _now_s()
         self._latency.add(ended_s - started_s, n - len(wanted), ended_s)
         return joined([as_tensors(found[key]) for key in keys], [1] * n)
-
-    def _kept_samples(
-        self, serving: Serving, part: Inputs, answer: Any, keys: Sequence[Key], step: int
-    ) -> dict[Key, Any]:
-        """Keep the answers of a batch, as many as the cache holds; empty if it keeps none."""
-        first = mapped(part, lambda tensor: tensor[:step])
-        n = len(keys)
-        head = map_tensors(answer, lambda tensor: tensor[:step])
-        if not serving.is_checked and not self._is_repeatable(serving, first, head):
-            return {}
-        rows = _rows_of(answer, n)
-        fresh = dict(zip(keys, rows, strict=True))
-        kept_last = dict(list(fresh.items())[-serving.cache.max_size :])
-        serving.cache.put_many(kept_last, alone=step == 1)
-        return fresh
 
     def _in_chunks(self, serving: Serving, inputs: Inputs, n: int, step: int) -> Any:
         answers, sizes = [], []
@@ -316,13 +306,14 @@ class Predictor:
     ) -> list[Any]:
         """Answers to prepared inputs, computed together where that changes nothing."""
         started_s = _now_s()
-        keys = [item.key for item in items if item.key is not None] if look_up else []
+        serving = self._examined(serving, items[0].tensors)
+        is_looked_up = look_up and serving.has_cache
+        keys = [item.key for item in items if item.key is not None] if is_looked_up else []
         answers = computed(
             serving,
             items,
             found=serving.cache.get_many(keys, alone=exact) if keys else {},
             can_join=lambda pair: not exact and self._can_join(serving, pair),
-            is_repeatable=lambda inputs, answer: self._is_repeatable(serving, inputs, answer),
         )
         ended_s = _now_s()
         n = sum(item.n_samples for item in items)
@@ -354,27 +345,43 @@ class Predictor:
             )
         return serving
 
-    def _change(self, serving: Serving, **changes: Any) -> None:
-        """Replace parts of what answers, unless another model was set meanwhile."""
-        with self._serving_lock:
-            if self._serving is not None and self._serving.eager is serving.eager:
-                self._serving = replace(self._serving, **changes)
-
     def _can_join(self, serving: Serving, inputs: list[Inputs]) -> bool:
         return can_join(serving, inputs, bound=max(self._tolerance, 1e-5), seed=self._seed)
 
-    def _is_repeatable(self, serving: Serving, inputs: Inputs, answer: Any) -> bool:
-        """Whether the model gives one answer to one input; if not, the cache is turned off."""
+    def _examined(self, serving: Serving, inputs: Inputs) -> Serving:
+        """What serves, once the model has been looked at on a first input."""
         if serving.is_checked:
-            return True
-        if is_repeatable(answer, serving.run(inputs)):
-            self._change(serving, is_checked=True)
-            return True
-        _logger.warning(
-            "%s gives two answers to one input: the cache is off.", type(serving.model).__name__
+            return serving
+        with self._examining:
+            now = self._serving
+            if now is not None and now.eager is serving.eager and now.is_checked:
+                return now
+            seen = examination(serving, inputs)
+            return serving if seen is None else self._settled(serving, seen)
+
+    def _settled(self, serving: Serving, seen: Examination) -> Serving:
+        """What serves, with what was seen of the model."""
+        reason = seen.reason_not_to_cache
+        examined = replace(
+            serving,
+            is_checked=True,
+            writes_inputs=seen.writes_inputs,
+            cache=AnswerCache(0) if reason else serving.cache,
         )
-        self._change(serving, is_checked=True, cache=AnswerCache(0))
-        return False
+        with self._serving_lock:
+            now = self._serving
+            if now is None or now.eager is not serving.eager:
+                return examined  # another model was set meanwhile; this call ends with its own
+            self._serving = replace(
+                now,
+                is_checked=True,
+                writes_inputs=seen.writes_inputs,
+                cache=AnswerCache(0) if reason else now.cache,
+            )
+            examined = self._serving
+        if reason:
+            _logger.warning("%s %s: the cache is off.", type(serving.model).__name__, reason)
+        return examined
 
 
 def _shared(x: Any) -> np.ndarray[Any, Any] | None:

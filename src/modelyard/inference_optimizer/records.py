@@ -67,10 +67,10 @@ class Benchmark(LatencySummary):
 
 
 class PerformanceStats(TypedDict):
-    """What the calls so far took; latencies over the last 10,000 calls, None before the first.
+    """What the calls since the start took; latencies within 1 %, None before the first.
 
     Attributes:
-        throughput_qps: Samples per second from the first call to the last.
+        throughput_qps: Samples per second over the last minute, or since the first call.
         total_predictions: Samples answered, cached ones included.
         device: What runs.
         backend: What serves a batch of one.

@@ -15,7 +15,7 @@ from modelyard.inference_optimizer.cache import AnswerCache
 from modelyard.inference_optimizer.expecting import expectation
 from modelyard.inference_optimizer.records import Optimization
 from modelyard.inference_optimizer.tuning import TuningRecord
-from modelyard.torchtools.inputs import Inputs, batch_size, tensors_of
+from modelyard.torchtools.inputs import Inputs, batch_size, mapped, tensors_of
 from modelyard.torchtools.parity import differences
 from modelyard.torchtools.signature import Signature
 
@@ -36,7 +36,9 @@ class Serving:
             on another length or, worse, answer wrongly: such inputs go to `eager`.
         chunk_size: Samples at a time for which one takes least; None before measuring.
         cache: Answers; of size 0 when off.
-        is_checked: Whether the model has shown that it gives one answer to one input.
+        is_checked: Whether the model was looked at on a first input.
+        writes_inputs: Whether it writes into its input, and so is given copies.
+        example: What backends were measured on; None before.
         signature: What the model was stored as taking, if it came from a registry.
         optimization: What measuring found, as it is told; None before.
         record: The same, to be kept.
@@ -56,7 +58,9 @@ class Serving:
     form: Form | None = None
     chunk_size: int | None = None
     is_checked: bool = False
+    writes_inputs: bool = False
     signature: Signature | None = None
+    example: Inputs | None = None
     optimization: Optimization | None = None
     record: TuningRecord | None = None
     float_dtype: torch.dtype = torch.float32
@@ -87,6 +91,11 @@ class Serving:
         plain = [*map(np.dtype, "lihbB?"), *([] if own is None else [own])]
         object.__setattr__(self, "letters", {dtype: dtype.char for dtype in plain})
 
+    @property
+    def has_cache(self) -> bool:
+        """Whether answers may be kept and given again."""
+        return self.is_checked and self.cache.max_size > 0
+
     def backend_for(self, n: int) -> Backend:
         """The backend measured at the largest batch size up to `n`."""
         table = self._table
@@ -111,10 +120,14 @@ class Serving:
         """
         is_proved = bool(self.by_batch) and self._is_of_form(inputs)
         backend = self.backend_for(n_samples(inputs)) if is_proved else self.eager
+        if self.writes_inputs:
+            inputs = mapped(inputs, torch.clone)
         try:
+            if _is_autocast_on():
+                return _without_autocast(backend, inputs)
             return backend.run(inputs)
-        except ModelyardError:
-            raise
+        except (ModelyardError, MemoryError, torch.OutOfMemoryError):
+            raise  # not of the input's making
         except Exception as error:  # noqa: BLE001 - converters, backends and models raise anything
             self.refuse(inputs, error)
 
@@ -156,6 +169,16 @@ class Serving:
             for want, got in zip(alone, parts, strict=True)
             for gap in differences(want, got)
         )
+
+
+def _is_autocast_on() -> bool:
+    return torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+
+
+def _without_autocast(backend: Backend, inputs: Inputs) -> Any:
+    """The answer in the model's own precision: that of a caller's block is not the model's."""
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        return backend.run(inputs)
 
 
 def form_of(inputs: Inputs) -> Form:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from modelyard._core.errors import InputError
 from modelyard.inference_optimizer.serving import Serving
 from modelyard.torchtools.inputs import Inputs, as_inputs, mapped
 from modelyard.torchtools.signature import check_input
@@ -15,7 +16,13 @@ def taken(x: Any, serving: Serving) -> tuple[Inputs, bool]:
     Raises:
         InputError: It holds neither tensors nor arrays, or does not fit.
     """
-    inputs, is_array = _as_tensors(x, serving)
+    try:
+        inputs, is_array = _as_tensors(x, serving)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"An input is a tensor, an array, or a tuple or dict of them; got "
+            f"{type(x).__name__}: {error}"
+        ) from error
     if serving.signature is not None:
         check_input(serving.signature, inputs)
     return inputs, is_array

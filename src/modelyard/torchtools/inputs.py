@@ -225,10 +225,11 @@ def _as_tensor(value: Any) -> torch.Tensor:
 
 
 def _owned(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The array as torch can hold it: in the machine's byte order, and writable."""
+    """The array as torch can hold it: in the machine's byte order, writable, no step back."""
     if not array.dtype.isnative:
         return array.astype(array.dtype.newbyteorder("="))
-    return array if array.flags.writeable else array.copy()
+    is_plain = array.flags.writeable and min(array.strides, default=0) >= 0
+    return array if is_plain else array.copy()
 
 
 def takes_whole(model: nn.Module, data: Any) -> bool:
