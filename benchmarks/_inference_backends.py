@@ -1,7 +1,7 @@
 """What the backends of `optimize_for_inference` take, beside the engines used by hand."""
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnxruntime as ort
@@ -30,7 +30,6 @@ def backend_rows(
     thread_counts: Sequence[int] = (1, 2),
     budget_s: float = 10.0,
     use_amp: bool = False,
-    others: Mapping[str, nn.Module] | None = None,
 ) -> list[dict[str, Any]]:
     """One row a way to run the model, batch size and number of threads, timed in turns.
 
@@ -41,36 +40,34 @@ def backend_rows(
         thread_counts: Threads of PyTorch and of the engines.
         budget_s: Seconds of timing for each batch size and number of threads.
         use_amp: Whether reduced precision is tried.
-        others: Further modules to run as they are, such as int8 ones, by name.
 
     Returns:
         Rows with `threads`, `batch`, `how`, `is_chosen`, `takes` ("tensor" or "array"),
         `latency_ms`, `speedup` over eager in the same turns, and `max_abs_diff` from eager.
     """
     rows = []
+    graph = written(model, example).data
     for threads in thread_counts:
         with torch_threads(threads):
             rows += _rows_at(
                 model,
+                graph,
                 example,
                 batch_sizes,
                 threads=threads,
                 budget_s=budget_s,
                 use_amp=use_amp,
-                others=others or {},
             )
     return rows
 
 
-def by_hand(model: nn.Module, example: torch.Tensor, *, threads: int) -> dict[str, Call]:
+def by_hand(graph: bytes, *, threads: int) -> dict[str, Call]:
     """ONNX Runtime and OpenVINO as one would write it: nothing set but the threads.
 
     Args:
-        model: What is written as a graph.
-        example: An input of it.
+        graph: The serialised model.
         threads: Of each engine.
     """
-    graph = written(model, example).data
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -97,21 +94,20 @@ def by_hand(model: nn.Module, example: torch.Tensor, *, threads: int) -> dict[st
 
 def _rows_at(
     model: nn.Module,
+    graph: bytes,
     example: torch.Tensor,
     batch_sizes: Sequence[int],
     *,
     threads: int,
     budget_s: float,
     use_amp: bool,
-    others: Mapping[str, nn.Module],
 ) -> list[dict[str, Any]]:
     choice = chosen(
         model, example, _CPU, use_amp=use_amp, batch_sizes=batch_sizes, budget_s=budget_s
     )
     backends = {label_of(one.name, one.settings): one for one in choice.made}
     ways = {label: _call_of(one) for label, one in backends.items()}
-    ways |= by_hand(model, example, threads=threads)
-    ways |= {name: _module_call(module) for name, module in others.items()}
+    ways |= by_hand(graph, threads=threads)
     rows = []
     for n in batch_sizes:
         inputs = with_batch(example, n)
@@ -133,10 +129,6 @@ def _rows_at(
                 }
             )
     return rows
-
-
-def _module_call(module: nn.Module) -> Call:
-    return lambda x: lambda: call(module, x)
 
 
 def _call_of(backend: Backend) -> Call:

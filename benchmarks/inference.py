@@ -11,7 +11,6 @@ versions of what the project pins, so they are taken from a folder of their own,
 Latencies are medians of calls that take turns.
 """
 
-import copy
 import os
 import sys
 from dataclasses import asdict
@@ -26,14 +25,11 @@ import _inference_engine as engine
 import torch
 from _inference_backends import backend_rows
 from _tables import machine, table, write
-from torch import nn
 
-from modelyard.compression import ModelCompressor
 from modelyard.torchtools.layers import evaluating
 from modelyard.trading import build_models, presets
 
 _SHAPES = {"policy": (2, 263), "transformer": (2, 64, 155), "ts2vec": (2, 256, 4)}
-_TARGETS_MS = {"policy": 5, "transformer": 25, "ts2vec": 15}
 _BUDGET_S = {"policy": 8.0, "transformer": 30.0, "ts2vec": 40.0}
 _SHOWN = (
     "eager",
@@ -42,7 +38,6 @@ _SHOWN = (
     "OpenVINO by hand, f32",
     "OpenVINO by hand",
 )
-_INT8, _PRUNED = "int8", "half pruned, int8"
 _AS_PLAIN = {"eager": "eager PyTorch", "torchscript": "TorchScript"}
 
 
@@ -68,7 +63,6 @@ def _backends(models: Any) -> str:
             model,
             example,
             budget_s=_BUDGET_S[name],
-            others=_compressed(model, example),
         )
         rows += _shown(name, found)
         print(table(_BACKEND_COLUMNS, rows), flush=True)
@@ -148,15 +142,6 @@ _OVERLOAD_COLUMNS = [
 ]
 
 
-def _compressed(model: nn.Module, example: torch.Tensor) -> dict[str, nn.Module]:
-    compressor = ModelCompressor(copy.deepcopy(model), example_input=example)
-    compressor.dynamic_quantization()
-    int8 = copy.deepcopy(compressor.model)
-    compressor.prune_model(0.52, "structured")
-    compressor.dynamic_quantization()
-    return {_INT8: int8, _PRUNED: compressor.model}
-
-
 def _shown(name: str, found: list[dict[str, Any]]) -> list[list[str]]:
     """A line a number of threads and way: eager, by hand, what was chosen, int8."""
     lines = []
@@ -166,7 +151,7 @@ def _shown(name: str, found: list[dict[str, Any]]) -> list[list[str]]:
         lines += [_line(name, threads, _AS_PLAIN[how], _at(own, how)) for how in _SHOWN[:2]]
         lines.append(_line(name, threads, f"**chosen**: {_names(chosen)}", chosen))
         lines += [
-            _line(name, threads, how, _at(own, how)) for how in (*_SHOWN[2:], _INT8, _PRUNED)
+            _line(name, threads, how, _at(own, how)) for how in (*_SHOWN[2:])
         ]
     return [line for line in lines if line]
 

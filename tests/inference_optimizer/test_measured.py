@@ -136,3 +136,8 @@ def test_engine_mixes_forms_and_a_wrong_one_fails_alone(mlp):
                 torch.testing.assert_close(
                     torch.as_tensor(answer), mlp(torch.as_tensor(x)).detach()
                 )
+
+
+def test_example_may_be_an_array_of_another_floating_point_type(mlp):
+    optimizer = InferenceOptimizer(mlp, device="cpu")
+    assert optimizer.optimize_for_inference(rows(2).double().numpy())["candidates"]

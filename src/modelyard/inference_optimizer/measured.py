@@ -26,6 +26,7 @@ from modelyard.inference_optimizer.predicting import Predictor
 from modelyard.inference_optimizer.records import Benchmark, Optimization
 from modelyard.inference_optimizer.report import report_of
 from modelyard.inference_optimizer.serving import Serving, form_of
+from modelyard.inference_optimizer.taking import taken
 from modelyard.reporting import render
 from modelyard.torchtools.inputs import Inputs, mapped, resolve_example, with_batch
 from modelyard.torchtools.signature import noted_signature
@@ -264,7 +265,7 @@ class MeasuredPredictor(Predictor):
     def _example_for(self, serving: Serving, before: Serving | None, given: Any) -> Inputs | None:
         """What the caller gives; else what the model before was measured on, if it runs."""
         if given is not None:
-            return resolve_example(serving.model, given)
+            return resolve_example(serving.model, _as_example(given, serving))
         if before is not None and before.example is not None:
             with contextlib.suppress(InputError):
                 return resolve_example(serving.model, before.example)
@@ -287,7 +288,7 @@ class MeasuredPredictor(Predictor):
     ) -> tuple[Serving, Optimization]:
         """The same module with its fastest backends, and what was measured."""
         try:
-            example = resolve_example(serving.model, example_input)
+            example = resolve_example(serving.model, _as_example(example_input, serving))
         except ExampleInputRequiredError as error:
             found = self._eager_only(str(error))
             return replace(serving, optimization=found), found
@@ -334,3 +335,8 @@ class MeasuredPredictor(Predictor):
             "is_reused": False,
             "hardware": tuning.hardware_of(self.device),
         }
+
+
+def _as_example(given: Any, serving: Serving) -> Inputs | None:
+    """What the caller gives, as `predict` would take it."""
+    return None if given is None else taken(given, serving)[0]
