@@ -150,9 +150,7 @@ def _shown(name: str, found: list[dict[str, Any]]) -> list[list[str]]:
         chosen = {row["batch"]: row for row in own if row["is_chosen"]}
         lines += [_line(name, threads, _AS_PLAIN[how], _at(own, how)) for how in _SHOWN[:2]]
         lines.append(_line(name, threads, f"**chosen**: {_names(chosen)}", chosen))
-        lines += [
-            _line(name, threads, how, _at(own, how)) for how in (*_SHOWN[2:])
-        ]
+        lines += [_line(name, threads, how, _at(own, how)) for how in _SHOWN[2:]]
     return [line for line in lines if line]
 
 

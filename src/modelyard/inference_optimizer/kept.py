@@ -41,3 +41,11 @@ def from_kept(answer: Any, inputs: Inputs, *, as_arrays: bool) -> Any:
 def as_tensors(answer: Any) -> Any:
     """A kept answer as tensors that share its memory."""
     return torch.from_numpy(answer) if isinstance(answer, np.ndarray) else answer
+
+
+def kept_rows(answer: Any, n: int) -> list[Any]:
+    """Each sample's part of an answer to `n`, for the cache."""
+    return [
+        kept(map_tensors(answer, lambda tensor, i=i: tensor[i : i + 1]))  # type: ignore[misc]  # defaults bind now
+        for i in range(n)
+    ]

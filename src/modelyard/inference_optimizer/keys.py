@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import xxhash
 
+from modelyard.inference_optimizer.answers import sample_of
 from modelyard.torchtools.inputs import Inputs, tensors_of
 
 Key = Hashable
@@ -58,3 +59,15 @@ def _tensor_key(tensor: torch.Tensor) -> Key | None:
     letter = _LETTERS.get(plain.dtype, str(plain.dtype))
     data = plain.reshape(-1).view(torch.uint8).numpy()
     return (_digest(data), tuple(plain.shape), letter)  # type: ignore[arg-type]  # takes any buffer
+
+
+def keys_of_samples(inputs: Inputs, n: int) -> list[Key] | None:
+    """Keys as `predict` has them of each sample alone; None if there are none."""
+    if isinstance(inputs, torch.Tensor) and inputs.is_cpu:
+        plain = inputs.detach().contiguous()
+        if plain.dtype is not torch.bfloat16:
+            array = plain.numpy()
+            keys = [array_key(array[i : i + 1]) for i in range(n)]
+            return None if None in keys else keys
+    keys = [key_of(sample_of(inputs, i)) for i in range(n)]
+    return None if None in keys else keys

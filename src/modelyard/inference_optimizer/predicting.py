@@ -22,8 +22,8 @@ from modelyard.inference_optimizer.answers import (
 from modelyard.inference_optimizer.cache import AnswerCache, Computation
 from modelyard.inference_optimizer.examining import Examination, examination
 from modelyard.inference_optimizer.joining import Item, can_join, computed, item_of, lean_answer
-from modelyard.inference_optimizer.kept import as_tensors, from_kept, kept
-from modelyard.inference_optimizer.keys import Key, array_key, key_of
+from modelyard.inference_optimizer.kept import as_tensors, from_kept, kept, kept_rows
+from modelyard.inference_optimizer.keys import Key, key_of, keys_of_samples
 from modelyard.inference_optimizer.latency import FOLDED_AT, LatencyRecord
 from modelyard.inference_optimizer.serving import Serving
 from modelyard.inference_optimizer.streaming import Failure, streamed
@@ -265,7 +265,7 @@ class Predictor:
     def _samples(self, serving: Serving, inputs: Inputs, n: int, *, exact: bool) -> Any:
         """Answers to independent samples as one; those in the cache are not computed."""
         started_s = _now_s()
-        keys = _keys_of_samples(inputs, n) if serving.has_cache else None
+        keys = keys_of_samples(inputs, n) if serving.has_cache else None
         found = {} if keys is None else serving.cache.get_many(keys, alone=exact)
         if keys is None or not found:
             wanted: list[int] = list(range(n))
@@ -278,7 +278,7 @@ class Predictor:
         if keys is None:
             return answer
         if answer is not None:
-            rows = _rows_of(answer, len(wanted))
+            rows = kept_rows(answer, len(wanted))
             fresh = dict(zip((keys[i] for i in wanted), rows, strict=True))
             kept_last = dict(list(fresh.items())[-serving.cache.max_size :])
             serving.cache.put_many(kept_last, alone=step == 1)
@@ -393,22 +393,3 @@ def _shared(x: Any) -> np.ndarray[Any, Any] | None:
             return None  # NumPy has no such type
         return array
     return None
-
-
-def _keys_of_samples(inputs: Inputs, n: int) -> list[Key] | None:
-    """Keys as `predict` has them of each sample alone; None if there are none."""
-    if isinstance(inputs, torch.Tensor) and inputs.is_cpu:
-        plain = inputs.detach().contiguous()
-        if plain.dtype is not torch.bfloat16:
-            array = plain.numpy()
-            keys = [array_key(array[i : i + 1]) for i in range(n)]
-            return None if None in keys else keys
-    keys = [key_of(sample_of(inputs, i)) for i in range(n)]
-    return None if None in keys else keys
-
-
-def _rows_of(answer: Any, n: int) -> list[Any]:
-    return [
-        kept(map_tensors(answer, lambda tensor, i=i: tensor[i : i + 1]))  # type: ignore[misc]  # defaults bind now
-        for i in range(n)
-    ]
