@@ -99,7 +99,11 @@ def _gpu(target: float | None, value: float | None) -> TargetCheck | None:
     if target is None:
         return None
     if value is None:
-        return _untold("gpu_utilization", target, "there is no GPU, or NVML is not installed")
+        return _untold(
+            "gpu_utilization",
+            target,
+            "there is no GPU, or NVML is missing: pip install 'modelyard[gpu]'",
+        )
     return _told("gpu_utilization", target, value, is_met=value > target)
 
 
