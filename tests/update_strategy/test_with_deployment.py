@@ -1,5 +1,6 @@
 """The life of an update where a deployment serves and measures both versions."""
 
+import contextlib
 import logging
 
 import pytest
@@ -463,3 +464,64 @@ def test_a_version_that_does_not_answer_its_example_is_not_exchanged(yard, ids, 
     with pytest.raises(InputError, match="NaN or infinity"):
         strategy.update_model(version_id)
     assert strategy.get_rollout() is None
+
+
+def wider(yard):
+    """A version of ppo with another input width, and its example."""
+    example = torch.ones(2, 6)
+    return yard.registry.save_model(nn.Linear(6, 2), "ppo", example_input=example), example
+
+
+def test_a_version_of_another_width_is_exchanged_on_its_own_example(yard, ids):
+    optimizer = InferenceOptimizer(yard.registry.load_model(ids[0]), device="cpu")
+    optimizer.optimize_for_inference(torch.ones(2, 4), budget_s=0.01)
+    version_id, example = wider(yard)
+    strategy = yard.strategy(optimizer)
+    assert strategy.update_model(version_id, smooth_transition=False)["status"] == "promoted"
+    assert optimizer.predict(example).shape == (2, 2)
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+def test_an_exchange_that_fails_ends_the_rollout_with_the_reason(yard, ids, monkeypatch, smooth):
+    optimizer = InferenceOptimizer(yard.registry.load_model(ids[0]), device="cpu")
+    strategy = yard.strategy(optimizer)
+    served = optimizer.model
+    swaps = []
+
+    def failing(model, example_input=None):
+        swaps.append(example_input)
+        raise InputError("no backend takes it")
+
+    monkeypatch.setattr(optimizer, "swap", failing)
+    looks = [lambda: strategy.update_model(ids[2], smooth_transition=smooth)]
+    looks += [strategy.advance] * 5
+    for look in looks:
+        with contextlib.suppress(InputError):
+            look()
+        yard.clock.advance(30.0)
+    assert len(swaps) == 1
+    [rollout, *_] = strategy.get_update_history(limit=1)
+    assert rollout["status"] == "rolled_back"
+    assert rollout["reason"] == f"{ids[2]} cannot be served: no backend takes it"
+    assert yard.production() == ids[0]
+    assert torch.equal(optimizer.model.weight, served.weight)
+
+
+def test_a_version_whose_exchange_failed_may_be_tried_again(yard, ids, monkeypatch, output_of):
+    optimizer = InferenceOptimizer(yard.registry.load_model(ids[0]), device="cpu")
+    strategy = yard.strategy(optimizer, cooldown_hours=0)
+
+    def failing(model, example_input=None):
+        raise InputError("no backend takes it")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(optimizer, "swap", failing)
+        for look in (
+            lambda: strategy.update_model(ids[2], smooth_transition=False),
+            strategy.advance,
+        ):
+            with contextlib.suppress(InputError):
+                look()
+    assert strategy.get_rollout() is None
+    assert strategy.update_model(ids[2], smooth_transition=False)["status"] == "promoted"
+    assert output_of(optimizer) == yard.registry.load_model(ids[2])(torch.ones(1, 4))[0, 0].item()
