@@ -285,6 +285,7 @@ def test_leaving_with_a_busy_engine_waits_for_the_batch_and_cancels_the_rest():
     assert left(code) == (0, "computed\n", "")
 
 
+@pytest.mark.slow
 def test_leaving_with_a_batch_that_hangs_ends_after_the_grace():
     code = _LEAVING + (
         "from modelyard.inference_optimizer.engine import thread_host\n"
@@ -299,6 +300,7 @@ def test_leaving_with_a_batch_that_hangs_ends_after_the_grace():
     assert left(code) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_whoever_waits_on_another_thread_gets_the_answer_before_the_exit():
     code = _LEAVING + (
         "def run(batch):\n"
@@ -311,6 +313,7 @@ def test_whoever_waits_on_another_thread_gets_the_answer_before_the_exit():
     assert left(code) == (0, "1 2\n", "")
 
 
+@pytest.mark.slow
 def test_leaving_a_loop_whose_batch_still_runs_waits_for_the_batch():
     code = _LEAVING + (
         "import asyncio\n"
@@ -324,6 +327,24 @@ def test_leaving_a_loop_whose_batch_still_runs_waits_for_the_batch():
         "asyncio.run(main())\n"
     )
     assert left(code) == (0, "computed\n", "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_leaves_without_the_engine_of_its_parent():
+    code = _LEAVING + (
+        "import atexit, os\n"
+        "engine = Engine(lambda batch: batch, max_batch=1).start()\n"
+        "engine.submit(1).result()\n"
+        "engine._host._lock.acquire()\n"  # as if another thread had it at that moment
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    atexit._run_exitfuncs()\n"
+        "    os._exit(engine.is_usable)\n"
+        "print(os.waitpid(child, 0)[1])\n"
+        "engine._host._lock.release()\n"
+    )
+    assert left(code) == (0, "0\n", "")
 
 
 _NATIVE = """

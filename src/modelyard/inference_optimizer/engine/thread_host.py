@@ -98,7 +98,6 @@ class ThreadHost:
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             self._abandon()
-        atexit.unregister(self._exit)
 
     def stats(self) -> EngineStats:
         """The figures, of one moment."""
@@ -145,6 +144,8 @@ class ThreadHost:
             self._died_of = error
             for request in self._left():
                 request.fail(died_error(error))
+        finally:
+            atexit.unregister(self._exit)
 
     def _serve_all(self) -> None:
         is_ended = False
