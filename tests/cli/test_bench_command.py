@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from modelyard import ModelVersionManager
+from modelyard import InferenceOptimizer, ModelVersionManager
+from modelyard.cli import inference
 
 
 @pytest.fixture
@@ -56,3 +57,34 @@ def test_json_and_a_shape_of_ones_own(run, tmp_path, version):
 def test_what_is_wrong_is_said_in_one_line(run, tmp_path, version, options, told):
     result = run("bench", version, "--base-dir", str(tmp_path / "models"), *options, exit_code=1)
     assert told in result.output
+
+
+@pytest.mark.parametrize("page", ["a_file/bench.html", "a_file/deeper/bench.html"])
+def test_a_page_that_cannot_be_written_is_refused_before_measuring(
+    run, tmp_path, version, monkeypatch, page
+):
+    def measure(*_args, **_options):
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(InferenceOptimizer, "optimize_for_inference", measure)
+    (tmp_path / "a_file").write_text("")
+    result = run(
+        "bench", version, "--base-dir", str(tmp_path / "models"),
+        "--html", str(tmp_path / page), exit_code=1,
+    )  # fmt: skip
+    assert f"{page}' cannot be written: " in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+def test_a_page_that_cannot_be_written_in_the_end_is_said_in_one_line(
+    run, tmp_path, version, monkeypatch
+):
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(inference, "write_text", full)
+    result = run(
+        "bench", version, "--base-dir", str(tmp_path / "models"), "--backend", "eager",
+        "--iterations", "5", "--html", str(tmp_path / "new" / "bench.html"), exit_code=1,
+    )  # fmt: skip
+    assert result.output.splitlines()[-1].endswith("No space left on device")

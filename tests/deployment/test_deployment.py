@@ -90,6 +90,21 @@ def test_a_version_that_does_not_answer_its_own_example_is_not_added(registry, d
     assert version_id not in deployment.versions()
 
 
+@pytest.mark.parametrize(
+    ("tuning", "told"),
+    [({"format": 2, "x": 1}, "format 2"), ({"format": 1}, "lacks"), ([1], "is a dict, got list")],
+)
+def test_a_stored_tuning_that_cannot_be_read_is_measured_anew(registry, caplog, tuning, told):
+    version_id = registry.save_model(nn.Linear(3, 1), "ppo", example_input=X)
+    registry.attach(version_id, "tuning", tuning)
+    deployment = Deployment(registry, "ppo", optimize=True)
+    deployment.serve(version_id)
+    assert deployment.predict(X).version_id == version_id
+    [record] = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert told in record.message
+    assert f"The tuning stored with {version_id} cannot be used" in record.message
+
+
 def test_a_version_of_another_model_is_refused(registry, deployment):
     other = registry.save_model(nn.Linear(3, 1), "dqn", example_input=torch.ones(2, 3))
     with pytest.raises(ConfigError, match="is a version of 'dqn'; this deployment serves 'ppo'"):

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any
 
 import typer
@@ -53,8 +54,8 @@ def bench(
 ) -> None:
     """Measure every backend that gives the model's answers, and show the table."""
     shape = None if input_shape is None else shape_of(input_shape)
-    if html is not None and html.is_dir():
-        raise ConfigError(f"--html must name a file; {str(html)!r} is a folder.")
+    if html is not None:
+        _check_page(html)
     model, name, example = model_of(source, base_dir, database_url, storage_url)
     if keep and name != source:
         raise ConfigError(f"--keep stores the choice with a version; {source!r} is none.")
@@ -97,10 +98,28 @@ def bench(
         show_line(f"Report: {html}")
 
 
+def _check_page(path: Path) -> None:
+    """Refuse what cannot be written, before anything is measured."""
+    if path.is_dir():
+        raise ConfigError(f"--html must name a file; {str(path)!r} is a folder.")
+    try:
+        make_folder(path.parent)
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"--html {str(path)!r} cannot be written: {error}")
+
+
 def _write_page(path: Path, name: str, found: Any, benchmark: Any) -> None:
     from modelyard.inference_optimizer.report import report_of  # noqa: PLC0415 - brings torch
     from modelyard.reporting import render  # noqa: PLC0415 - brings plotly
 
     page = render(report_of(name, found, benchmark, generated_at=datetime.now(UTC)))
-    make_folder(path.parent)
-    write_text(path, page)
+    try:
+        write_text(path, page)
+    except OSError as error:
+        raise _unwritable(path, error) from error

@@ -14,10 +14,17 @@ import torch
 
 from modelyard._core.chance import generator
 from modelyard._core.clock import Clock, SystemClock
-from modelyard._core.errors import ConfigError, InputError, NotReadyError, RequestNotFoundError
+from modelyard._core.errors import (
+    ConfigError,
+    InputError,
+    IntegrityError,
+    NotReadyError,
+    RequestNotFoundError,
+)
 from modelyard._core.ids import new_id
 from modelyard.deployment.answer import Answer
 from modelyard.inference_optimizer import InferenceOptimizer
+from modelyard.inference_optimizer.tuning import TuningRecord
 from modelyard.monitor import Health, ModelMonitor
 from modelyard.routing import N_SLOTS, SlotTable, slot_of
 from modelyard.torchtools.inputs import as_inputs
@@ -103,7 +110,8 @@ class Deployment:
         alert_thresholds: Of each version's monitor.
         cache_size: Answers each version caches; 0, the default, computes every one.
         optimize: Whether a version's backends are measured when it is added, unless its
-            attachment `tuning` holds a choice made on equal hardware.
+            attachment `tuning` holds a choice made on equal hardware; one that cannot be read is
+            measured anew, with a warning.
         clock: Where the time of monitors and request records comes from.
         seed: Of the routing of requests without a user id.
         store: Keeps the monitors' windows and alerts.
@@ -357,11 +365,21 @@ class Deployment:
             return None
 
     def _tuning_of(self, version_id: str) -> Any:
-        """The choice of backends that was stored with the version, or None."""
+        """The choice of backends that was stored with the version; None if none can be read."""
         try:
-            return self._source.read_attachment(version_id, "tuning")
+            found = self._source.read_attachment(version_id, "tuning")
+            TuningRecord.from_dict(found)
         except LookupError:
             return None
+        except (ValueError, IntegrityError) as error:
+            _logger.warning(
+                "The tuning stored with %s cannot be used, so that its backends are measured "
+                "anew: %s",
+                version_id,
+                error,
+            )
+            return None
+        return found
 
     def _slot(self, user_id: str | None) -> int:
         if user_id is not None:

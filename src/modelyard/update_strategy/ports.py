@@ -195,6 +195,9 @@ class SwapTarget(Protocol):
         """Serve another module at once."""
         ...
 
-    def swap(self, model: Any) -> Any:
-        """Serve another module once it has been made ready, which may take seconds."""
+    def swap(self, model: Any, example_input: Any = ...) -> Any:
+        """Serve another module once it has been made ready, which may take seconds.
+
+        Without an example, one that the optimizer has or finds is used.
+        """
         ...

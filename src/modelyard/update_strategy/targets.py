@@ -161,21 +161,22 @@ class OptimizerTarget:
 
     Args:
         optimizer: Whose model is exchanged.
-        load: Loads a version and proves that it answers.
+        load: Loads a version and proves that it answers; the module and its example, if any.
         monitor: Watches the model.
     """
 
     goes_by_clock = True
 
     def __init__(
-        self, optimizer: SwapTarget, load: Callable[[str], Any], *, monitor: Watcher
+        self, optimizer: SwapTarget, load: "Callable[[str], _Loaded]", *, monitor: Watcher
     ) -> None:
         self.applied_to = ["optimizer"]
         self._optimizer = optimizer
         self._load = load
         self._monitor = monitor
         self._serving: str | None = None
-        self._prepared: tuple[str, Any] | None = None
+        self._prepared: tuple[str, _Loaded] | None = None
+        self._refused: tuple[str, Exception] | None = None  # what the last exchange failed with
         self._exchanged: _Exchanged | None = None
 
     @property
@@ -184,7 +185,14 @@ class OptimizerTarget:
         return self._optimizer.model is None
 
     def prepare(self, version_id: str) -> None:
-        """Load the version and let it answer: what cannot must not begin to roll out."""
+        """Load the version and let it answer: what cannot must not begin to roll out.
+
+        Whoever prepares a version again after its exchange has failed is told why, once: a
+        rollout ends by that instead of trying for ever.
+        """
+        refused, self._refused = self._refused, None
+        if refused is not None and refused[0] == version_id:
+            raise refused[1]
         if version_id != self._serving:
             self._prepared = (version_id, self._load(version_id))
 
@@ -199,19 +207,26 @@ class OptimizerTarget:
     def serve(self, version_id: str, *, retired: Iterable[str] = ()) -> None:  # noqa: ARG002 - the port's signature
         """Exchange the model, unless it is the one that serves."""
         if version_id != self._serving:
-            name, module = self._prepared or ("", None)
-            if name == version_id:
-                self._optimizer.swap(module)
-            else:
-                # Going back: a version known to be bad must not serve while another is tuned.
-                self._optimizer.set_model(self._load(version_id))
+            self._exchange(version_id)
             self._exchanged = _Exchanged(
                 old=self._serving,
                 health=self._monitor.health(),
                 n_total=self._monitor.total_predictions,
             )
             self._serving = version_id
-        self._prepared = None
+        self._prepared = self._refused = None
+
+    def _exchange(self, version_id: str) -> None:
+        if self._prepared is None or self._prepared[0] != version_id:
+            # Going back: a version known to be bad must not serve while another is tuned.
+            self._optimizer.set_model(self._load(version_id).module)
+            return
+        loaded = self._prepared[1]
+        try:
+            self._optimizer.swap(loaded.module, example_input=loaded.example)
+        except Exception as error:
+            self._refused = (version_id, error)
+            raise
 
     def evidence(self, version_id: str, settings: UpdateSettings) -> Evidence | None:
         """What was recorded since the exchange, of the old version until then.
@@ -240,6 +255,14 @@ class OptimizerTarget:
     def drift_watcher(self, version_id: str) -> DriftWatcher | None:  # noqa: ARG002 - the port's signature
         """Nothing measures a version by itself."""
         return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Loaded:
+    """The module of a version, and the example input that was saved with it or None."""
+
+    module: Any
+    example: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,8 +299,8 @@ def target_for(
     )
 
 
-def _proved(registry: Registry, version_id: str) -> Any:
-    """The module of a version, after it has answered the example that was saved with it.
+def _proved(registry: Registry, version_id: str) -> _Loaded:
+    """A version, after it has answered the example that was saved with it.
 
     Raises:
         InputError: It does not run on its example, or answers with NaN or infinity.
@@ -286,8 +309,8 @@ def _proved(registry: Registry, version_id: str) -> Any:
     try:
         example = registry.read_artifact(version_id, "example_input")
     except LookupError:
-        return module
+        return _Loaded(module=module, example=None)
     from modelyard.update_strategy.proof import prove_answers  # noqa: PLC0415 - brings torch
 
     prove_answers(module, example, version_id)
-    return module
+    return _Loaded(module=module, example=example)

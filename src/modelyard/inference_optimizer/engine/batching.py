@@ -1,6 +1,8 @@
 """`Engine`: many callers, one model, and nobody waits for a batch to fill."""
 
 import asyncio
+import math
+import operator
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -11,7 +13,7 @@ from typing import Any, Self
 from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.errors import ConfigError, ConflictError, NotReadyError
 from modelyard.inference_optimizer.engine.core import Core
-from modelyard.inference_optimizer.engine.hosts import Parts, closed_error, reading_of
+from modelyard.inference_optimizer.engine.hosts import GRACE_S, Parts, closed_error, reading_of
 from modelyard.inference_optimizer.engine.loop_host import LoopHost
 from modelyard.inference_optimizer.engine.policy import Placement
 from modelyard.inference_optimizer.engine.running import RunBatch
@@ -23,9 +25,6 @@ from modelyard.inference_optimizer.engine.stats import (
 )
 from modelyard.inference_optimizer.engine.thread_host import ThreadHost
 from modelyard.torchtools.timing import MS_PER_S
-
-# Who leaves because of an error does not wait longer than this for a batch that may hang.
-_GRACE_S = 5.0
 
 
 def _identity(x: Any) -> Any:
@@ -117,10 +116,12 @@ class Engine:
             priority: Higher goes first.
 
         Raises:
+            ConfigError: `priority` is no whole number, or `deadline_ms` no number.
             InputError: `prepare` does not take it.
             DeadlineExceededError: It could not be answered in time.
             QueueFullError: Too many wait; holds the time after which to try again.
             NotReadyError: The engine does not run.
+            ConflictError: Called from `run_batch`.
         """
         host = self._host
         # Not get_running_loop(), which asks the system for the process id each time.
@@ -128,13 +129,21 @@ class Engine:
             future = self.submit(x, deadline_ms=deadline_ms, priority=priority)
             return asyncio.wrap_future(future)
         now_s = self._clock_s()
-        prepared = x if self._prepare is None else self._prepared(x)
+        if type(priority) is not int:
+            priority = _whole(priority)
+        limit_s = self._latency_s if deadline_ms is None else _seconds_of(deadline_ms)
+        prepared = x
+        if self._prepare is not None:
+            try:
+                prepared = self._prepare(x)
+            except Exception:
+                self._side.count("malformed")
+                raise
         if self._cached is not None and (answer := self._cached(prepared)) is not None:
             self._side.count("cached")
             at_once = host.loop.create_future()
             at_once.set_result(answer)
             return at_once
-        limit_s = self._latency_s if deadline_ms is None else deadline_ms / MS_PER_S
         deadline_s = None if limit_s is None else now_s + limit_s
         return host.enqueue(prepared, now_s, deadline_s, priority)
 
@@ -152,6 +161,7 @@ class Engine:
             priority: Higher goes first.
 
         Raises:
+            ConfigError: `priority` is no whole number, or `deadline_ms` no number.
             InputError: `prepare` does not take it.
             DeadlineExceededError: It cannot be answered in time.
             QueueFullError: Too many wait; holds the time after which to try again.
@@ -161,15 +171,29 @@ class Engine:
         """
         host = self._running_host()
         now_s = self._clock_s()
-        prepared = x if self._prepare is None else self._prepared(x)
-        limit_s = self._latency_s if deadline_ms is None else deadline_ms / MS_PER_S
-        deadline_s = None if limit_s is None else now_s + limit_s
+        if type(priority) is not int:
+            priority = _whole(priority)
+        limit_s = self._latency_s if deadline_ms is None else _seconds_of(deadline_ms)
+        prepared = x
+        if self._prepare is not None:
+            try:
+                prepared = self._prepare(x)
+            except Exception:
+                self._side.count("malformed")
+                raise
         if self._cached is not None and (answer := self._cached(prepared)) is not None:
             self._side.count("cached")
             future: Future[Any] = Future()
             future.set_result(answer)
             return future
+        deadline_s = None if limit_s is None else now_s + limit_s
         return host.submit(prepared, now_s, deadline_s, priority)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it takes requests: it runs, and in this process. Costs next to nothing."""
+        host = self._host
+        return host is not None and self._process_id == os.getpid() and host.is_usable
 
     def stats(self) -> EngineStats:
         """What the engine has done since it was made."""
@@ -245,7 +269,7 @@ class Engine:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close(drain=error is None, timeout_s=None if error is None else _GRACE_S)
+        self.close(drain=error is None, timeout_s=None if error is None else GRACE_S)
 
     async def __aenter__(self) -> Self:
         return await self.astart()
@@ -256,7 +280,7 @@ class Engine:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.aclose(drain=error is None, timeout_s=None if error is None else _GRACE_S)
+        await self.aclose(drain=error is None, timeout_s=None if error is None else GRACE_S)
 
     # ── inside ──────────────────────────────────────────────────────────────────────────────
 
@@ -270,14 +294,6 @@ class Engine:
             self._side.count("closed")
             raise closed_error()
         return self._host
-
-    def _prepared(self, x: Any) -> Any:
-        assert self._prepare is not None  # noqa: S101 - asked by the caller, who is in a hurry
-        try:
-            return self._prepare(x)
-        except Exception:
-            self._side.count("malformed")
-            raise
 
     def _check_can_start(self) -> None:
         host = self._host
@@ -295,3 +311,20 @@ class Engine:
         with self._start_lock:
             if self._host is host:
                 self._host = None
+
+
+def _whole(priority: Any) -> int:
+    try:
+        return operator.index(priority)
+    except TypeError as error:
+        raise ConfigError(f"priority must be a whole number, got {priority!r}.") from error
+
+
+def _seconds_of(deadline_ms: Any) -> float:
+    try:
+        limit_s = float(deadline_ms / MS_PER_S)
+    except (TypeError, ValueError, OverflowError):
+        limit_s = math.nan
+    if math.isnan(limit_s):
+        raise ConfigError(f"deadline_ms must be a number of milliseconds, got {deadline_ms!r}.")
+    return limit_s

@@ -10,9 +10,13 @@ from typing import Any
 from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.errors import ConflictError, NotReadyError
 from modelyard.inference_optimizer.engine.core import Core
-from modelyard.inference_optimizer.engine.requests import Request
+from modelyard.inference_optimizer.engine.requests import Request, forgive
 from modelyard.inference_optimizer.engine.running import Failures, RunBatch
 from modelyard.inference_optimizer.engine.stats import SideCounts, Timings
+
+# Nobody waits longer than this for a batch that may hang: who leaves because of an error, and
+# the interpreter's exit.
+GRACE_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +53,11 @@ def hand_over(
             continue
         try:
             request.future.set_result(answer)
-            n_answered += 1
         except (asyncio.InvalidStateError, InvalidStateError):
             continue  # its caller gave up meanwhile
+        except BaseException as error:  # noqa: BLE001 - a callback's error is not the engine's
+            forgive(error)
+        n_answered += 1
     return n_answered, n_failed
 
 
@@ -69,6 +75,16 @@ def closed_error() -> NotReadyError:
         "The engine is not running. Enter it with `async with engine:` or `with engine:`, or call "
         "start() first."
     )
+
+
+def died_error(cause: BaseException) -> NotReadyError:
+    """For the requests of an engine that ended by an error of its own."""
+    error = NotReadyError(
+        f"The engine ended by {type(cause).__name__}({cause}), and with it every request that "
+        "waited or ran. Close it and start it again."
+    )
+    error.__cause__ = cause
+    return error
 
 
 def reentrant_error() -> ConflictError:

@@ -81,8 +81,9 @@ class Line:
     def _of(self, priority: int) -> deque[Request]:
         line = self._by_priority.get(priority)
         if line is None:
-            line = self._by_priority[priority] = deque()
+            # What cannot be put in order must not stay behind in only one of the two.
             insort(self._order, -priority)
+            line = self._by_priority[priority] = deque()
         return line
 
     def _empty(self, priority: int) -> None:

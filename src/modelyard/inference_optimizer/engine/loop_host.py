@@ -1,16 +1,19 @@
 """The engine on an event loop: short models run on it, long ones on a worker thread."""
 
 import asyncio
+import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
-from modelyard._core.errors import ConflictError, ModelyardError, NotReadyError
+from modelyard._core.errors import ConflictError, NotReadyError
 from modelyard.inference_optimizer.engine.hosts import (
     Parts,
     closed_error,
+    died_error,
     hand_over,
     reading_of,
     reentrant_error,
@@ -20,6 +23,8 @@ from modelyard.inference_optimizer.engine.requests import LoopRequest, Request, 
 from modelyard.inference_optimizer.engine.running import Failures, answers_of
 from modelyard.inference_optimizer.engine.stats import EngineStats, engine_stats
 from modelyard.inference_optimizer.engine.worker import Worker
+
+_logger = logging.getLogger("modelyard")
 
 
 class LoopHost:
@@ -51,6 +56,11 @@ class LoopHost:
         self._is_closing = False
         self._is_abandoned = False
         self._ended = asyncio.Event()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it takes requests."""
+        return not self._is_closing and not self.loop.is_closed()
 
     # ── requests ────────────────────────────────────────────────────────────────────────────
 
@@ -145,20 +155,32 @@ class LoopHost:
 
     def abandon(self) -> None:
         """Cancel all that waits or runs; nobody hears of the running batch any more."""
+        for request in self._left():
+            _cancel(request)
+
+    def _left(self) -> list[Request]:
+        """All that waits or runs, to be told of the end; nothing if they were told."""
         with self._lock:
             self._is_closing = True
             if self._is_abandoned:
-                return
+                return []
             self._is_abandoned = True
             coming = [*self._inbox]
             self._inbox.clear()
         self._core.counts.n_submitted += len(coming)
         self._core.counts.n_cancelled += len(coming)
         self._core.abandon_running()
-        for request in [*coming, *self._core.cancel_all(), *self._on_worker]:
-            _cancel(request)
+        left = [*coming, *self._core.cancel_all(), *self._on_worker]
         self._on_worker = []
         self._worker.stop()
+        return left
+
+    def _die(self, cause: BaseException, batch: Sequence[Request] = ()) -> None:
+        """End by an error of the engine's own, and tell everyone."""
+        _logger.error("An engine ended on its event loop.", exc_info=cause)
+        for request in [*batch, *self._left()]:
+            request.fail(died_error(cause))
+        self._ended.set()
 
     def stats(self) -> EngineStats:
         """The figures."""
@@ -176,6 +198,8 @@ class LoopHost:
         # While a batch is on the worker, its end looks at the queue.
         if self._on_worker:
             return
+        if self._inside_model_id == threading.get_ident():
+            raise reentrant_error()
         if not self.loop.is_running():
             raise NotReadyError(
                 "The event loop on which the engine was started is not running any more. Close "
@@ -191,7 +215,7 @@ class LoopHost:
         for request in coming:
             try:
                 self._core.admit(request, self._clock_s())
-            except ModelyardError as error:
+            except Exception as error:  # noqa: BLE001 - one that cannot be queued loses no other
                 if request.start():
                     request.fail(error)
         if coming and not self._is_flush_due:
@@ -199,17 +223,22 @@ class LoopHost:
 
     def _flush(self) -> None:
         self._is_flush_due = False
-        started_s = self._clock_s()
-        plan, rejected = self._core.next_batch(started_s)
-        for request, error in rejected:
-            request.fail(error)
-        if not plan.batch:
-            self._go_on()
-        elif self._placement.is_inline:
-            self._run_here(plan.batch, started_s)
-        else:
-            self._on_worker = plan.batch
-            self._worker.put(lambda: self._run_there(plan.batch, started_s))
+        batch: list[Request] = []
+        try:
+            started_s = self._clock_s()
+            plan, rejected = self._core.next_batch(started_s)
+            batch = plan.batch
+            for request, error in rejected:
+                request.fail(error)
+            if not batch:
+                self._go_on()
+            elif self._placement.is_inline:
+                self._run_here(batch, started_s)
+            else:
+                self._on_worker = batch
+                self._worker.put(lambda: self._run_there(batch, started_s))
+        except Exception as cause:  # noqa: BLE001 - a clock's, say: nobody may be left waiting
+            self._die(cause, batch)
 
     def _run_here(self, batch: list[Request], started_s: float) -> None:
         answers, failures = self._answers(batch)
@@ -269,26 +298,33 @@ class LoopHost:
     # ── inside, on the worker ───────────────────────────────────────────────────────────────
 
     def _run_there(self, batch: list[Request], started_s: float) -> None:
-        began_s = self._clock_s()
-        answers, failures = self._answers(batch)
-        compute_s = self._clock_s() - began_s
+        try:
+            began_s = self._clock_s()
+            answers, failures = self._answers(batch)
+            compute_s = self._clock_s() - began_s
+        except BaseException as cause:  # noqa: BLE001 - a clock's, say: nobody may be left waiting
+            self._tell_loop(partial(self._die, cause))
+            return
 
         def ended() -> None:
-            if not self._is_abandoned:
-                self._on_worker = []
+            if self._is_abandoned:
+                return
+            self._on_worker = []
+            try:
                 self._deliver(batch, answers, failures, started_s, compute_s)
+            except Exception as cause:  # noqa: BLE001 - as above
+                self._die(cause, batch)
 
+        self._tell_loop(ended)
+
+    def _tell_loop(self, what: Callable[[], None]) -> None:
         try:
-            self.loop.call_soon_threadsafe(ended)
+            self.loop.call_soon_threadsafe(what)
         except RuntimeError:  # the loop was closed meanwhile, and nobody else will tell them
             self.abandon()
 
 
 def _cancel(request: Request) -> None:
     """Cancel its future, also when it runs already or the loop of its waiter is gone."""
-    try:
-        is_cancelled = request.future.cancel()
-    except RuntimeError:
-        return  # the loop is closed, and with it the waiter
-    if not is_cancelled:
+    if not request.cancel():
         request.fail(closed_error())

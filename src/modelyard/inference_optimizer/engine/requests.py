@@ -1,11 +1,15 @@
 """A request, and how its waiter hears of the end."""
 
 import asyncio
+import logging
+import threading
 from abc import ABC, abstractmethod
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
 from modelyard._core.errors import InputError
+
+_logger = logging.getLogger("modelyard")
 
 
 class Request(ABC):
@@ -46,6 +50,16 @@ class Request(ABC):
     @abstractmethod
     def fail(self, error: BaseException) -> bool:
         """Hand over the error; False if the caller gave up meanwhile."""
+
+    def cancel(self) -> bool:
+        """Tell the caller that no answer comes; False if it is too late for that."""
+        try:
+            return bool(self.future.cancel())
+        except RuntimeError:
+            return True  # the loop is closed, and with it the waiter
+        except BaseException as error:  # noqa: BLE001 - a callback's error is not the engine's
+            forgive(error)
+            return True
 
 
 class LoopRequest(Request):
@@ -92,4 +106,20 @@ class ThreadRequest(Request):
             self.future.set_exception(error)
         except InvalidStateError:
             return False
+        except BaseException as raised:  # noqa: BLE001 - a callback's error is not the engine's
+            forgive(raised)
         return True
+
+
+def forgive(raised: BaseException) -> None:
+    """Log what a future's done-callback raised, so that the others still get their answers.
+
+    Futures log every Exception by themselves; what arrives here is the like of SystemExit.
+
+    Raises:
+        KeyboardInterrupt: It came on the main thread, where it is the user's.
+    """
+    is_on_main = threading.current_thread() is threading.main_thread()
+    if isinstance(raised, KeyboardInterrupt) and is_on_main:
+        raise raised
+    _logger.error("A done-callback of a request raised; the engine goes on.", exc_info=raised)

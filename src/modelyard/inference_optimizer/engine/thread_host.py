@@ -1,14 +1,19 @@
 """The engine on a worker thread of its own."""
 
+import atexit
+import logging
+import os
 import threading
 from concurrent.futures import Future
 from typing import Any
 
-from modelyard._core.errors import ConflictError
+from modelyard._core.errors import ConflictError, NotReadyError
 from modelyard.inference_optimizer.engine.core import Rejected
 from modelyard.inference_optimizer.engine.hosts import (
+    GRACE_S,
     Parts,
     closed_error,
+    died_error,
     hand_over,
     reading_of,
     reentrant_error,
@@ -17,9 +22,16 @@ from modelyard.inference_optimizer.engine.requests import Request, ThreadRequest
 from modelyard.inference_optimizer.engine.running import answers_of
 from modelyard.inference_optimizer.engine.stats import EngineStats, engine_stats
 
+_logger = logging.getLogger("modelyard")
+
 
 class ThreadHost:
     """One lock guards the core and the flags; nobody holds it while a model or a callback runs.
+
+    The thread is daemonic, so that a batch that hangs cannot keep the process alive. One that the
+    interpreter's end meets inside native code would abort the process, so that one which is still
+    there at exit is closed first, and waited for a moment. That happens after all other threads
+    were joined: whoever waits for an answer gets it.
 
     Args:
         parts: What the engine keeps.
@@ -32,6 +44,7 @@ class ThreadHost:
         self._lock = threading.Lock()
         self._is_closing = False
         self._is_abandoned = False
+        self._died_of: BaseException | None = None
         self._running: list[Request] = []
         # Released once by whoever finds the worker asleep: a semaphore without its cost.
         self._wake = threading.Lock()
@@ -40,6 +53,13 @@ class ThreadHost:
         self._is_inside_model = False
         self._thread = threading.Thread(target=self._work, name="modelyard-engine", daemon=True)
         self._thread.start()
+        self._process_id = os.getpid()
+        atexit.register(self._exit)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it takes requests."""
+        return not self._is_closing
 
     def submit(
         self, prepared: Any, submitted_s: float, deadline_s: float | None, priority: int
@@ -51,7 +71,7 @@ class ThreadHost:
         with self._lock:
             if self._is_closing:
                 self._parts.side.count("closed")
-                raise closed_error()
+                raise self._ended_error()
             self._core.admit(request, submitted_s)
             self._wake_up()
         return request.future
@@ -74,7 +94,7 @@ class ThreadHost:
             cancelled = [] if drain else self._core.cancel_all()
             self._wake_up()
         for request in cancelled:
-            request.future.cancel()
+            request.cancel()
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             self._abandon()
@@ -97,15 +117,37 @@ class ThreadHost:
             self._wake.release()
 
     def _abandon(self) -> None:
-        with self._lock:
-            self._is_abandoned = True
-            self._core.abandon_running()
-            left = [*self._running, *self._core.cancel_all()]
-        for request in left:
-            if not request.future.cancel():
+        for request in self._left():
+            if not request.cancel():
                 request.fail(closed_error())
 
+    def _left(self) -> list[Request]:
+        """All that waits or runs; nobody hears of the running batch any more."""
+        with self._lock:
+            self._is_closing = self._is_abandoned = True
+            self._core.abandon_running()
+            return [*self._running, *self._core.cancel_all()]
+
+    def _exit(self) -> None:
+        # In a forked child the thread is not there, and the lock may be held by nobody.
+        if self._process_id == os.getpid():
+            self.close(drain=False, timeout_s=GRACE_S)
+
+    def _ended_error(self) -> NotReadyError:
+        return closed_error() if self._died_of is None else died_error(self._died_of)
+
     def _work(self) -> None:
+        try:
+            self._serve_all()
+        except BaseException as error:
+            _logger.exception("The worker thread of an engine ended.")
+            self._died_of = error
+            for request in self._left():
+                request.fail(died_error(error))
+        finally:
+            atexit.unregister(self._exit)
+
+    def _serve_all(self) -> None:
         is_ended = False
         while not is_ended:
             with self._lock:
