@@ -1,6 +1,7 @@
 """What measuring tells, keeps and shows."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -141,3 +142,19 @@ def test_engine_mixes_forms_and_a_wrong_one_fails_alone(mlp):
 def test_example_may_be_an_array_of_another_floating_point_type(mlp):
     optimizer = InferenceOptimizer(mlp, device="cpu")
     assert optimizer.optimize_for_inference(rows(2).double().numpy())["candidates"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_child_of_a_fork_gets_an_engine_of_its_own():
+    optimizer = InferenceOptimizer(torch.nn.Identity(), device="cpu", cache_size=0)
+    assert torch.equal(optimizer.submit(rows(1)).result(10), rows(1))
+    child = os.fork()
+    if child == 0:
+        try:
+            is_right = torch.equal(optimizer.submit(rows(1, seed=1)).result(10), rows(1, seed=1))
+            os._exit(0 if is_right else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    optimizer.close()

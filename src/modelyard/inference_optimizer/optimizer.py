@@ -152,9 +152,9 @@ class InferenceOptimizer(MeasuredPredictor):
             QueueFullError: Too many requests wait.
         """
         with self._engine_lock:
-            if self._engine is None:
-                self._engine = self.engine().start()
             engine = self._engine
+            if engine is None or not engine.is_usable:  # as in a child after a fork
+                engine = self._engine = self.engine().start()
         return engine.submit(x, deadline_ms=deadline_ms, priority=priority)
 
     async def apredict(
