@@ -18,8 +18,10 @@ class Examination:
     Attributes:
         writes_inputs: Whether the model writes into its input: it is given copies.
         reason_not_to_cache: Why its answers may not be kept; empty where they may.
+        answer: What it answered.
     """
 
+    answer: Any
     writes_inputs: bool
     reason_not_to_cache: str
 
@@ -37,6 +39,7 @@ def examination(serving: Serving, inputs: Inputs) -> Examination | None:
         return None
     pairs = zip(tensors_of(copies[0]), tensors_of(inputs), strict=True)
     return Examination(
+        answer=answers[0],
         writes_inputs=not all(same_values(a, b) for a, b in pairs),
         reason_not_to_cache=_reason(answers) if serving.cache.max_size else "",
     )

@@ -124,7 +124,7 @@ class Predictor:
         if n == 0:
             raise InputError("x_batch holds no samples: its first dimension is 0.")
         first_and_last = [sample_of(inputs, i) for i in (0, -1)]
-        serving = self._examined(serving, first_and_last[0])
+        serving, _ = self._examined(serving, first_and_last[0])
         if n == 1 or self._can_join(serving, first_and_last):
             answer = self._samples(serving, inputs, n, exact=exact)
         else:
@@ -246,15 +246,16 @@ class Predictor:
         self, serving: Serving, inputs: Inputs, key: Key | None, *, as_arrays: bool
     ) -> Any:
         """The answer as the caller gets it, kept where it may be."""
-        serving = self._examined(serving, inputs)
+        serving, first = self._examined(serving, inputs)
         if key is None or not serving.has_cache:
-            return given_back(serving.run(inputs), inputs, as_arrays=as_arrays)
+            answer = serving.run(inputs) if first is None else first
+            return given_back(answer, inputs, as_arrays=as_arrays)
         computation, to_keep = Computation(), None
         try:
             answer = serving.cache.begin(key, computation)
             if answer is not None:
                 return from_kept(answer, inputs, as_arrays=as_arrays)
-            answer = serving.run(inputs)
+            answer = serving.run(inputs) if first is None else first
             to_keep = kept(answer)
         finally:
             serving.cache.end(key, computation, to_keep)
@@ -306,7 +307,7 @@ class Predictor:
     ) -> list[Any]:
         """Answers to prepared inputs, computed together where that changes nothing."""
         started_s = _now_s()
-        serving = self._examined(serving, items[0].tensors)
+        serving, _ = self._examined(serving, items[0].tensors)
         is_looked_up = look_up and serving.has_cache
         keys = [item.key for item in items if item.key is not None] if is_looked_up else []
         answers = computed(
@@ -348,16 +349,18 @@ class Predictor:
     def _can_join(self, serving: Serving, inputs: list[Inputs]) -> bool:
         return can_join(serving, inputs, bound=max(self._tolerance, 1e-5), seed=self._seed)
 
-    def _examined(self, serving: Serving, inputs: Inputs) -> Serving:
-        """What serves, once the model has been looked at on a first input."""
+    def _examined(self, serving: Serving, inputs: Inputs) -> tuple[Serving, Any]:
+        """What serves, once the model was looked at on a first input, and its answer to that."""
         if serving.is_checked:
-            return serving
+            return serving, None
         with self._examining:
             now = self._serving
             if now is not None and now.eager is serving.eager and now.is_checked:
-                return now
+                return now, None
             seen = examination(serving, inputs)
-            return serving if seen is None else self._settled(serving, seen)
+            if seen is None:
+                return serving, None
+            return self._settled(serving, seen), seen.answer
 
     def _settled(self, serving: Serving, seen: Examination) -> Serving:
         """What serves, with what was seen of the model."""
