@@ -26,7 +26,6 @@ import torch
 from _inference_backends import backend_rows
 from _tables import machine, table, write
 
-from modelyard.torchtools.layers import evaluating
 from modelyard.trading import build_models, presets
 
 _SHAPES = {"policy": (2, 263), "transformer": (2, 64, 155), "ts2vec": (2, 256, 4)}
@@ -77,8 +76,7 @@ def _effects(models: Any) -> str:
     rows = []
     for name, shape in _SHAPES.items():
         example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        with evaluating(getattr(models, name)) as model:
-            rows += effects.rows(name, model, example)
+        rows += effects.rows(name, getattr(models, name).eval(), example)
     return table(effects.COLUMNS, rows)
 
 

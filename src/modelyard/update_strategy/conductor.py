@@ -422,11 +422,11 @@ class Conductor:
         if not self._is_carried(rollout):
             try:
                 self._target.prepare(rollout.new_version_id)
+                self._apply(rollout)
             except Exception as error:
                 if is_passing(error):
                     raise
                 return f"{rollout.new_version_id} cannot be served: {error}"
-            self._apply(rollout)
         return None
 
     def _assist(self, rollout: Rollout) -> None:

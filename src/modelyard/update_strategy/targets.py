@@ -176,7 +176,6 @@ class OptimizerTarget:
         self._monitor = monitor
         self._serving: str | None = None
         self._prepared: tuple[str, _Loaded] | None = None
-        self._refused: tuple[str, Exception] | None = None  # what the last exchange failed with
         self._exchanged: _Exchanged | None = None
 
     @property
@@ -185,14 +184,7 @@ class OptimizerTarget:
         return self._optimizer.model is None
 
     def prepare(self, version_id: str) -> None:
-        """Load the version and let it answer: what cannot must not begin to roll out.
-
-        Whoever prepares a version again after its exchange has failed is told why, once: a
-        rollout ends by that instead of trying for ever.
-        """
-        refused, self._refused = self._refused, None
-        if refused is not None and refused[0] == version_id:
-            raise refused[1]
+        """Load the version and let it answer: what cannot must not begin to roll out."""
         if version_id != self._serving:
             self._prepared = (version_id, self._load(version_id))
 
@@ -214,7 +206,7 @@ class OptimizerTarget:
                 n_total=self._monitor.total_predictions,
             )
             self._serving = version_id
-        self._prepared = self._refused = None
+        self._prepared = None
 
     def _exchange(self, version_id: str) -> None:
         if self._prepared is None or self._prepared[0] != version_id:
@@ -222,11 +214,7 @@ class OptimizerTarget:
             self._optimizer.set_model(self._load(version_id).module)
             return
         loaded = self._prepared[1]
-        try:
-            self._optimizer.swap(loaded.module, example_input=loaded.example)
-        except Exception as error:
-            self._refused = (version_id, error)
-            raise
+        self._optimizer.swap(loaded.module, example_input=loaded.example)
 
     def evidence(self, version_id: str, settings: UpdateSettings) -> Evidence | None:
         """What was recorded since the exchange, of the old version until then.
