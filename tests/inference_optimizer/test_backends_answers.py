@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from modelyard._core.errors import ConfigError
+from modelyard._core.errors import ConfigError, ConversionError
 from modelyard.compression import ModelCompressor
 from modelyard.inference_optimizer.backends import (
     label_of,
@@ -23,7 +23,9 @@ from modelyard.inference_optimizer.backends import (
     written,
 )
 from modelyard.torchtools.graph_sessions import onnxruntime_session
+from modelyard.torchtools.inputs import resolve_example
 from modelyard.torchtools.onnx_module import make_session, run_session
+from modelyard.trading import build_models, presets
 
 CPU = torch.device("cpu")
 
@@ -37,6 +39,56 @@ class Nested(nn.Module):
 
     def forward(self, state, scale):
         return {"value": self.layer(state) * scale, "mean": (state.mean(1), scale > 1)}
+
+
+class Branching(nn.Module):
+    """Does something else for some values or sizes, as `kind` says."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.layer = nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.layer(x) if KINDS[self.kind](x) else self.layer(-x)
+
+
+KINDS = {
+    "finite": lambda x: x.isfinite().all(),
+    "large": lambda x: x.abs().max() > 100,
+    "any NaN": lambda x: torch.isnan(x).any(),
+    "item": lambda x: x.max().item() > 100,
+    "index": lambda x: [1, 0][(x > 100).sum()],
+    "list": lambda x: x[0].tolist()[0] > 100,
+    "array": lambda x: x.numpy().max() > 100,
+    "size": lambda x: x.shape[0] > 40,
+}
+
+
+class Masked(nn.Module):
+    """PyTorch's own layer looks at the values of the mask it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder = nn.TransformerEncoder(self.layer, 1)
+
+    def forward(self, x, mask):
+        return self.encoder(x, mask=mask[0])
+
+
+LAYERS = {
+    "linear": lambda: nn.Sequential(nn.Linear(8, 4), nn.ReLU()),
+    "lstm": lambda: nn.LSTM(8, 4, batch_first=True),
+    "gru": lambda: nn.GRU(8, 4),
+    "encoder": lambda: nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1
+    ),
+    "attending over the batch": lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=False),
+    "convolutions": lambda: nn.Sequential(
+        nn.Conv1d(5, 4, 3, padding=1), nn.BatchNorm1d(4), nn.ReLU(), nn.AdaptiveAvgPool1d(1)
+    ),
+}
 
 
 def graph_backends(model, example):
@@ -60,6 +112,39 @@ def test_backends_answer_like_the_module_at_every_batch_size(mlp, make):
     backend = make(mlp, rows(2), CPU)
     for n in (1, 3, 8, 32):
         torch.testing.assert_close(backend.run(rows(n)), mlp(rows(n)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_torchscript_refuses_what_a_trace_would_freeze_and_says_what(kind):
+    with pytest.raises(ConversionError, match="Converting a tensor to a|reads values of"):
+        make_torchscript(Branching(kind).eval(), rows(2), CPU)
+
+
+def test_torchscript_refuses_values_that_are_read_without_a_warning():
+    model = Branching("equal").eval()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(KINDS, "equal", lambda x: torch.equal(x, x.abs()))
+        with pytest.raises(ConversionError, match=r"reads values of tensors \(aten::equal\)"):
+            make_torchscript(model, rows(2), CPU)
+
+
+def test_torchscript_refuses_values_that_pytorchs_own_layers_read():
+    mask = nn.Transformer.generate_square_subsequent_mask(5).expand(2, 5, 5)
+    with pytest.raises(ConversionError, match="Converting a tensor to a Python boolean"):
+        make_torchscript(Masked().eval(), (torch.randn(2, 5, 8), mask), CPU)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_torchscript_takes_layers_that_only_compare_sizes(layer):
+    model = LAYERS[layer]().eval()
+    x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(make_torchscript(model, x, CPU).run(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ts2vec", "transformer", "policy"])
+def test_torchscript_takes_the_models_of_the_chain(name):
+    model = getattr(build_models(presets.small().architecture, seed=0), name)
+    make_torchscript(model, resolve_example(model), CPU)
 
 
 def test_graph_backends_answer_like_the_module_and_give_arrays_of_their_own(mlp):
@@ -96,6 +181,28 @@ def test_arrays_that_may_not_be_written_and_tensors_that_are_views_are_taken(mlp
         np.testing.assert_allclose(
             backend.run_array(array), mlp(view).detach().numpy(), rtol=1e-5, atol=1e-5
         )
+
+
+def test_arrays_and_tensors_of_any_layout_are_taken(mlp):
+    base = rows(6).numpy()
+    layouts = {
+        "contiguous": base,
+        "Fortran order": np.asfortranarray(base),
+        "negative strides": base[::-1, ::-1],
+        "every second": np.repeat(base, 2, axis=1)[::2, ::2],
+        "one row repeated": np.broadcast_to(base[:1], (5, 8)),
+        "no rows": base[:0],
+    }
+    for backend in graph_backends(mlp, rows(2)):
+        for name, array in layouts.items():
+            want = mlp(torch.from_numpy(array.copy())).detach().numpy()
+            got = backend.run_array(array)
+            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5, err_msg=name)
+        transposed = torch.from_numpy(base.T.copy()).T
+        want = mlp(transposed).detach()
+        torch.testing.assert_close(backend.run(transposed), want, rtol=1e-5, atol=1e-5)
+        got = backend.run_array(transposed.numpy())
+        np.testing.assert_allclose(got, want.numpy(), rtol=1e-5, atol=1e-5)
 
 
 def test_tensors_with_gradients_are_taken(mlp):

@@ -1,6 +1,8 @@
 """Differences: exact where equal, infinite where not comparable."""
 
+import dataclasses
 import math
+from collections import OrderedDict
 from typing import NamedTuple
 
 import pytest
@@ -71,3 +73,64 @@ def test_answers_without_tensors_or_of_other_number():
     with pytest.raises(InputError, match="holds no tensor"):
         flat_outputs("text")
     assert differences((torch.zeros(1),), (torch.zeros(1),) * 2)[0].max_abs == math.inf
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_complex_values_differ_by_their_imaginary_parts_too(dtype):
+    want = torch.tensor([3 + 4j, 1j], dtype=dtype)
+    gap = difference(want, want + 0.5j)
+    assert gap.max_abs == pytest.approx(0.5)
+    assert gap.scale == pytest.approx(5.0)
+    assert difference(want, want.conj()).max_abs == pytest.approx(8.0)
+    assert difference(want, want.conj().conj()).max_abs == 0.0
+    assert difference(want, want.real).max_abs == pytest.approx(4.0)
+
+
+def test_complex_values_are_equal_where_the_same_parts_are_nan():
+    want = torch.tensor([complex(math.nan, 1.0), complex(math.inf, 2.0)])
+    assert difference(want, want.clone()).max_abs == 0.0
+    assert difference(want, torch.tensor([complex(1.0, math.nan), want[1]])).max_abs == math.inf
+    assert difference(want, torch.tensor([want[0], complex(2.0, math.inf)])).max_abs == math.inf
+
+
+@dataclasses.dataclass
+class Ordinary:
+    logits: torch.Tensor
+    hidden: tuple | None = None
+    doubled: torch.Tensor | None = dataclasses.field(default=None, init=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Frozen:
+    logits: torch.Tensor
+    rest: dict
+
+
+@dataclasses.dataclass
+class Output(OrderedDict):
+    """As some libraries answer: a mapping that is a dataclass too."""
+
+    logits: torch.Tensor
+
+    def __post_init__(self):
+        self["logits"] = self.logits
+
+
+def test_dataclasses_come_back_as_their_type_with_every_tensor_changed():
+    answer = Ordinary(torch.zeros(1), (torch.ones(2), "text"))
+    answer.doubled = torch.zeros(3)
+    nested = Frozen(torch.zeros(4), {"inner": answer, "n": 3})
+    again = restructured(nested, [tensor + 1 for tensor in flat_outputs(nested)])
+    assert type(again) is Frozen
+    assert type(again.rest["inner"]) is Ordinary
+    assert again.rest["n"] == 3
+    assert [t.tolist() for t in flat_outputs(again)] == [[1.0] * 4, [1.0], [2.0, 2.0], [1.0] * 3]
+    assert again.rest["inner"].hidden[1] == "text"
+    assert [t.tolist() for t in flat_outputs(nested)] == [[0.0] * 4, [0.0], [1.0, 1.0], [0.0] * 3]
+
+
+def test_mappings_become_dicts_even_where_they_are_dataclasses_too():
+    assert map_tensors(OrderedDict(a=torch.zeros(2)), len) == {"a": 2}
+    changed = map_tensors(Output(torch.zeros(2)), len)
+    assert type(changed) is dict
+    assert changed == {"logits": 2}

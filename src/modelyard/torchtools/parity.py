@@ -72,20 +72,21 @@ def difference(expected: torch.Tensor, actual: torch.Tensor) -> Difference:
     """How far `actual` is from `expected`; infinite where the shapes differ or NaNs do not match.
 
     Args:
-        expected: Reference, any shape and dtype.
+        expected: Reference, any shape and dtype; complex values differ by the absolute value of
+            their difference.
         actual: Same shape.
     """
     if expected.shape != actual.shape:
         return _INFINITE
-    want, got = expected.detach().cpu().double(), actual.detach().cpu().double()
+    is_complex = expected.is_complex() or actual.is_complex()
+    dtype = torch.complex128 if is_complex else torch.float64
+    want, got = expected.detach().cpu().to(dtype), actual.detach().cpu().to(dtype)
     if want.numel() == 0:
         return Difference(max_abs=0.0, max_rel=0.0, mean_abs=0.0, scale=0.0, relative_rms=0.0)
-    # Equal infinities and NaN in both count as equal.
-    same = (want == got) | (want.isnan() & got.isnan())
-    gap = torch.where(same, torch.zeros_like(want), (want - got).abs())
+    gap = torch.where(_is_same(want, got), 0.0, (want - got).abs())
     if not bool(gap.isfinite().all()):
         return _INFINITE
-    size = torch.where(want.isfinite(), want.abs(), torch.zeros_like(want))
+    size = torch.where(want.isfinite(), want.abs(), 0.0)
     norm = float(size.norm())
     return Difference(
         max_abs=float(gap.max()),
@@ -94,6 +95,14 @@ def difference(expected: torch.Tensor, actual: torch.Tensor) -> Difference:
         scale=float(size.max()),
         relative_rms=float(gap.norm()) / norm if norm else float(gap.norm()),
     )
+
+
+def _is_same(want: torch.Tensor, got: torch.Tensor) -> torch.Tensor:
+    """Where both are equal; equal infinities and NaN in both count as equal."""
+    if want.is_complex():  # by part: one of them may be NaN
+        parts = [torch.view_as_real(tensor.resolve_conj()) for tensor in (want, got)]
+        return _is_same(*parts).all(dim=-1)
+    return (want == got) | (want.isnan() & got.isnan())
 
 
 def worst(differences: list[Difference]) -> Difference:
@@ -121,16 +130,32 @@ _INFINITE = Difference(
 
 
 def map_tensors(output: Any, change: Callable[[torch.Tensor], Any]) -> Any:
-    """The same nested answer with `change` applied to each tensor."""
+    """The same nested answer with `change` applied to each tensor.
+
+    Mappings of any kind become dicts; named tuples and dataclasses keep their type.
+    """
     if isinstance(output, torch.Tensor):
         return change(output)
     if isinstance(output, Mapping):
         return {key: map_tensors(item, change) for key, item in output.items()}
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        return _replaced(output, change)
     if isinstance(output, tuple) and hasattr(output, "_fields"):  # a named tuple
         return type(output)(*(map_tensors(item, change) for item in output))
     if isinstance(output, tuple | list):
         return type(output)(map_tensors(item, change) for item in output)
     return output
+
+
+def _replaced(output: Any, change: Callable[[torch.Tensor], Any]) -> Any:
+    """A dataclass with `change` applied to the tensors of its fields, in their order."""
+    fields = dataclasses.fields(output)
+    mapped = {one.name: map_tensors(getattr(output, one.name), change) for one in fields}
+    replaced = dataclasses.replace(output, **{one.name: mapped[one.name] for one in fields if one.init})
+    for one in fields:
+        if not one.init:
+            object.__setattr__(replaced, one.name, mapped[one.name])  # it may be frozen
+    return replaced
 
 
 def tree_of(answer: Any) -> Any:

@@ -19,21 +19,21 @@ Settings = Mapping[str, str | int]
 class Backend:
     """A way to run one module. All its calls are safe from several threads.
 
+    Letting go of it frees what it holds beside the module.
+
     Attributes:
         name: Its family: "eager", "torchscript", "onnxruntime", ...
         settings: What else it is made with, as `{"graph_level": "all", "threads": 1}`.
         run: From inputs on any device to the module's answer, in the module's structure.
-        run_array: The shortest way for one contiguous array on the CPU, of the model's own dtype,
-            to one array; None where there is none or the model has several inputs or outputs.
-            The answer is the caller's.
-        close: Frees what it holds beside the module; None where letting go of it is enough.
+        run_array: The shortest way for one array on the CPU, of the model's own dtype and any
+            layout, to one array; None where there is none or the model has several inputs or
+            outputs. The answer is the caller's.
     """
 
     name: str
     run: Callable[[Inputs], Any]
     settings: Settings = field(default_factory=dict)
     run_array: Callable[[Array], Array] | None = None
-    close: Callable[[], None] | None = None
 
 
 Maker = Callable[[nn.Module, Inputs, torch.device], Backend]

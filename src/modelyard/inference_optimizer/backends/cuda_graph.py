@@ -69,12 +69,6 @@ class CudaGraphs:
                     return self._replayed(captured, moved)
             return call(self._model, moved)
 
-    def close(self) -> None:
-        """Free what was recorded; calls run as they are from then on."""
-        with self._lock:
-            torch.cuda.synchronize(self._device)
-            self._captured = dict.fromkeys(self._captured)
-
     def _captured_for(self, moved: Inputs) -> _Captured | None:
         key = _key_of(moved)
         if key not in self._captured:
@@ -119,7 +113,7 @@ def make_cuda_graph(model: nn.Module, example: Inputs, device: torch.device) -> 
     """
     graphs = CudaGraphs(model, device)
     graphs.capture(example)
-    return Backend(name="cuda_graph", run=graphs, close=graphs.close)
+    return Backend(name="cuda_graph", run=graphs)
 
 
 def _key_of(inputs: Inputs) -> _Key:

@@ -3,6 +3,7 @@
 import threading
 from typing import Any
 
+import numpy as np
 import torch
 
 from modelyard._core.extras import require
@@ -17,6 +18,10 @@ FAMILIES = {"f32": "openvino", "bf16": "openvino_bfloat16"}
 
 def openvino_backend(graph: Written, *, precision: str, threads: int) -> Backend:
     """OpenVINO on the CPU.
+
+    Its ReLU, and what else it clamps, makes a finite number of NaN, and it computes whole numbers
+    in 32 bits. Where eager answers otherwise to such inputs the comparison with eager leaves it
+    out, which is so for nearly every module with a ReLU: NaN must not become an ordinary answer.
 
     Args:
         graph: What runs.
@@ -58,7 +63,9 @@ class _Requests:
         request = getattr(self._by_thread, "request", None)
         if request is None:
             request = self._by_thread.request = self._compiled.create_infer_request()
-        for index, array in enumerate(arrays):
+        for index, given in enumerate(arrays):
+            # OpenVINO takes contiguous memory only.
+            array = given if given.flags.c_contiguous else np.ascontiguousarray(given)
             # The memory is the caller's, who may change it after the call but not during it.
             # OpenVINO refuses to share what is read-only.
             shared = self._tensor(array, shared_memory=array.flags.writeable)

@@ -16,18 +16,25 @@ _LEAST_SCALE = 1e-2
 
 
 @dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """In the place of an answer: the input was refused with an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sample:
     """An input and eager's answer.
 
     Attributes:
         n: Batch size.
         inputs: What is asked.
-        want: What eager answers.
+        want: What eager answers; a `Refusal` where it raises.
+        is_beyond_half: Whether its values are more than float16 can hold.
     """
 
     n: int
     inputs: Inputs
     want: Any
+    is_beyond_half: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +68,17 @@ def checked(samples: Sequence[Sample], answers: Sequence[Any], *, tolerance: flo
 
     Args:
         samples: What was asked, and eager's answers.
-        answers: The backend's, one a sample.
+        answers: The backend's, one a sample; a `Refusal` where it raised as eager did.
         tolerance: Bound on the difference, as part of the output's size.
     """
-    if not samples:
+    if all(isinstance(sample.want, Refusal) for sample in samples):
         return Check(problem="eager answers none of the inputs to compare on", max_abs_diff=None)
     gaps = []
     for sample, answer in zip(samples, answers, strict=True):
+        if isinstance(sample.want, Refusal):
+            if not isinstance(answer, Refusal):
+                return Check(problem="answers an input that eager refuses", max_abs_diff=None)
+            continue
         if problem := _other_form(sample.want, answer):
             return Check(problem=problem, max_abs_diff=None)
         gaps += differences(sample.want, answer)

@@ -222,6 +222,7 @@ class _Choosing:
             self.blank.batch_sizes,
             budget_s=self.budget_s,
             seed=self.seed,
+            is_on_cpu=self.device.type == "cpu",
         )
         trial = Trial(
             samples=samples,

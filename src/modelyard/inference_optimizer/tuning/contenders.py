@@ -96,6 +96,11 @@ class Contender:
         """Name and settings in words."""
         return label_of(self.name, self.settings)
 
+    @property
+    def is_half(self) -> bool:
+        """Whether it computes in float16, which ends at 65,504."""
+        return self.name == "float16" or self.settings.get("dtype") == "float16"
+
 
 def families(
     model: nn.Module, device: torch.device, *, asked: str, use_amp: bool, tolerance: float

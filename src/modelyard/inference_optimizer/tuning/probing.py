@@ -16,7 +16,7 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, Self
@@ -39,13 +39,15 @@ class Probe:
 
     Attributes:
         problem: Why it cannot be used, in words; empty where it ran.
-        outputs: By sample, the graph's outputs in order.
-        latency_s: By sample, roughly the least seconds of a call.
+        outputs: By sample, the graph's outputs in order; none for those refused.
+        latency_s: By sample timed, roughly the least seconds of a call.
+        refused: By the position of a sample that is not timed, the error it was refused with.
     """
 
     problem: str = ""
     outputs: Sequence[Sequence[Array]] = ()
     latency_s: Sequence[float] = ()
+    refused: Mapping[int, str] = field(default_factory=dict)
 
 
 class ProbeFiles:
@@ -54,12 +56,17 @@ class ProbeFiles:
     Args:
         graph: The serialised ONNX model.
         samples: By sample, the graph's inputs in order.
+        n_timed: How many of them, the first, are timed and have to be answered; by default all.
+            The others are run once, and may be refused.
     """
 
-    def __init__(self, graph: bytes, samples: Sequence[Sequence[Array]]) -> None:
+    def __init__(
+        self, graph: bytes, samples: Sequence[Sequence[Array]], *, n_timed: int | None = None
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="modelyard_probe_")
         folder = Path(self._folder.name)
         self.n_samples = len(samples)
+        self.n_timed = self.n_samples if n_timed is None else n_timed
         self.graph, self.samples = folder / "graph.onnx", folder / "samples.npz"
         self.outputs = folder / "outputs.npz"
         self.graph.write_bytes(graph)
@@ -119,6 +126,7 @@ class Prober:
             "graph": str(files.graph),
             "samples": str(files.samples),
             "outputs": str(files.outputs),
+            "n_timed": files.n_timed,
         }
         with self._lock:
             answer, problem = self._asked(request, timeout_s=timeout_s)
@@ -126,7 +134,11 @@ class Prober:
                 return Probe(problem=problem)
             if "error" in answer:
                 return Probe(problem=f"could not run: {answer['error'][:_TOLD_CHARACTERS]}")
-            return Probe(outputs=files.read_outputs(), latency_s=answer["latency_s"])
+            return Probe(
+                outputs=files.read_outputs(),
+                latency_s=answer["latency_s"],
+                refused={int(i): error for i, error in answer["refused"].items()},
+            )
 
     def close(self) -> None:
         """End the process; the next probe starts another."""

@@ -9,7 +9,7 @@ import torch
 from modelyard.inference_optimizer.backends import Backend, Written
 from modelyard.inference_optimizer.backends.graphs import as_fed
 from modelyard.inference_optimizer.records import Candidate
-from modelyard.inference_optimizer.tuning.checking import Check, Sample, checked
+from modelyard.inference_optimizer.tuning.checking import Check, Refusal, Sample, checked
 from modelyard.inference_optimizer.tuning.contenders import Contender, tolerance_of
 from modelyard.inference_optimizer.tuning.deciding import worth_making
 from modelyard.inference_optimizer.tuning.probing import Probe, ProbeFiles, Prober
@@ -45,6 +45,10 @@ class Tried:
         self.made[contender.label] = backend
         self.contenders[contender.label] = contender
         self.gaps[contender.label] = gap
+
+
+class _UnlikeEagerError(Exception):
+    """An engine refuses what eager answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +94,12 @@ class Trial:
             gap: Largest difference seen before, elsewhere.
             samples: What to compare on; by default all there are.
         """
-        samples = self.samples.checked if samples is None else samples
+        samples = self.samples.compared if samples is None else samples
+        if contender.is_half:  # it ends at 65,504, as who admits it knows
+            samples = [sample for sample in samples if not sample.is_beyond_half]
         try:
             backend = contender.make()
-            answers = [self.finished(backend.run(sample.inputs)) for sample in samples]
+            answers = [self._answer_of(backend, sample) for sample in samples]
         except Exception as error:  # noqa: BLE001 - converters and compilers raise anything
             tried.lost.append(lost_row(contender, f"could not run: {in_short(error)}"))
             return
@@ -114,9 +120,9 @@ class Trial:
             graph: What they run.
             prober: Asks the other process.
         """
-        arrays = [[as_fed(t) for t in graph.tensors(s.inputs)] for s in self.samples.checked]
+        arrays = [[as_fed(t) for t in graph.tensors(s.inputs)] for s in self.samples.compared]
         passed: list[_Passed] = []
-        with ProbeFiles(graph.data, arrays) as files:
+        with ProbeFiles(graph.data, arrays, n_timed=len(self.samples.checked)) as files:
             for contender in contenders:
                 probe = prober.probe(
                     files,
@@ -134,20 +140,19 @@ class Trial:
     def _judged(self, contender: Contender, probe: Probe, graph: Written) -> _Passed | Candidate:
         if probe.problem:
             return lost_row(contender, probe.problem)
-        samples = self.samples.checked
         try:
-            answers = [
-                graph.structured([torch.from_numpy(array) for array in outputs])
-                for outputs in probe.outputs
-            ]
-            check = self._checked(contender, samples, answers)
+            answers = self._probed_answers(probe, graph)
+            check = self._checked(contender, self.samples.compared, answers)
         except (StopIteration, ValueError, TypeError) as error:
             return lost_row(contender, f"answers with something else: {in_short(error)}")
+        except _UnlikeEagerError as error:
+            return lost_row(contender, f"could not run: {error}")
         if check.problem:
             return lost_row(contender, check.problem, check.max_abs_diff)
         # The last of a size is the steadiest: what comes first pays for memory it takes.
         latency_s = {
-            sample.n: seconds for sample, seconds in zip(samples, probe.latency_s, strict=True)
+            sample.n: seconds
+            for sample, seconds in zip(self.samples.checked, probe.latency_s, strict=True)
         }
         sizes = [n for n in latency_s if n in self.samples.sizes] or list(latency_s)
         return _Passed(
@@ -155,6 +160,28 @@ class Trial:
             gap=check.max_abs_diff or 0.0,
             latency_s={n: latency_s[n] for n in sizes},
         )
+
+    def _probed_answers(self, probe: Probe, graph: Written) -> list[Any]:
+        """Answers by sample in the module's structure."""
+        answers: list[Any] = []
+        for i, (sample, outputs) in enumerate(
+            zip(self.samples.compared, probe.outputs, strict=True)
+        ):
+            if i not in probe.refused:
+                answers.append(graph.structured([torch.from_numpy(one) for one in outputs]))
+            elif isinstance(sample.want, Refusal):
+                answers.append(Refusal())
+            else:
+                raise _UnlikeEagerError(probe.refused[i])
+        return answers
+
+    def _answer_of(self, backend: Backend, sample: Sample) -> Any:
+        try:
+            return self.finished(backend.run(sample.inputs))
+        except Exception:
+            if isinstance(sample.want, Refusal):
+                return Refusal()
+            raise
 
     def _make_fastest(self, tried: Tried, passed: Sequence[_Passed]) -> None:
         """Make what may win; a row for each of the others."""
