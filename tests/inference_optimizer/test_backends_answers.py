@@ -116,7 +116,7 @@ def test_backends_answer_like_the_module_at_every_batch_size(mlp, make):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_torchscript_refuses_what_a_trace_would_freeze_and_says_what(kind):
-    with pytest.raises(ConversionError, match="Converting a tensor to a|reads values of"):
+    with pytest.raises(ConversionError, match=r"Converting a tensor to a|reads values of"):
         make_torchscript(Branching(kind).eval(), rows(2), CPU)
 
 
@@ -138,7 +138,9 @@ def test_torchscript_refuses_values_that_pytorchs_own_layers_read():
 def test_torchscript_takes_layers_that_only_compare_sizes(layer):
     model = LAYERS[layer]().eval()
     x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(make_torchscript(model, x, CPU).run(x), model(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        make_torchscript(model, x, CPU).run(x), model(x), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["ts2vec", "transformer", "policy"])

@@ -151,7 +151,8 @@ def _replaced(output: Any, change: Callable[[torch.Tensor], Any]) -> Any:
     """A dataclass with `change` applied to the tensors of its fields, in their order."""
     fields = dataclasses.fields(output)
     mapped = {one.name: map_tensors(getattr(output, one.name), change) for one in fields}
-    replaced = dataclasses.replace(output, **{one.name: mapped[one.name] for one in fields if one.init})
+    given = {one.name: mapped[one.name] for one in fields if one.init}
+    replaced = dataclasses.replace(output, **given)
     for one in fields:
         if not one.init:
             object.__setattr__(replaced, one.name, mapped[one.name])  # it may be frozen

@@ -22,7 +22,7 @@ _TOLD_CHARACTERS = 120
 # The first is what most come down to; in inference mode PyTorch does not take them apart.
 _READING = frozenset(
     {
-        torch.ops.aten._local_scalar_dense.default,
+        torch.ops.aten._local_scalar_dense.default,  # noqa: SLF001 - an operator, by its name
         torch.ops.aten.item.default,
         torch.ops.aten.is_nonzero.default,
         torch.ops.aten.equal.default,
@@ -61,7 +61,7 @@ class _Reads(TorchDispatchMode):
     """Notes the operators that answer with plain values."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # as PyTorch has it
         self.found: set[str] = set()
 
     def __torch_dispatch__(
@@ -97,16 +97,14 @@ def _frozen(model: nn.Module, example: Inputs, *, reads: Sequence[str]) -> Any:
     return frozen
 
 
-def _freezing_warning(
-    caught: Sequence[warnings.WarningMessage], *, is_value_read: bool
-) -> str:
+def _freezing_warning(caught: Sequence[warnings.WarningMessage], *, is_value_read: bool) -> str:
     """The first warning of a value that is frozen, and where; empty where there is none.
 
     PyTorch's own layers compare sizes with what they were made for, and that warns too, in LSTM,
     GRU and attention. They raise where sizes differ, and read no values.
     """
     for one in caught:
-        is_tracers = issubclass(one.category, torch.jit.TracerWarning)
+        is_tracers = one.category.__name__ == "TracerWarning"
         if not is_tracers or not _FREEZING.match(str(one.message)):
             continue
         if is_value_read or not _is_of_sizes(one):

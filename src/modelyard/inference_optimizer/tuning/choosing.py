@@ -1,5 +1,6 @@
 """Choosing a backend by measuring: equal answers first, then time."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelyard._core.errors import ConfigError
+from modelyard._core.errors import ConfigError, InputError
 from modelyard.inference_optimizer.backends import Backend, label_of, written
 from modelyard.inference_optimizer.records import Candidate, Optimization
 from modelyard.inference_optimizer.tuning.contenders import (
@@ -34,7 +35,7 @@ from modelyard.inference_optimizer.tuning.rows import (
 )
 from modelyard.inference_optimizer.tuning.sampling import Samples, sampled
 from modelyard.inference_optimizer.tuning.trying import Trial, Tried, in_short
-from modelyard.torchtools.inputs import Inputs, with_batch
+from modelyard.torchtools.inputs import Inputs, tensors_of, with_batch
 from modelyard.torchtools.timing import MS_PER_S
 
 _MIDDLE_SIZE = 8
@@ -122,7 +123,9 @@ def chosen(
     Raises:
         ConfigError: The backend asked for cannot serve this model; says why.
         MissingDependencyError: It needs a package that is not installed.
+        InputError: The example holds no sample.
     """
+    _check(example, batch_sizes, budget_s, probe_timeout_s)
     blank = TuningRecord(
         hardware=hardware_of(device),
         form=form_of(example),
@@ -150,6 +153,20 @@ def chosen(
     if different:
         return choosing.measured(f"measured anew: {'; '.join(different)}")
     return choosing.reused(reuse)
+
+
+def _check(
+    example: Inputs, batch_sizes: Sequence[int], budget_s: float, probe_timeout_s: float
+) -> None:
+    if not batch_sizes or not all(isinstance(n, int) and n >= 1 for n in batch_sizes):
+        raise ConfigError(f"batch_sizes are whole numbers of 1 or more, got {batch_sizes!r}.")
+    if not (0 < budget_s < math.inf and 0 < probe_timeout_s < math.inf):
+        raise ConfigError(
+            f"budget_s and probe_timeout_s are seconds above 0, got {budget_s} and "
+            f"{probe_timeout_s}."
+        )
+    if any(tensor.ndim and tensor.shape[0] == 0 for tensor in tensors_of(example)):
+        raise InputError("The example input holds no sample: its first dimension is 0.")
 
 
 @dataclass(frozen=True, kw_only=True)

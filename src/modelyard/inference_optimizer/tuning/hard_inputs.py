@@ -5,6 +5,7 @@ the example, not in what a model is asked over the years.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,11 +131,8 @@ def _is_integer(tensor: torch.Tensor) -> bool:
 
 def _largest(run: Callable[[Inputs], Any], inputs: Inputs) -> int:
     """Elements of the largest tensor of a call, whether or not it ends well."""
-    with _Largest() as largest:
-        try:
-            run(inputs)
-        except Exception:  # noqa: BLE001, S110 - what it held until then counts
-            pass
+    with _Largest() as largest, suppress(Exception):  # what it held until then counts
+        run(inputs)
     return largest.n_elements
 
 
@@ -142,7 +140,7 @@ class _Largest(TorchDispatchMode):
     """Notes the size of the largest tensor an operator gives."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # as PyTorch has it
         self.n_elements = 0
 
     def __torch_dispatch__(

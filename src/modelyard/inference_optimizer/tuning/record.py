@@ -1,5 +1,6 @@
 """A choice of backends that is kept, to be used again on equal hardware."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -140,6 +141,13 @@ def _read_winner(value: Mapping[str, Any]) -> Winner:
     return Winner(
         name=str(value["name"]),
         settings={str(key): item for key, item in settings.items()},
-        latency_ms=float(value["latency_ms"]),
-        eager_latency_ms=float(value["eager_latency_ms"]),
+        latency_ms=_read_duration(value["latency_ms"]),
+        eager_latency_ms=_read_duration(value["eager_latency_ms"]),
     )
+
+
+def _read_duration(value: Any) -> float:
+    duration = float(value)
+    if not 0 < duration < math.inf:
+        raise ValueError(f"a latency is a number above 0, got {value!r}")
+    return duration
