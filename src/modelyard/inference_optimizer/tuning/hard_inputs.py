@@ -133,7 +133,8 @@ def _largest(run: Callable[[Inputs], Any], inputs: Inputs) -> int:
     """Elements of the largest tensor of a call, whether or not it ends well."""
     with _Largest() as largest, suppress(Exception):  # what it held until then counts
         run(inputs)
-    return largest.n_elements
+    n_elements: int = largest.n_elements
+    return n_elements
 
 
 class _Largest(TorchDispatchMode):
