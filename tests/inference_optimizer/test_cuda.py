@@ -136,13 +136,6 @@ def test_more_sizes_than_graphs_are_kept_still_get_answers(model, device):
         agrees(backend, model, rows(n), device)
 
 
-def test_closed_cuda_graph_still_answers(model, device):
-    backend = make_cuda_graph(model, rows(2), device)
-    backend.close()
-    for n in (2, 7):
-        agrees(backend, model, rows(n), device)
-
-
 def test_module_that_waits_for_the_gpu_is_a_row_and_harms_nothing(device):
     model = nn.Sequential(nn.Linear(8, 8), WaitsForTheGpu()).eval().to(device)
     choice = chosen(model, rows(2), device, batch_sizes=(1, 8))

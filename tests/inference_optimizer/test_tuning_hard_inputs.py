@@ -95,3 +95,14 @@ def test_wrong_options_are_named(options, message):
 def test_an_example_without_a_sample_is_refused():
     with pytest.raises(InputError, match="holds no sample"):
         chosen(nn.Linear(8, 2), rows(0), CPU)
+
+
+def test_the_difference_told_is_that_of_ordinary_inputs():
+    """Rounding of a value of a million is no measure of what a backend is off by in use."""
+    model = nn.Sequential(
+        nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 4)
+    )
+    _, by_name = reasons(model, rows())
+    assert by_name["onnxruntime"]["max_abs_diff"] < 1e-4
+    _, by_name = reasons(nn.Linear(8, 4), rows(), use_amp=True)
+    assert by_name["bfloat16"]["max_abs_diff"] < 1.0

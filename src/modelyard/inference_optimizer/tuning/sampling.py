@@ -119,7 +119,13 @@ def _answer_to(run: Callable[[Inputs], Any], hard: HardInput, n: int) -> Sample:
         want = run(hard.inputs)
     except Exception:  # noqa: BLE001 - a user's forward can raise anything
         want = Refusal()
-    return Sample(n=n, inputs=hard.inputs, want=want, is_beyond_half=hard.is_beyond_half)
+    return Sample(
+        n=n,
+        inputs=hard.inputs,
+        want=want,
+        is_hard=True,
+        is_beyond_half=hard.is_beyond_half,
+    )
 
 
 def _seconds(run: Callable[[Inputs], Any], inputs: Inputs, *, enough_s: float) -> float:
