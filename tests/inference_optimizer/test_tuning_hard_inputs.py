@@ -1,11 +1,12 @@
 """What is rare in the example and not in years of use: no engine may answer it in its own way."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from modelyard._core.errors import ConfigError, InputError
-from modelyard.inference_optimizer.tuning import chosen
+from modelyard.inference_optimizer.tuning import TuningRecord, chosen
 
 CPU = torch.device("cpu")
 
@@ -79,6 +80,7 @@ def test_whole_numbers_beyond_32_bits_stay_what_they_are():
     ("options", "message"),
     [
         ({"batch_sizes": (0,)}, "batch_sizes are whole numbers"),
+        ({"batch_sizes": (True,)}, "batch_sizes are whole numbers"),
         ({"batch_sizes": ("a",)}, "batch_sizes are whole numbers"),
         ({"batch_sizes": (2.5,)}, "batch_sizes are whole numbers"),
         ({"batch_sizes": ()}, "batch_sizes are whole numbers"),
@@ -106,3 +108,16 @@ def test_the_difference_told_is_that_of_ordinary_inputs():
     assert by_name["onnxruntime"]["max_abs_diff"] < 1e-4
     _, by_name = reasons(nn.Linear(8, 4), rows(), use_amp=True)
     assert by_name["bfloat16"]["max_abs_diff"] < 1.0
+
+
+def test_a_record_without_a_duration_is_damaged():
+    choice, _ = reasons(nn.Linear(8, 2), rows())
+    plain = choice.record.to_dict()
+    next(iter(plain["winners"].values()))["latency_ms"] = 0
+    with pytest.raises(ConfigError, match="a latency is a number above 0"):
+        TuningRecord.from_dict(plain)
+
+
+def test_batch_sizes_may_be_numpys_numbers():
+    found = chosen(nn.Linear(8, 2), rows(), CPU, budget_s=0.2, batch_sizes=(1, 4, np.int64(2)))
+    assert found.record.batch_sizes == (1, 2, 4)

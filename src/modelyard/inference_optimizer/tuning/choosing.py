@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -133,7 +134,7 @@ def chosen(
         tolerance=tolerance,
         is_reduced_admitted=use_amp,
         asked=asked,
-        batch_sizes=tuple(sorted(set(batch_sizes))),
+        batch_sizes=tuple(sorted({int(n) for n in batch_sizes})),
         winners={},
         chunk_size=1,
     )
@@ -155,10 +156,14 @@ def chosen(
     return choosing.reused(reuse)
 
 
+def _is_size(n: Any) -> bool:
+    return isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 1
+
+
 def _check(
     example: Inputs, batch_sizes: Sequence[int], budget_s: float, probe_timeout_s: float
 ) -> None:
-    if not batch_sizes or not all(isinstance(n, int) and n >= 1 for n in batch_sizes):
+    if not batch_sizes or not all(map(_is_size, batch_sizes)):
         raise ConfigError(f"batch_sizes are whole numbers of 1 or more, got {batch_sizes!r}.")
     if not (0 < budget_s < math.inf and 0 < probe_timeout_s < math.inf):
         raise ConfigError(
