@@ -4,9 +4,9 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -157,7 +157,7 @@ def chosen(
 
 
 def _is_size(n: Any) -> bool:
-    return isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 1
+    return not isinstance(n, bool) and isinstance(n, int | np.integer) and int(n) >= 1
 
 
 def _check(
