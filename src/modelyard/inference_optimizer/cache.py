@@ -28,8 +28,8 @@ class Computation:
     answer: Any = None
 
 
-# An answer, whether it was computed alone, when it gets too old (None: never). A tuple, for half
-# the time of a look-up would go into a class of our own.
+# An answer, whether it was computed alone, when it gets too old (None: never). A tuple,
+# since it is looked at in every cached call.
 _Entry = tuple[Any, bool, float | None]
 
 

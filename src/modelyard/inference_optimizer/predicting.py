@@ -70,7 +70,7 @@ class Predictor:
             NotReadyError: There is no model.
             InputError: The model does not take this input; says what it does take.
         """
-        # Written out in one piece: a cached answer costs about as much as two calls of Python.
+        # Written out in one piece: calls of Python are what a cached answer costs.
         serving = self._serving or self._current()
         started_s = _now_s()
         is_array = type(x) is np.ndarray

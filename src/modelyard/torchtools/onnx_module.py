@@ -195,8 +195,10 @@ def in_order(inputs: Any, session: Any) -> list[torch.Tensor]:
 
 
 def as_array(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    """A contiguous array over the tensor's data."""
-    array: np.ndarray[Any, Any] = tensor.detach().cpu().contiguous().numpy()
+    """The tensor as a contiguous array on the CPU; not copied where it is that already."""
+    if not tensor.is_cpu or tensor.requires_grad:
+        tensor = tensor.detach().cpu()
+    array: np.ndarray[Any, Any] = tensor.contiguous().numpy()
     return array
 
 

@@ -48,7 +48,7 @@ def label_of(name: str, settings: Settings) -> str:
 def on_device(inputs: Inputs, device: torch.device) -> Inputs:
     """The inputs on `device`; no copy where they are there already."""
     if isinstance(inputs, torch.Tensor):
-        # Asking costs a fifth of what `to` does when it has nothing to do.
+        # Asking costs less than `to` does when it has nothing to do.
         return inputs if inputs.is_cpu and device.type == "cpu" else inputs.to(device)
     return mapped(inputs, lambda tensor: tensor.to(device))
 

@@ -59,10 +59,3 @@ def written(model: nn.Module, example: Inputs) -> Written:
         by_tensor = {id(tensor): name for name, tensor in example.items()}
         names = tuple(by_tensor[id(tensor)] for tensor in order)
     return Written(data=data, answer=answer, names=names)
-
-
-def as_fed(tensor: torch.Tensor) -> Any:
-    """The tensor as a contiguous array on the CPU; nothing is copied where it is that already."""
-    if not tensor.is_cpu or tensor.requires_grad:
-        tensor = tensor.detach().cpu()
-    return tensor.contiguous().numpy()

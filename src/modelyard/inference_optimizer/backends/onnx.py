@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from modelyard.inference_optimizer.backends.base import Array, Backend
-from modelyard.inference_optimizer.backends.graphs import Written, as_fed, written
+from modelyard.inference_optimizer.backends.graphs import Written, written
 from modelyard.torchtools.graph_sessions import onnxruntime_session
 from modelyard.torchtools.inputs import Inputs
-from modelyard.torchtools.onnx_module import default_threads
+from modelyard.torchtools.onnx_module import as_array, default_threads
 
 
 def make_onnxruntime(model: nn.Module, example: Inputs, _: torch.device) -> Backend:
@@ -30,7 +30,7 @@ def onnxruntime_backend(graph: Written, *, graph_level: str, threads: int) -> Ba
     run_arrays, n_inputs = _caller(session)
 
     def run(inputs: Inputs) -> Any:
-        outputs = run_arrays([as_fed(tensor) for tensor in graph.tensors(inputs)])
+        outputs = run_arrays([as_array(tensor) for tensor in graph.tensors(inputs)])
         return graph.structured([torch.from_numpy(array) for array in outputs])
 
     name, names = session.get_inputs()[0].name, [o.name for o in session.get_outputs()]
@@ -53,7 +53,7 @@ def onnxruntime_cuda_backend(graph: Written, device: torch.device, *, graph_leve
     run_arrays, _ = _caller(session)
 
     def run(inputs: Inputs) -> Any:
-        outputs = run_arrays([as_fed(tensor) for tensor in graph.tensors(inputs)])
+        outputs = run_arrays([as_array(tensor) for tensor in graph.tensors(inputs)])
         return graph.structured([torch.from_numpy(array).to(device) for array in outputs])
 
     return Backend(name="onnxruntime_cuda", settings={"graph_level": graph_level}, run=run)
@@ -62,7 +62,7 @@ def onnxruntime_cuda_backend(graph: Written, device: torch.device, *, graph_leve
 def _caller(session: Any) -> tuple[Any, int]:
     """A function from arrays in order to arrays, and the number of inputs.
 
-    Names are asked for once: asking costs as much as a small graph.
+    Names are asked for once, not at each call.
     """
     names = [value.name for value in session.get_inputs()]
     outputs = [value.name for value in session.get_outputs()]

@@ -8,9 +8,10 @@ import torch
 
 from modelyard._core.extras import require
 from modelyard.inference_optimizer.backends.base import Array, Backend
-from modelyard.inference_optimizer.backends.graphs import Written, as_fed
+from modelyard.inference_optimizer.backends.graphs import Written
 from modelyard.torchtools.graph_sessions import openvino_model
 from modelyard.torchtools.inputs import Inputs
+from modelyard.torchtools.onnx_module import as_array
 
 # The family by the precision OpenVINO computes in.
 FAMILIES = {"f32": "openvino", "bf16": "openvino_bfloat16"}
@@ -34,7 +35,7 @@ def openvino_backend(graph: Written, *, precision: str, threads: int) -> Backend
     requests = _Requests(openvino_model(graph.data, threads=threads, precision=precision))
 
     def run(inputs: Inputs) -> Any:
-        arrays = requests.infer([as_fed(tensor) for tensor in graph.tensors(inputs)])
+        arrays = requests.infer([as_array(tensor) for tensor in graph.tensors(inputs)])
         return graph.structured([torch.from_numpy(array) for array in arrays])
 
     def run_array(array: Array) -> Array:

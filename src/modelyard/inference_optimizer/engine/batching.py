@@ -106,7 +106,7 @@ class Engine:
     ) -> "asyncio.Future[Any]":
         """Queue a request from a coroutine; awaiting the future gives the answer or the error.
 
-        A future and no coroutine, since that costs half as much; where a coroutine is asked for,
+        A future and no coroutine, since that costs less; where a coroutine is asked for,
         as by `asyncio.create_task`, use `asyncio.ensure_future`. Refusals are raised at once.
 
         Args:
@@ -129,22 +129,12 @@ class Engine:
             future = self.submit(x, deadline_ms=deadline_ms, priority=priority)
             return asyncio.wrap_future(future)
         now_s = self._clock_s()
-        if type(priority) is not int:
-            priority = _whole(priority)
-        limit_s = self._latency_s if deadline_ms is None else _seconds_of(deadline_ms)
-        prepared = x
-        if self._prepare is not None:
-            try:
-                prepared = self._prepare(x)
-            except Exception:
-                self._side.count("malformed")
-                raise
+        prepared, deadline_s, priority = self._received(x, now_s, deadline_ms, priority)
         if self._cached is not None and (answer := self._cached(prepared)) is not None:
             self._side.count("cached")
             at_once = host.loop.create_future()
             at_once.set_result(answer)
             return at_once
-        deadline_s = None if limit_s is None else now_s + limit_s
         return host.enqueue(prepared, now_s, deadline_s, priority)
 
     def submit(
@@ -171,22 +161,12 @@ class Engine:
         """
         host = self._running_host()
         now_s = self._clock_s()
-        if type(priority) is not int:
-            priority = _whole(priority)
-        limit_s = self._latency_s if deadline_ms is None else _seconds_of(deadline_ms)
-        prepared = x
-        if self._prepare is not None:
-            try:
-                prepared = self._prepare(x)
-            except Exception:
-                self._side.count("malformed")
-                raise
+        prepared, deadline_s, priority = self._received(x, now_s, deadline_ms, priority)
         if self._cached is not None and (answer := self._cached(prepared)) is not None:
             self._side.count("cached")
             future: Future[Any] = Future()
             future.set_result(answer)
             return future
-        deadline_s = None if limit_s is None else now_s + limit_s
         return host.submit(prepared, now_s, deadline_s, priority)
 
     @property
@@ -283,6 +263,22 @@ class Engine:
         await self.aclose(drain=error is None, timeout_s=None if error is None else GRACE_S)
 
     # ── inside ──────────────────────────────────────────────────────────────────────────────
+
+    def _received(
+        self, x: Any, now_s: float, deadline_ms: float | None, priority: int
+    ) -> tuple[Any, float | None, int]:
+        """A request as `run_batch` takes it, when it must be answered, and how soon it goes."""
+        if type(priority) is not int:
+            priority = _whole(priority)
+        limit_s = self._latency_s if deadline_ms is None else _seconds_of(deadline_ms)
+        deadline_s = None if limit_s is None else now_s + limit_s
+        if self._prepare is None:
+            return x, deadline_s, priority
+        try:
+            return self._prepare(x), deadline_s, priority
+        except Exception:
+            self._side.count("malformed")
+            raise
 
     def _running_host(self) -> "LoopHost | ThreadHost":
         if self._process_id != os.getpid():

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from modelyard.inference_optimizer.backends import Backend, Written
-from modelyard.inference_optimizer.backends.graphs import as_fed
 from modelyard.inference_optimizer.records import Candidate
 from modelyard.inference_optimizer.tuning.checking import Check, Refusal, Sample, checked
 from modelyard.inference_optimizer.tuning.contenders import Contender, tolerance_of
@@ -15,6 +14,7 @@ from modelyard.inference_optimizer.tuning.deciding import worth_making
 from modelyard.inference_optimizer.tuning.probing import Probe, ProbeFiles, Prober
 from modelyard.inference_optimizer.tuning.rows import lost_row
 from modelyard.inference_optimizer.tuning.sampling import Samples
+from modelyard.torchtools.onnx_module import as_array
 
 _TOLD_CHARACTERS = 300
 # What is slower there than the best of all by this, at every size, is not made here.
@@ -120,7 +120,7 @@ class Trial:
             graph: What they run.
             prober: Asks the other process.
         """
-        arrays = [[as_fed(t) for t in graph.tensors(s.inputs)] for s in self.samples.compared]
+        arrays = [[as_array(t) for t in graph.tensors(s.inputs)] for s in self.samples.compared]
         passed: list[_Passed] = []
         with ProbeFiles(graph.data, arrays, n_timed=len(self.samples.checked)) as files:
             for contender in contenders:
