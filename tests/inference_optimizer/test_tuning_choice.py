@@ -280,6 +280,20 @@ def test_choice_is_used_again_without_timing(mlp, onnxruntime_choice, monkeypatc
     assert "nothing was timed" in explain(again.to_optimization())
 
 
+def test_choice_of_another_setting_for_each_size_is_used_again(mlp, onnxruntime_choice):
+    levels = ("raw", "basic", "all")
+    winners = {
+        n: dataclasses.replace(winner, settings={**winner.settings, "graph_level": level})
+        for (n, winner), level in zip(
+            onnxruntime_choice.record.winners.items(), levels, strict=True
+        )
+    }
+    record = dataclasses.replace(onnxruntime_choice.record, winners=winners)
+    again = choose(mlp, rows(2), asked="onnxruntime", reuse=record)
+    assert again.is_reused, again.reason
+    assert [one.settings["graph_level"] for one in again.by_batch.values()] == list(levels)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

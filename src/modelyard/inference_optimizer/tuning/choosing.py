@@ -272,7 +272,7 @@ class _Choosing:
             return
         contenders = graph_contenders(names, graph, self.device)
         wanted = [one for one in contenders if only is None or one.label in only]
-        trial.make_probed(tried, wanted, graph, self.prober)
+        trial.make_probed(tried, wanted, graph, self.prober, is_every_one_made=only is not None)
 
     def _times(self, tried: Tried, samples: Samples, *, budget_s: float) -> Times:
         times = {}

@@ -110,7 +110,13 @@ class Trial:
         tried.add(contender, backend, gap=max(gap, check.max_abs_diff or 0.0))
 
     def make_probed(
-        self, tried: Tried, contenders: Sequence[Contender], graph: Written, prober: Prober
+        self,
+        tried: Tried,
+        contenders: Sequence[Contender],
+        graph: Written,
+        prober: Prober,
+        *,
+        is_every_one_made: bool = False,
     ) -> None:
         """Try contenders in another process, and make those that may win.
 
@@ -119,6 +125,8 @@ class Trial:
             contenders: Backends on `graph`.
             graph: What they run.
             prober: Asks the other process.
+            is_every_one_made: Make also those that are slow in the other process: they were
+                chosen before, and are not to be timed.
         """
         arrays = [[as_array(t) for t in graph.tensors(s.inputs)] for s in self.samples.compared]
         passed: list[_Passed] = []
@@ -135,7 +143,11 @@ class Trial:
                     passed.append(found)
                 else:
                     tried.lost.append(found)
-        self._make_fastest(tried, passed)
+        if is_every_one_made:
+            for one in passed:
+                self._make_passed(tried, one)
+        else:
+            self._make_fastest(tried, passed)
 
     def _judged(self, contender: Contender, probe: Probe, graph: Written) -> _Passed | Candidate:
         if probe.problem:
@@ -197,12 +209,15 @@ class Trial:
         fastest = min(kept, key=lambda label: sum(latency_s[label].values()))
         for one in passed:
             if one.contender.label in kept:
-                # The other process has compared the rest; this one looks at what connects the two.
-                first = self.samples.checked[:1]
-                self.make(tried, one.contender, gap=one.gap, samples=first)
+                self._make_passed(tried, one)
             else:
                 reason = f"slower than {fastest} in a first trial"
                 tried.lost.append(lost_row(one.contender, reason, one.gap))
+
+    def _make_passed(self, tried: Tried, passed: _Passed) -> None:
+        # The other process has compared the rest; this one looks at what connects the two.
+        first = self.samples.checked[:1]
+        self.make(tried, passed.contender, gap=passed.gap, samples=first)
 
     def _checked(
         self, contender: Contender, samples: Sequence[Sample], answers: Sequence[Any]
