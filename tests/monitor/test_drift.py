@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
-from modelyard.monitor.alerts import Severity, breaches_of
-from modelyard.monitor.baseline import (
+from modelyard.monitor.alerting.alerts import Severity, breaches_of
+from modelyard.monitor.drift.baseline import (
     Baseline,
     Reference,
     reference_of,
     reference_of_blocks,
 )
-from modelyard.monitor.drift import detect_drift, scores_between
-from modelyard.monitor.health import health_of
-from modelyard.monitor.sketches import MAX_SCORE, sketch_of
+from modelyard.monitor.drift.detection import detect_drift, scores_between
+from modelyard.monitor.drift.sketches import MAX_SCORE, sketch_of
+from modelyard.monitor.recording.health import health_of
 
 
 def verdict(reference, rows, null_scores=(), threshold=0.3):

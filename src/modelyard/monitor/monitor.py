@@ -12,7 +12,7 @@ from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.errors import ConfigError, StorageError
 from modelyard._core.ids import checked_name, new_id
 from modelyard._core.plain import finite_or_none
-from modelyard.monitor.alerts import (
+from modelyard.monitor.alerting.alerts import (
     AlertDict,
     Breach,
     as_utc_text,
@@ -21,21 +21,21 @@ from modelyard.monitor.alerts import (
     checked_thresholds,
 )
 from modelyard.monitor.arguments import as_number, at_least_one
-from modelyard.monitor.baseline import (
+from modelyard.monitor.drift.baseline import (
     Baseline,
     Reference,
     baseline_of_window,
     reference_of_data,
 )
-from modelyard.monitor.evaluation import (
+from modelyard.monitor.drift.verdicts import (
     FEATURE_DRIFT,
     PREDICTION_DRIFT,
     Evaluation,
     drift_verdicts,
 )
-from modelyard.monitor.exporters import JsonLines, write_metrics
-from modelyard.monitor.health import Health
-from modelyard.monitor.journal import Journal
+from modelyard.monitor.exporting.json_files import JsonLines, write_metrics
+from modelyard.monitor.history.journal import Journal
+from modelyard.monitor.history.rows import MonitorRows
 from modelyard.monitor.outputs import (
     DriftDict,
     Summary,
@@ -46,9 +46,9 @@ from modelyard.monitor.outputs import (
     prediction_stats,
     throughput_of,
 )
-from modelyard.monitor.persistence import MonitorRows
-from modelyard.monitor.requests import OpenRequests
-from modelyard.monitor.windows import Window, WindowData, WindowSummary
+from modelyard.monitor.recording.health import Health
+from modelyard.monitor.recording.requests import OpenRequests
+from modelyard.monitor.recording.windows import Window, WindowData, WindowSummary
 from modelyard.storage import Store
 
 _logger = logging.getLogger(__name__)

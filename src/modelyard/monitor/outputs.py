@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard._core.plain import finite_or_none
-from modelyard.monitor.alerts import AlertDict
-from modelyard.monitor.drift import METHOD, DriftVerdict
-from modelyard.monitor.health import Health
-from modelyard.monitor.windows import WindowData
+from modelyard.monitor.alerting.alerts import AlertDict
+from modelyard.monitor.drift.detection import METHOD, DriftVerdict
+from modelyard.monitor.recording.health import Health
+from modelyard.monitor.recording.windows import WindowData
 from modelyard.stats.quantiles import quantiles
 
 N_TOP_FEATURES = 10

@@ -6,10 +6,10 @@ With a store they are written there; without one they are kept in memory.
 from collections import deque
 from collections.abc import Sequence
 
-from modelyard.monitor.alerts import Alert, AlertBook, Breach
-from modelyard.monitor.baseline import Baseline
-from modelyard.monitor.persistence import MonitorRows
-from modelyard.monitor.windows import WindowSummary
+from modelyard.monitor.alerting.alerts import Alert, AlertBook, Breach
+from modelyard.monitor.drift.baseline import Baseline
+from modelyard.monitor.history.rows import MonitorRows
+from modelyard.monitor.recording.windows import WindowSummary
 
 N_WINDOWS = 20
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from modelyard.monitor.alerts import DEFAULT_THRESHOLDS
-from modelyard.monitor.baseline import Baseline, Reference
-from modelyard.monitor.drift import DriftVerdict, detect_drift, scores_between
-from modelyard.monitor.windows import WindowData, WindowSummary
+from modelyard.monitor.alerting.alerts import DEFAULT_THRESHOLDS
+from modelyard.monitor.drift.baseline import Baseline, Reference
+from modelyard.monitor.drift.detection import DriftVerdict, detect_drift, scores_between
+from modelyard.monitor.recording.windows import WindowData, WindowSummary
 
 PREDICTION_DRIFT = "prediction_drift"
 FEATURE_DRIFT = "feature_drift"

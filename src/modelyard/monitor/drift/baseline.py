@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard._core.errors import ConfigError
-from modelyard.monitor.health import Health
-from modelyard.monitor.rings import as_rows
-from modelyard.monitor.sketches import (
+from modelyard.monitor.drift.sketches import (
     rounded,
     sketch_from_plain,
     sketch_of,
     sketch_score,
     sketch_to_plain,
 )
-from modelyard.monitor.windows import WindowData
+from modelyard.monitor.recording.health import Health
+from modelyard.monitor.recording.rings import as_rows
+from modelyard.monitor.recording.windows import WindowData
 from modelyard.stats.autocorrelation import lag1
 from modelyard.stats.calibration import MIN_SCORES, leave_one_out
 from modelyard.stats.quantiles import midpoint_sketch

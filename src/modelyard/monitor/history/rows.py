@@ -5,9 +5,9 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select
 
-from modelyard.monitor.alerts import Alert
-from modelyard.monitor.baseline import Baseline
-from modelyard.monitor.windows import WindowSummary
+from modelyard.monitor.alerting.alerts import Alert
+from modelyard.monitor.drift.baseline import Baseline
+from modelyard.monitor.recording.windows import WindowSummary
 from modelyard.storage import Store
 from modelyard.storage.store import write_snapshot
 from modelyard.storage.tables import alert as alert_table

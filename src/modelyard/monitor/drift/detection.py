@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from modelyard.monitor.baseline import Reference
-from modelyard.monitor.sketches import MAX_SCORE, sketch_score
+from modelyard.monitor.drift.baseline import Reference
+from modelyard.monitor.drift.sketches import MAX_SCORE, sketch_score
 from modelyard.stats.autocorrelation import lag1
 from modelyard.stats.calibration import MIN_SCORES, prediction_limit, successive
 from modelyard.stats.distances import (

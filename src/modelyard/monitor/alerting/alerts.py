@@ -11,8 +11,8 @@ from typing import Any, TypedDict
 from modelyard._core.errors import ConfigError
 from modelyard._core.ids import new_id
 from modelyard._core.plain import finite_or_none
-from modelyard.monitor.drift import DriftVerdict
-from modelyard.monitor.health import Health
+from modelyard.monitor.drift.detection import DriftVerdict
+from modelyard.monitor.recording.health import Health
 
 DEFAULT_THRESHOLDS: Mapping[str, float] = {
     "latency_p99_ms": 100.0,

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelyard.monitor.health import Health, health_of
-from modelyard.monitor.rings import Rows, Series, as_rows
-from modelyard.monitor.sketches import sketch_from_plain, sketch_of, sketch_to_plain
+from modelyard.monitor.drift.sketches import sketch_from_plain, sketch_of, sketch_to_plain
+from modelyard.monitor.recording.health import Health, health_of
+from modelyard.monitor.recording.rings import Rows, Series, as_rows
 
 # Thirty years: longer ones are no latencies, and sums of them would overflow.
 MAX_LATENCY_S = 1e9

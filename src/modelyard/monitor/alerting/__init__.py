@@ -1,0 +1,1 @@
+"""What is wrong, said once, and to whom."""

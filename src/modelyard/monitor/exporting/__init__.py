@@ -1,0 +1,1 @@
+"""A monitor's figures for other programs."""

@@ -1,0 +1,1 @@
+"""What a monitor has learnt and finds again."""
