@@ -1,27 +1,34 @@
 """The drift verdict as a function of numbers, and how often it is wrong."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 from scipy.signal import lfilter
 
-from modelyard.monitor.alerting.alerts import Severity, breaches_of
-from modelyard.monitor.drift.baseline import (
-    Baseline,
-    Reference,
-    reference_of,
-    reference_of_blocks,
-)
-from modelyard.monitor.drift.detection import detect_drift, scores_between
-from modelyard.monitor.drift.sketches import MAX_SCORE, sketch_of
+from modelyard.monitor.alerting.alerts import Severity
+from modelyard.monitor.alerting.readings import State
+from modelyard.monitor.alerting.thresholds import threshold_readings
+from modelyard.monitor.drift.baseline import Baseline
+from modelyard.monitor.drift.detection import DriftRule, detect_drift
+from modelyard.monitor.drift.methods import COLUMN_METHODS, MAX_SCORE, WASSERSTEIN
+from modelyard.monitor.drift.past import PastWindows
+from modelyard.monitor.drift.references import Reference, reference_of
+from modelyard.monitor.drift.sketches import sketch_of
 from modelyard.monitor.recording.health import health_of
 
 
-def verdict(reference, rows, null_scores=(), threshold=0.3):
-    return detect_drift(
-        reference, rows, threshold=threshold, null_scores=null_scores, min_samples=200
-    )
+def verdict(reference, rows, past=(), threshold=0.3, **rule):
+    return detect_drift(reference, rows, PastWindows(past), DriftRule(threshold=threshold, **rule))
+
+
+def calibrated_reference(rows, method=WASSERSTEIN):
+    return reference_of(rows, block_size=1000, methods=(method,))
+
+
+def windows(x, start, stop):
+    return [sketch_of(x[i : i + 1000], 64) for i in range(start, stop, 1000)]
 
 
 def autoregression(rng, r, n, columns):
@@ -123,12 +130,10 @@ def test_past_windows_calibrate_the_threshold_for_autocorrelation(columns, rng):
     naive = calibrated = found = 0
     for _ in range(40):
         x = autoregression(rng, 0.95, 22_000, columns)
-        reference = reference_of(x[:1000])
-        sketches = [sketch_of(x[i : i + 1000], 50) for i in range(1000, 21_000, 1000)]
-        scores = scores_between(sketches, reference.std)
+        reference, past = reference_of(x[:1000]), windows(x, 1000, 21_000)
         naive += verdict(reference, x[21_000:]).is_drifted
-        calibrated += verdict(reference, x[21_000:], scores).is_drifted
-        found += verdict(reference, x[21_000:] + 1.5, scores).is_drifted
+        calibrated += verdict(reference, x[21_000:], past).is_drifted
+        found += verdict(reference, x[21_000:] + 1.5, past).is_drifted
     assert naive >= 8
     assert calibrated <= 4
     assert found >= 38
@@ -138,31 +143,45 @@ def test_a_long_baseline_calibrates_itself_from_its_blocks(rng):
     alarms = found = 0
     for _ in range(20):
         x = autoregression(rng, 0.95, 21_000, 2)
-        reference = reference_of_blocks(x[:20_000], block_size=1000)
-        assert len(reference.null_scores) == 20
-        alarms += verdict(reference, x[20_000:], reference.null_scores).is_drifted
-        found += verdict(reference, x[20_000:] + 1.5, reference.null_scores).is_drifted
+        reference = calibrated_reference(x[:20_000])
+        assert reference.null["wasserstein"].shape == (20, 2)
+        alarms += verdict(reference, x[20_000:]).is_drifted
+        found += verdict(reference, x[20_000:] + 1.5).is_drifted
     assert alarms <= 3
     assert found == 20
-    assert reference_of_blocks(x[:5000], block_size=1000).null_scores == ()
+    assert calibrated_reference(x[:5000]).null == {}
 
 
 def test_a_change_while_calibrating_does_not_hide_itself(rng):
     x = autoregression(rng, 0.9, 21_000, 1)
     x[10_000:] += 2.0
     reference = reference_of(x[:1000])
-    sketches = [sketch_of(x[i : i + 1000], 50) for i in range(0, 20_000, 1000)]
-    found = verdict(reference, x[20_000:], scores_between(sketches, reference.std))
+    found = verdict(reference, x[20_000:], windows(x, 0, 20_000))
     assert found.is_calibrated
     assert found.is_drifted
 
 
 def test_a_reference_and_a_baseline_survive_json(rng):
-    reference = reference_of(rng.normal(size=(300, 3)))
-    again = Reference.from_plain(reference.to_plain())
-    assert np.allclose(again.sketch, reference.sketch, rtol=1e-5)
+    reference = calibrated_reference(rng.normal(1e9, 1e-3, size=(12_000, 3)))
+    plain = json.loads(json.dumps(reference.to_plain()))
+    again = Reference.from_plain(plain)
+    assert np.array_equal(again.sketch, reference.sketch)
+    assert again.to_plain() == plain
     empty = Baseline(set_at="", predictions=None, features=None, health=None)
-    assert Baseline.from_plain(empty.to_plain()) == empty
+    assert Baseline.from_plain(empty.to_plain()).to_plain() == empty.to_plain()
+
+
+def test_a_reference_of_an_earlier_version_is_still_read(rng):
+    old = {
+        "sketch": [[1.0, 2.0, 3.0], [None, None, None]],
+        "std": [0.5, None],
+        "n": 300,
+        "lag1": 0.9,
+        "null_scores": [0.1 * i for i in range(12)],
+    }
+    reference = Reference.from_plain(old)
+    assert reference.null["wasserstein"].shape == (12, 2)
+    assert verdict(reference, rng.normal(2, 0.5, size=(300, 2))).is_calibrated
 
 
 @pytest.mark.parametrize(
@@ -181,9 +200,10 @@ def test_uncalibrated_drift_is_at_most_a_warning(score, is_drifted, is_calibrate
     changed = {"score": score, "is_drifted": is_drifted, "is_calibrated": is_calibrated}
     fields = {name: getattr(base, name) for name in base.__dataclass_fields__} | changed
     health = health_of(np.array([]), np.array([]), {})
-    breaches = breaches_of(
+    readings = threshold_readings(
         health, {"prediction_drift": type(base)(**fields)}, {}, {"prediction_drift": 0.3}
     )
+    breaches = [reading for reading in readings if reading.state is State.BREACH]
     assert [breach.severity for breach in breaches] == ([severity] if severity else [])
 
 
@@ -192,8 +212,122 @@ def test_false_alarms_on_autocorrelated_windows_are_rare(r, rng):
     alarms = 0
     for _ in range(300):
         x = autoregression(rng, r, 22_000, 1)
-        reference = reference_of(x[:1000])
-        sketches = [sketch_of(x[i : i + 1000], 50) for i in range(1000, 21_000, 1000)]
-        scores = scores_between(sketches, reference.std)
-        alarms += verdict(reference, x[21_000:], scores).is_drifted
-    assert alarms <= 0.08 * 300
+        past = windows(x, 1000, 21_000)
+        alarms += verdict(reference_of(x[:1000]), x[21_000:], past).is_drifted
+    assert alarms <= 0.06 * 300
+
+
+def test_a_column_that_wanders_does_not_hide_another_ones_move(rng):
+    """Each column has its own limit: that of the calm one stays where it was set."""
+    found = alarms = 0
+    for _ in range(20):
+        x = np.hstack([autoregression(rng, 0.99, 21_000, 1), rng.normal(size=(21_000, 1))])
+        reference = calibrated_reference(x[:20_000])
+        alarms += verdict(reference, x[20_000:]).is_drifted
+        moved = verdict(reference, x[20_000:] + np.array([0.0, 0.5]))
+        found += bool(moved.columns.is_drifted[1])
+        assert moved.columns.limits[0] > 0.5
+        assert moved.columns.limits[1] == 0.3
+    assert found == 20
+    assert alarms <= 3
+
+
+def test_a_window_that_is_not_full_may_wander_further(rng):
+    x = autoregression(rng, 0.95, 21_000, 1)
+    reference = calibrated_reference(x[:20_000])
+    full, quarter = (verdict(reference, x[20_000 : 20_000 + n]) for n in (1000, 250))
+    assert quarter.effective_threshold == pytest.approx(2 * full.effective_threshold)
+
+
+@pytest.mark.parametrize("method", sorted(COLUMN_METHODS))
+def test_every_column_method_finds_a_move_and_nothing_else(method, rng):
+    threshold = COLUMN_METHODS[method].default_threshold
+    for draw in (rng.normal, rng.lognormal, lambda size: rng.integers(0, 4, size).astype(float)):
+        reference = reference_of(draw(size=(1000, 5)))
+        same = verdict(reference, draw(size=(1000, 5)), threshold=threshold, method=method)
+        assert not same.is_drifted
+        assert same.method == COLUMN_METHODS[method].label
+    reference = reference_of(rng.normal(size=(1000, 5)))
+    rows = rng.normal([0.0, 0.0, 1.0, 0.0, 0.0], 1, size=(1000, 5))
+    moved = verdict(reference, rows, threshold=threshold, method=method)
+    assert np.flatnonzero(moved.columns.is_drifted).tolist() == [2]
+
+
+@pytest.mark.parametrize("method", sorted(COLUMN_METHODS))
+def test_every_column_method_can_be_calibrated(method, rng):
+    how = COLUMN_METHODS[method]
+    alarms = 0
+    for _ in range(40):
+        x = autoregression(rng, 0.95, 21_000, 3)
+        reference = calibrated_reference(x[:20_000], how)
+        found = verdict(reference, x[20_000:], threshold=how.default_threshold, method=method)
+        assert found.is_calibrated
+        alarms += found.is_drifted
+    assert alarms <= 4
+
+
+@pytest.mark.parametrize("method", sorted(COLUMN_METHODS))
+def test_constant_columns_that_change_are_drift_by_every_method(method, rng):
+    reference = reference_of(np.ones((500, 2)))
+    found = verdict(
+        reference,
+        np.tile([1.0, 0.0], (500, 1)),
+        threshold=COLUMN_METHODS[method].default_threshold,
+        method=method,
+    )
+    assert found.columns.is_drifted.tolist() == [False, True]
+
+
+def test_categories_are_compared_by_their_shares(rng):
+    codes = np.array([7.0, 100.0, 3.0])
+
+    def draw(shares):
+        return rng.choice(codes, p=shares, size=(1000, 1))
+
+    reference = reference_of(draw([0.5, 0.3, 0.2]), categorical={0})
+    assert not verdict(reference, draw([0.5, 0.3, 0.2])).is_drifted
+    moved = verdict(reference, draw([0.2, 0.6, 0.2]))
+    assert moved.is_drifted
+    assert moved.score == pytest.approx(0.3 / math.sqrt(0.3 * 0.7), abs=0.1)
+    new = draw([0.5, 0.3, 0.2])
+    new[:100] = 55.0
+    assert verdict(reference, new).is_drifted  # a category that never came before
+    # The codes' order means nothing: exchanged names are a change like any other.
+    swapped = np.where(draw([0.5, 0.3, 0.2]) == 7.0, 3.0, 7.0)
+    assert verdict(reference, swapped).is_drifted
+
+
+def test_what_has_settled_is_told_from_what_is_moving(rng):
+    x = rng.normal(size=(21_000, 1))
+    reference = reference_of(x[:1000])
+    x[8_000:] += 1.0
+    settled = verdict(reference, x[20_000:], windows(x, 1000, 20_000))
+    assert settled.is_drifted
+    assert settled.is_changing is False
+    assert settled.rolling_score < 0.1
+    sudden = verdict(reference, x[20_000:] + 1.0, windows(x, 1000, 20_000))
+    assert sudden.is_changing is True
+
+
+@pytest.mark.parametrize("r", [0.0, 0.9])
+def test_mmd_sees_what_no_column_shows(r, rng):
+    def draw(correlation):
+        x = autoregression(rng, r, 3000, 2)
+        x[:, 1] = correlation * x[:, 0] + math.sqrt(1 - correlation**2) * x[:, 1]
+        return x
+
+    alarms = found = 0
+    for seed in range(20):
+        reference = reference_of(draw(0.0))
+        rule = {"threshold": 0.005, "method": "mmd", "seed": seed}
+        alarms += verdict(reference, draw(0.0)[:1000], **rule).is_drifted
+        found += verdict(reference, draw(0.95)[:1000], **rule).is_drifted
+    assert alarms <= 3
+    assert found >= (20 if r == 0 else 15)
+    assert not verdict(reference, draw(0.95)[:1000]).is_drifted or r > 0
+
+
+def test_a_joint_method_says_what_it_cannot_do(rng):
+    reference = reference_of(rng.normal(size=(500, 2)))
+    rows = np.full((500, 2), np.nan)
+    assert verdict(reference, rows, method="mmd").score is None

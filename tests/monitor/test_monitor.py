@@ -287,7 +287,14 @@ def test_a_few_predictions_raise_no_alarm(clock):
 
 
 def test_an_alert_is_said_once_with_count_and_times_and_resolved(clock):
-    monitor = ModelMonitor("ppo", window_size=100, evaluate_every=10, clock=clock)
+    monitor = ModelMonitor(
+        "ppo",
+        window_size=100,
+        evaluate_every=10,
+        alert_cooldown_s=0,
+        background=False,
+        clock=clock,
+    )
     record(monitor, clock, 100, error=True)
     (alert,) = monitor.get_alerts(severity="critical")
     assert alert["name"] == "error_rate"
@@ -323,7 +330,7 @@ def test_verdicts_are_read_from_memory_until_they_are_old(clock, monkeypatch):
 
 
 def test_evaluations_are_logged_as_lines(clock, tmp_path):
-    monitor = ModelMonitor("ppo", clock=clock, log_dir=tmp_path / "monitoring")
+    monitor = ModelMonitor("ppo", clock=clock, log_dir=tmp_path / "monitoring", background=False)
     record(monitor, clock, 250)
     lines = (tmp_path / "monitoring" / "ppo.jsonl").read_text().splitlines()
     assert len(lines) == 2
@@ -333,7 +340,7 @@ def test_evaluations_are_logged_as_lines(clock, tmp_path):
 
 def test_a_log_that_cannot_be_written_stops_nobody(clock, tmp_path, caplog):
     (tmp_path / "file").write_text("")
-    monitor = ModelMonitor("ppo", clock=clock, log_dir=tmp_path / "file")
+    monitor = ModelMonitor("ppo", clock=clock, log_dir=tmp_path / "file", background=False)
     record(monitor, clock, 150)
     assert "cannot be written" in caplog.text
 

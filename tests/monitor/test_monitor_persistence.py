@@ -22,7 +22,9 @@ def clock():
 
 
 def monitor_on(store, clock, **options):
-    return ModelMonitor("ppo", window_size=300, store=store, clock=clock, **options)
+    return ModelMonitor(
+        "ppo", window_size=300, store=store, clock=clock, background=False, **options
+    )
 
 
 def record(monitor, clock, n, *, shift=0.0, error=False, seed=0):

@@ -28,3 +28,16 @@ def as_number(name: str, value: Any) -> float:
         raise ConfigError(
             f"metric {name!r} must be a number, got {type(value).__qualname__} {value!r}."
         ) from error
+
+
+def names_of(names: Any, *, what: str) -> tuple[str, ...]:
+    """Names as text, none for None.
+
+    Raises:
+        ConfigError: One comes twice.
+    """
+    found = () if names is None else tuple(str(name) for name in names)
+    if len(set(found)) < len(found):
+        twice = sorted({name for name in found if found.count(name) > 1})
+        raise ConfigError(f"{what} must differ from one another; twice: {', '.join(twice)}.")
+    return found

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from modelyard._core.plain import finite_or_none
 from modelyard.monitor.alerting.alerts import AlertDict
-from modelyard.monitor.drift.detection import METHOD, DriftVerdict
+from modelyard.monitor.drift.detection import DriftVerdict
+from modelyard.monitor.drift.explaining import Explanation
 from modelyard.monitor.recording.health import Health
 from modelyard.monitor.recording.windows import WindowData
 from modelyard.stats.quantiles import quantiles
@@ -37,20 +38,53 @@ class PredictionStats(TypedDict):
 
 
 class ColumnDict(TypedDict):
-    """One output or feature; None where it could not be tested."""
+    """One output or feature; None where it could not be tested.
+
+    `drift_score` may not exceed `threshold`, both in the method's unit.
+    """
 
     name: str
     index: int
     drift_score: float | None
+    threshold: float
     p_value: float | None
     adjusted_p_value: float | None
     is_drifted: bool
 
 
+class ContributionDict(TypedDict):
+    """What the shift of one feature adds to that of an output.
+
+    `contribution` is in standard deviations of the output, `share` a part of the output's shift.
+    """
+
+    name: str
+    index: int
+    contribution: float
+    share: float | None
+
+
+class ExplanationDict(TypedDict):
+    """Which features the drift of an output comes from, the largest contribution first.
+
+    `shift` is the output's, in its standard deviations; `r_squared` how much of the output the
+    features explain linearly in the window, 0 to 1: how far the split can be believed.
+    """
+
+    output: int
+    shift: float
+    r_squared: float
+    features: list[ContributionDict]
+
+
 class DriftDict(TypedDict):
     """What `detect_prediction_drift` and `detect_feature_drift` give.
 
-    `drift_score` is in standard deviations of the baseline and None without enough data.
+    `drift_score` is that of the column furthest over its limit, in the method's unit (by default
+    standard deviations of the baseline), and None without enough data; `effective_threshold` is
+    that column's limit. `rolling_score` is the largest score against the last full windows;
+    `is_changing` whether what has drifted differs from them too. `explained_by` is there where
+    predictions have drifted, and None where it cannot be known.
     """
 
     is_drifted: bool
@@ -63,6 +97,9 @@ class DriftDict(TypedDict):
     autocorrelation: float | None
     n_samples: int
     reason: str
+    rolling_score: float | None
+    is_changing: bool | None
+    explained_by: NotRequired[ExplanationDict | None]
     per_output: NotRequired[list[ColumnDict]]
     per_feature: NotRequired[list[ColumnDict]]
     top_features: NotRequired[list[ColumnDict]]
@@ -134,12 +171,14 @@ def drift_dict(verdict: DriftVerdict) -> DriftDict:
         "drift_score": verdict.score,
         "threshold": verdict.threshold,
         "effective_threshold": verdict.effective_threshold,
-        "method": METHOD,
+        "method": verdict.method,
         "p_value": verdict.p_value,
         "calibrated": verdict.is_calibrated,
         "autocorrelation": verdict.lag1,
         "n_samples": verdict.n,
         "reason": verdict.reason,
+        "rolling_score": finite_or_none(verdict.rolling_score),
+        "is_changing": verdict.is_changing,
     }
 
 
@@ -155,10 +194,38 @@ def feature_drift_dict(verdict: DriftVerdict, names: Sequence[str] | None) -> Dr
     result = drift_dict(verdict)
     columns = _columns(verdict, names, prefix="feature")
     tested = [column for column in columns if column["drift_score"] is not None]
-    ranked = sorted(tested, key=lambda column: -(column["drift_score"] or 0.0))
+    ranked = sorted(tested, key=_excess, reverse=True)
     result["per_feature"] = columns
     result["top_features"] = ranked[:N_TOP_FEATURES]
     return result
+
+
+def explained_by(found: Explanation | None, names: Sequence[str]) -> ExplanationDict | None:
+    """An explanation with the ten features that add most; None without one."""
+    if found is None:
+        return None
+    order = np.argsort(-np.abs(np.nan_to_num(found.contributions)))[:N_TOP_FEATURES]
+    return {
+        "output": found.output,
+        "shift": found.shift,
+        "r_squared": found.r_squared,
+        "features": [
+            {
+                "name": names[i] if i < len(names) else f"feature_{i}",
+                "index": int(i),
+                "contribution": float(found.contributions[i]),
+                "share": float(found.contributions[i] / found.shift) if found.shift else None,
+            }
+            for i in order
+            if np.isfinite(found.contributions[i])
+        ],
+    }
+
+
+def _excess(column: ColumnDict) -> tuple[bool, float]:
+    """What ranks columns: drifted ones first, then by how far each is over its own limit."""
+    score, threshold = column["drift_score"] or 0.0, column["threshold"]
+    return column["is_drifted"], score / threshold if threshold > 0.0 else score
 
 
 def _columns(
@@ -169,22 +236,24 @@ def _columns(
     found = verdict.columns
     rows = zip(
         found.scores.tolist(),
+        found.limits.tolist(),
         found.p_values.tolist(),
         found.adjusted.tolist(),
         found.is_drifted.tolist(),
         strict=True,
     )
-    has_names = names is not None and len(names) == len(found.scores)
+    has_names = bool(names) and names is not None and len(names) == len(found.scores)
     return [
         {
             "name": names[index] if names is not None and has_names else f"{prefix}_{index}",
             "index": index,
             "drift_score": finite_or_none(score),
+            "threshold": limit,
             "p_value": finite_or_none(p_value),
             "adjusted_p_value": finite_or_none(adjusted),
             "is_drifted": is_drifted,
         }
-        for index, (score, p_value, adjusted, is_drifted) in enumerate(rows)
+        for index, (score, limit, p_value, adjusted, is_drifted) in enumerate(rows)
     ]
 
 

@@ -1,7 +1,8 @@
 """Quantiles of a stream in bounded memory, with a stated error."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -50,6 +51,34 @@ class LogHistogram:
         """Add the counts of another histogram of the same buckets."""
         self._counts += other._counts  # noqa: SLF001 - of its own kind
         self._sum += other._sum  # noqa: SLF001 - of its own kind
+
+    def to_plain(self) -> dict[str, Any]:
+        """As plain values: its buckets, and the counts of those that are not empty."""
+        used = np.flatnonzero(self._counts)
+        return {
+            "smallest": self._smallest,
+            "largest": self._largest,
+            "relative_error": self.relative_error,
+            "sum": self._sum,
+            "places": used.tolist(),
+            "counts": self._counts[used].tolist(),
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "LogHistogram":
+        """The histogram that `to_plain` described.
+
+        Raises:
+            KeyError, TypeError, ValueError, IndexError: It did not.
+        """
+        histogram = cls(
+            smallest=plain["smallest"],
+            largest=plain["largest"],
+            relative_error=plain["relative_error"],
+        )
+        histogram._counts[np.array(plain["places"], np.intp)] = plain["counts"]
+        histogram._sum = float(plain["sum"])
+        return histogram
 
     def mean(self) -> float | None:
         """Mean of all values, exactly; None without any."""

@@ -15,6 +15,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -25,7 +26,7 @@ from sqlalchemy import (
 metadata = MetaData()
 
 # Alembic's name of the last migration in `migrations/versions`, which leads to these tables.
-HEAD = "0002"
+HEAD = "0003"
 
 
 def _seq() -> Column[Any]:
@@ -241,8 +242,59 @@ monitor_window = Table(
     Column("model_name", String(120), nullable=False),
     Column("ended_at", String(40), nullable=False),
     Column("summary", JSON, nullable=False),
+    # "window", or "hour" and "day" where older ones were put together.
+    Column("span", String(10), nullable=False),
+    # Distributions; kept of the newest windows only.
+    Column("sketches", JSON(none_as_null=True)),
     Index("monitor_window_by_model", "model_name", "seq"),
+    Index("monitor_window_by_time", "model_name", "ended_at"),
     **_NUMBERED,
+)
+
+# What was recorded since the last flush, in columns: a crash loses no more than that.
+monitor_chunk = Table(
+    "monitor_chunk",
+    metadata,
+    _seq(),
+    Column("model_name", String(120), nullable=False),
+    Column("recorder_id", String(60), nullable=False),
+    Column("at", String(40), nullable=False),
+    Column("n_records", Integer, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("monitor_chunk_by_model", "model_name", "seq"),
+    **_NUMBERED,
+)
+
+# How many recorded predictions were in chunks that are no longer kept.
+monitor_counter = Table(
+    "monitor_counter",
+    metadata,
+    Column("model_name", String(120), primary_key=True),
+    Column("n_dropped", BigInteger, nullable=False),
+)
+
+# Append-only: every baseline of every monitor, and what it replaced.
+baseline_event = Table(
+    "baseline_event",
+    metadata,
+    _seq(),
+    Column("model_name", String(120), nullable=False),
+    Column("at", String(40), nullable=False),
+    Column("actor", String(200), nullable=False),
+    Column("detail", JSON, nullable=False),
+    Index("baseline_event_by_model", "model_name", "seq"),
+    **_NUMBERED,
+)
+
+# Events of alerts that a sink has not taken yet.
+alert_delivery = Table(
+    "alert_delivery",
+    metadata,
+    Column("delivery_id", String(200), primary_key=True),
+    Column("model_name", String(120), nullable=False),
+    Column("sink", String(120), nullable=False),
+    Column("event", JSON, nullable=False),
+    Index("alert_delivery_by_model", "model_name"),
 )
 
 alert = Table(
@@ -258,7 +310,7 @@ alert = Table(
 )
 
 # Tables whose rows are neither changed nor removed; the database itself refuses.
-APPEND_ONLY = ("audit", "rollout_event")
+APPEND_ONLY = ("audit", "rollout_event", "baseline_event")
 
 
 def append_only_ddl(dialect: str) -> list[str]:

@@ -1,33 +1,32 @@
 """Whether a distribution has moved: pure functions of a reference and a window.
 
-The score of a column is its first Wasserstein distance from the reference in units of the
-reference's standard deviation: 0.3 means that the distribution moved by 0.3 sigma. The score of
-several columns is the largest. They are drifted when one column's score is over the threshold
-and its Kolmogorov-Smirnov p-value, adjusted for the number of columns (Holm), is below 0.05.
+By default the score of a column is its first Wasserstein distance from the reference in units of
+the reference's standard deviation: 0.3 means that the distribution moved by 0.3 sigma. A column
+has drifted when its score is over its limit and its p-value, adjusted for the number of columns
+(Holm), is below 0.05. A column's limit is the threshold, or what the column does while nothing
+changes if that is more.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modelyard.monitor.drift.baseline import Reference
-from modelyard.monitor.drift.sketches import MAX_SCORE, sketch_score
-from modelyard.stats.autocorrelation import lag1
-from modelyard.stats.calibration import MIN_SCORES, prediction_limit, successive
-from modelyard.stats.distances import (
-    kolmogorov_smirnov,
-    kolmogorov_smirnov_p,
-    sort_columns,
-    wasserstein,
+from modelyard.monitor.drift.columns import SIGNIFICANCE, ColumnDrift, column_drift
+from modelyard.monitor.drift.joint import joint_drift
+from modelyard.monitor.drift.methods import (
+    COLUMN_METHODS,
+    WASSERSTEIN,
+    ColumnMethod,
+    default_threshold,
 )
-from modelyard.stats.multiplicity import holm
+from modelyard.monitor.drift.past import PastWindows
+from modelyard.monitor.drift.references import Reference, scores_between
+from modelyard.stats.autocorrelation import lag1
+from modelyard.stats.calibration import MIN_SCORES, column_limits
 from modelyard.stats.quantiles import midpoint_sketch
 
-METHOD = "wasserstein/std + ks"
-SIGNIFICANCE = 0.05
 # Above this, a window holds so few independent values that a threshold made for them cries wolf.
 AUTOCORRELATED = 0.5
 # Scores are skewed to the right, so a limit for 1 % of normal scores is exceeded by about 4 %.
@@ -37,20 +36,25 @@ N_NEWEST = 50
 
 
 @dataclass(frozen=True, kw_only=True)
-class ColumnDrift:
-    """How far each column has moved; NaN where a column could not be tested.
+class DriftRule:
+    """How drift is judged.
 
     Attributes:
-        scores: In the reference's standard deviations, shape (columns,).
-        p_values: Kolmogorov-Smirnov, shape (columns,).
-        adjusted: The same, adjusted for the number of columns, shape (columns,).
-        is_drifted: Whether it is over the threshold, significantly, shape (columns,).
+        threshold: Score that may not be exceeded, in the method's unit.
+        method: One of the column methods, or `mmd` or `domain_classifier`.
+        min_samples: Rows below which there is no verdict.
+        window_size: Rows that a window can hold.
+        seed: Of what the joint methods draw.
     """
 
-    scores: NDArray[np.float64]
-    p_values: NDArray[np.float64]
-    adjusted: NDArray[np.float64]
-    is_drifted: NDArray[np.bool_]
+    threshold: float
+    method: str = WASSERSTEIN.name
+    min_samples: int = 200
+    window_size: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        default_threshold(self.method)  # refuses what there is not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,17 +62,21 @@ class DriftVerdict:
     """What a window says about drift.
 
     Attributes:
-        is_drifted: Whether a column is over the effective threshold, significantly.
-        score: Largest score; None without enough data.
+        is_drifted: Whether a column is over its limit, significantly.
+        score: Of the column that matters most; None without enough data.
         threshold: As set.
-        effective_threshold: After calibration: at least `threshold`.
-        p_value: Adjusted, of the column with the largest score; None without enough data.
-        is_calibrated: Whether the threshold can be trusted: the data are not autocorrelated, or
+        effective_threshold: That column's limit after calibration: at least `threshold`.
+        p_value: Adjusted, of that column; None without enough data.
+        is_calibrated: Whether the limits can be trusted: the data are not autocorrelated, or
             enough windows have shown how far they wander.
         lag1: Largest autocorrelation of a column, of window and reference; None without data.
         reason: The verdict in words.
-        columns: By column; None without enough data.
+        columns: By column; None without enough data, and for a joint method.
         n: Rows of the window.
+        method: Its label.
+        rolling_score: Largest score against the last full windows; None without any.
+        is_changing: Whether a column that has drifted also differs from the last full windows;
+            None without drift or such windows.
         problem: What the window lacks that the baseline had, in words; empty if nothing.
     """
 
@@ -82,6 +90,9 @@ class DriftVerdict:
     reason: str
     columns: ColumnDrift | None
     n: int
+    method: str = WASSERSTEIN.label
+    rolling_score: float | None = None
+    is_changing: bool | None = None
     problem: str = ""
 
 
@@ -90,122 +101,166 @@ class DriftVerdict:
 def detect_drift(
     reference: Reference | None,
     rows: NDArray[np.float64],
-    *,
-    threshold: float,
-    null_scores: Sequence[float],
-    min_samples: int,
-    window_size: int | None = None,
+    past: PastWindows,
+    rule: DriftRule,
 ) -> DriftVerdict:
     """Compare a window with the reference.
 
     Args:
         reference: What is normal; None while there is none.
         rows: The window, shape (n, columns), oldest first.
-        threshold: Score that may not be exceeded, in standard deviations.
-        null_scores: Scores of windows between which nothing changed.
-        min_samples: Rows below which there is no verdict.
-        window_size: Rows that the window can hold, if it has a limit.
+        past: The full windows before it.
+        rule: How to judge.
     """
     if reference is None:
-        reason = "No baseline yet: call set_baseline()."
-        return _no_verdict(reason, threshold=threshold, n=len(rows))
+        return _no_verdict("No baseline yet: call set_baseline().", rule, n=len(rows))
     problem = _wrong_width(reference, rows)
-    cannot = problem or _too_few(len(rows), min_samples, window_size)
+    cannot = problem or _too_few(len(rows), rule)
     if cannot:
-        return _no_verdict(cannot, threshold=threshold, n=len(rows), problem=problem)
+        return _no_verdict(cannot, rule, n=len(rows), problem=problem)
     lost = np.isfinite(reference.std) & ~np.isfinite(rows[-N_NEWEST:]).any(axis=0)
     problem = _lost(int(lost.sum()), rows.shape[1])
     rows = np.where(lost, np.nan, rows) if problem else rows
-    has_null = len(null_scores) >= MIN_SCORES
-    limit = threshold
-    if has_null:
-        limit = prediction_limit(null_scores, confidence_level=CALIBRATION_LEVEL)
-    effective = max(threshold, limit)
-    columns = column_drift(reference, rows, threshold=effective, min_samples=min_samples)
-    if not np.isfinite(columns.scores).any():
-        reason = problem or f"No column has {min_samples} finite values in window and baseline."
-        return _no_verdict(reason, threshold=threshold, n=len(rows), problem=problem)
     autocorrelation = max(reference.lag1, _largest_lag1(rows))
-    worst = int(np.nanargmax(columns.scores))
+    method = COLUMN_METHODS.get(rule.method)
+    if method is None:
+        return _joint(reference, rows, rule, autocorrelation=autocorrelation, problem=problem)
+    null = past.null_scores(reference, method)
+    limits = _limits(null, rule, n_columns=rows.shape[1], n=len(rows))
+    columns = column_drift(
+        reference, rows, limits=limits, min_samples=rule.min_samples, method=method
+    )
+    if not np.isfinite(columns.scores).any():
+        reason = (
+            problem or f"No column has {rule.min_samples} finite values in window and baseline."
+        )
+        return _no_verdict(reason, rule, n=len(rows), problem=problem)
+    return _verdict(
+        columns, reference, past, rule, method, autocorrelation=autocorrelation, problem=problem,
+        has_null=len(null) >= MIN_SCORES, n=len(rows),
+    )  # fmt: skip
+
+
+def _verdict(
+    columns: ColumnDrift,
+    reference: Reference,
+    past: PastWindows,
+    rule: DriftRule,
+    method: ColumnMethod,
+    *,
+    autocorrelation: float,
+    problem: str,
+    has_null: bool,
+    n: int,
+) -> DriftVerdict:
+    worst = columns.worst
+    is_drifted = bool(columns.is_drifted.any())
     is_calibrated = has_null or autocorrelation <= AUTOCORRELATED
-    reason = _reason(columns, effective, is_calibrated, autocorrelation)
-    if problem:
-        # What is left may be within the threshold; the window as a whole is not.
-        reason = f"{problem} {reason}" if columns.is_drifted.any() else problem
+    rolling = _rolling(columns, reference, past, rule, method)
+    is_changing = None
+    if is_drifted and rolling is not None:
+        is_changing = bool((rolling > columns.limits)[columns.is_drifted].any())
     return DriftVerdict(
-        is_drifted=bool(columns.is_drifted.any()),
+        is_drifted=is_drifted,
         score=float(columns.scores[worst]),
-        threshold=threshold,
-        effective_threshold=effective,
+        threshold=rule.threshold,
+        effective_threshold=float(columns.limits[worst]),
         p_value=float(columns.adjusted[worst]),
         is_calibrated=is_calibrated,
         lag1=autocorrelation,
-        reason=reason,
+        reason=problem
+        if problem and not is_drifted
+        else " ".join(
+            [
+                *([problem] if problem else []),
+                _said(columns, worst, method),
+                *_said_of_pace(is_changing=is_changing),
+                *([] if is_calibrated else [_said_uncalibrated(autocorrelation)]),
+            ]
+        ),
         columns=columns,
-        n=len(rows),
+        n=n,
+        method=method.label,
+        rolling_score=None if rolling is None else float(np.nanmax(rolling)),
+        is_changing=is_changing,
         problem=problem,
     )
 
 
-def column_drift(
-    reference: Reference, rows: NDArray[np.float64], *, threshold: float, min_samples: int
-) -> ColumnDrift:
-    """Score and test each column.
-
-    Args:
-        reference: What is normal.
-        rows: shape (n, columns); NaN and infinities are left out by column, and a column with
-            fewer than `min_samples` finite values is not tested.
-        threshold: Score that may not be exceeded.
-        min_samples: See above.
-    """
-    counts = np.isfinite(rows).sum(axis=0)
-    testable = (counts >= min_samples) & np.isfinite(reference.std)
-    complete = testable & (counts == len(rows))
-    scores = np.full(rows.shape[1], np.nan)
-    p_values = np.full(rows.shape[1], np.nan)
-    scores[complete], p_values[complete] = _compare(reference, complete, rows[:, complete])
-    for index in np.flatnonzero(testable & ~complete):
-        one = np.zeros_like(complete)
-        one[index] = True
-        known = rows[np.isfinite(rows[:, index]), index]
-        scores[one], p_values[one] = _compare(reference, one, known[:, None])
-    adjusted = np.full(rows.shape[1], np.nan)
-    adjusted[testable] = holm(p_values[testable])
-    # Comparisons with NaN are False: a column that was not tested has not drifted.
-    is_drifted = (scores > threshold) & (adjusted < SIGNIFICANCE)
-    return ColumnDrift(scores=scores, p_values=p_values, adjusted=adjusted, is_drifted=is_drifted)
+def _limits(
+    null: NDArray[np.float64], rule: DriftRule, *, n_columns: int, n: int
+) -> NDArray[np.float64]:
+    limits = np.full(n_columns, rule.threshold)
+    if len(null) < MIN_SCORES:
+        return limits
+    # A window that is not full wanders further, as a mean of fewer values does.
+    factor = math.sqrt(rule.window_size / min(n, rule.window_size))
+    calibrated = column_limits(null, confidence_level=CALIBRATION_LEVEL) * factor
+    return np.asarray(np.fmax(limits, calibrated))
 
 
-def scores_between(
-    sketches: Sequence[NDArray[np.float64]], std: NDArray[np.float64]
-) -> list[float]:
-    """Score of each past window against the one before it, those of the reference's width.
+def _rolling(
+    columns: ColumnDrift,
+    reference: Reference,
+    past: PastWindows,
+    rule: DriftRule,
+    method: ColumnMethod,
+) -> NDArray[np.float64] | None:
+    """Scores against the last full windows; None without any that can be compared."""
+    recent = past.recent(reference, n_each=rule.window_size)
+    if recent is None:
+        return None
+    levels = recent.sketch.shape[1]
+    now = columns.ordered if reference.categories else midpoint_sketch(columns.ordered, levels)
+    scores = scores_between(recent.sketch, now, reference, method)
+    return scores if np.isfinite(scores).any() else None
 
-    Args:
-        sketches: Quantiles of the windows, oldest first, each shape (columns, levels).
-        std: The reference's standard deviations, shape (columns,).
-    """
-    width = len(std)
-    usable = [sketch for sketch in sketches if len(sketch) == width and sketch.size]
-    usable = [sketch for sketch in usable if sketch.shape == usable[-1].shape]
-    return successive(usable, lambda a, b: sketch_score(a, b, std))
 
-
-def _compare(
-    reference: Reference, chosen: NDArray[np.bool_], rows: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    ordered = sort_columns(rows)
-    sketch = reference.sketch[chosen]
-    distance = wasserstein(sketch, midpoint_sketch(ordered, sketch.shape[1]))
-    statistic = kolmogorov_smirnov(ordered, sketch)
-    scores = np.minimum(distance / reference.std[chosen], MAX_SCORE)
-    return scores, kolmogorov_smirnov_p(statistic, ordered.shape[1], reference.n)
+def _joint(
+    reference: Reference,
+    rows: NDArray[np.float64],
+    rule: DriftRule,
+    *,
+    autocorrelation: float,
+    problem: str,
+) -> DriftVerdict:
+    score, p_value = joint_drift(
+        rule.method,
+        reference.sample,
+        rows,
+        std=reference.std,
+        lag1=autocorrelation,
+        rng=np.random.default_rng(rule.seed),
+    )
+    if not math.isfinite(score):
+        reason = problem or "Too few complete rows to look at all columns at once."
+        return _no_verdict(reason, rule, n=len(rows), problem=problem)
+    is_drifted = score > rule.threshold and p_value < SIGNIFICANCE
+    text = (
+        f"All columns together moved: {rule.method} {score:.3g}"
+        if is_drifted
+        else f"{rule.method} {score:.3g}"
+    )
+    return DriftVerdict(
+        is_drifted=is_drifted,
+        score=score,
+        threshold=rule.threshold,
+        effective_threshold=rule.threshold,
+        p_value=p_value,
+        is_calibrated=autocorrelation <= AUTOCORRELATED,
+        lag1=autocorrelation,
+        reason=f"{text} (threshold {rule.threshold:.3g}, p {p_value:.2g}).",
+        columns=None,
+        n=len(rows),
+        method=rule.method,
+        problem=problem,
+    )
 
 
 def _largest_lag1(rows: NDArray[np.float64]) -> float:
     complete = np.isfinite(rows).all(axis=0)
-    return float(np.nan_to_num(lag1(rows[:, complete])).max()) if complete.any() else 0.0
+    chosen = rows if complete.all() else rows[:, complete]
+    return float(np.nan_to_num(lag1(chosen)).max()) if chosen.size else 0.0
 
 
 def _wrong_width(reference: Reference, rows: NDArray[np.float64]) -> str:
@@ -214,12 +269,13 @@ def _wrong_width(reference: Reference, rows: NDArray[np.float64]) -> str:
     return f"The baseline has {reference.width} columns, the window {rows.shape[1]}."
 
 
-def _too_few(n: int, min_samples: int, window_size: int | None) -> str:
-    if window_size is not None and window_size < min_samples:
+def _too_few(n: int, rule: DriftRule) -> str:
+    needed = rule.min_samples
+    if rule.window_size < needed:
         return (
-            f"window_size is below the {min_samples} samples a verdict needs: it is {window_size}."
+            f"window_size is below the {needed} samples a verdict needs: it is {rule.window_size}."
         )
-    return f"{n} samples in the window; a verdict needs {min_samples}." if n < min_samples else ""
+    return f"{n} samples in the window; a verdict needs {needed}." if n < needed else ""
 
 
 def _lost(n_lost: int, n_columns: int) -> str:
@@ -231,43 +287,49 @@ def _lost(n_lost: int, n_columns: int) -> str:
     )
 
 
-def _no_verdict(reason: str, *, threshold: float, n: int, problem: str = "") -> DriftVerdict:
+def _no_verdict(reason: str, rule: DriftRule, *, n: int, problem: str = "") -> DriftVerdict:
+    method = COLUMN_METHODS.get(rule.method)
     return DriftVerdict(
         is_drifted=False,
         score=None,
-        threshold=threshold,
-        effective_threshold=threshold,
+        threshold=rule.threshold,
+        effective_threshold=rule.threshold,
         p_value=None,
         is_calibrated=False,
         lag1=None,
         reason=reason,
         columns=None,
         n=n,
+        method=rule.method if method is None else method.label,
         problem=problem,
     )
 
 
-def _reason(
-    columns: ColumnDrift,
-    effective: float,
-    is_calibrated: bool,  # noqa: FBT001 - private, one caller
-    autocorrelation: float,
-) -> str:
+def _said(columns: ColumnDrift, worst: int, method: ColumnMethod) -> str:
     n_drifted, n_columns = int(columns.is_drifted.sum()), len(columns.scores)
-    score = float(np.nanmax(columns.scores))
+    score, limit = float(columns.scores[worst]), float(columns.limits[worst])
     if n_drifted:
-        text = f"{n_drifted} of {n_columns} columns moved, up to {score:.3g} standard deviations"
-    elif score > effective:
+        by = f"{score:.3g}{method.unit}" if method.unit else f"{method.name} {score:.3g}"
+        text = f"{n_drifted} of {n_columns} columns moved, the furthest over its limit by {by}"
+    elif score > limit:
         text = f"Largest score {score:.3g}, over the threshold but not significant"
     else:
         text = f"Largest score {score:.3g} is within the threshold"
-    text += f" (threshold {effective:.3g})."
     untested = int(np.isnan(columns.scores).sum())
-    if untested:
-        text += f" {untested} columns had too few finite values."
-    if not is_calibrated and math.isfinite(autocorrelation):
-        text += (
-            f" Not calibrated: values follow one another (lag-1 {autocorrelation:.2f}) and fewer "
-            f"than {MIN_SCORES + 1} full windows have shown how far they wander."
-        )
-    return text
+    tail = f" {untested} columns had too few finite values." if untested else ""
+    return f"{text} (threshold {limit:.3g}).{tail}"
+
+
+def _said_of_pace(*, is_changing: bool | None) -> list[str]:
+    if is_changing is None:
+        return []
+    if is_changing:
+        return ["It differs from the last full windows as well: it is still moving, or sudden."]
+    return ["The last full windows were alike: it moved before them, or little by little."]
+
+
+def _said_uncalibrated(autocorrelation: float) -> str:
+    return (
+        f"Not calibrated: values follow one another (lag-1 {autocorrelation:.2f}) and fewer than "
+        f"{MIN_SCORES + 1} full windows have shown how far they wander."
+    )

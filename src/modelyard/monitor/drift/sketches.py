@@ -1,16 +1,14 @@
 """Quantiles of columns: what is kept of a distribution when its values go."""
 
-import math
-from collections.abc import Sequence
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.stats.distances import sort_columns
 from modelyard.stats.quantiles import midpoint_sketch
-
-# A column that was constant and is so no longer has no deviation to be measured in.
-MAX_SCORE = 1000.0
 
 
 def sketch_of(rows: NDArray[np.float64], size: int) -> NDArray[np.float64]:
@@ -30,24 +28,21 @@ def sketch_of(rows: NDArray[np.float64], size: int) -> NDArray[np.float64]:
     return np.stack([_column_sketch(column, min(size, len(rows))) for column in rows.T])
 
 
-# Values whose sums overflow have no score, and never a warning to the caller.
-@np.errstate(over="ignore", invalid="ignore")
-def sketch_score(
-    a: NDArray[np.float64], b: NDArray[np.float64], std: NDArray[np.float64]
-) -> float:
-    """Largest Wasserstein-1 distance of a column, in standard deviations; 0 without columns."""
-    scores = np.abs(a - b).mean(axis=1) / std
-    known = scores[np.isfinite(scores)]
-    return float(min(known.max(), MAX_SCORE)) if known.size else 0.0
+def array_to_plain(array: NDArray[Any]) -> dict[str, Any]:
+    """An array of floats as a plain value: its shape, and its bytes in base64."""
+    exact = np.ascontiguousarray(array, dtype="<f8")
+    return {"shape": list(exact.shape), "float64": base64.b64encode(exact.tobytes()).decode()}
 
 
-def sketch_to_plain(sketch: NDArray[np.float64]) -> list[list[float | None]]:
-    """Quantiles as lists, to six digits; NaN as None."""
-    return [[rounded(value) for value in row] for row in sketch.tolist()]
+def array_from_plain(plain: Mapping[str, Any] | Sequence[Any]) -> NDArray[np.float64]:
+    """The array that `array_to_plain` described, or nested lists with None for NaN.
 
-
-def sketch_from_plain(plain: Sequence[Sequence[float | None]]) -> NDArray[np.float64]:
-    """The quantiles that `sketch_to_plain` described."""
+    Raises:
+        KeyError, TypeError, ValueError: It describes none.
+    """
+    if isinstance(plain, Mapping):
+        data = base64.b64decode(plain["float64"], validate=True)
+        return np.frombuffer(data, "<f8").reshape(plain["shape"]).astype(np.float64)
     if not plain:
         return np.empty((0, 0))
     return np.array(plain, dtype=np.float64)
@@ -59,8 +54,3 @@ def _column_sketch(column: NDArray[np.float64], size: int) -> NDArray[np.float64
         return np.full(size, np.nan)
     positions = ((np.arange(size) + 0.5) / size * known.size).astype(np.intp)
     return np.asarray(known[positions])
-
-
-def rounded(value: float) -> float | None:
-    """`value` to six digits; None for NaN and infinities."""
-    return float(f"{value:.6g}") if math.isfinite(value) else None

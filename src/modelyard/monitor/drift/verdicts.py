@@ -1,88 +1,40 @@
 """The verdicts on one window: pure functions of the window, the baseline and the past."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from modelyard.monitor.alerting.alerts import DEFAULT_THRESHOLDS
-from modelyard.monitor.drift.baseline import Baseline, Reference
-from modelyard.monitor.drift.detection import DriftVerdict, detect_drift, scores_between
-from modelyard.monitor.recording.windows import WindowData, WindowSummary
+from modelyard.monitor.drift.baseline import Baseline
+from modelyard.monitor.drift.detection import DriftRule, DriftVerdict, detect_drift
+from modelyard.monitor.drift.past import PastWindows
+from modelyard.monitor.recording.windows import WindowData
 
 PREDICTION_DRIFT = "prediction_drift"
 FEATURE_DRIFT = "feature_drift"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """Verdicts, and what they were made from.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Past:
+    """The full windows before the current one."""
 
-    Attributes:
-        at: When, ISO 8601.
-        monotonic_s: When, by the clock that never goes back.
-        n_records: Predictions recorded by then.
-        baseline: What was compared with.
-        data: The window.
-        drift: Verdicts under `prediction_drift` and `feature_drift`.
-    """
-
-    at: str
-    monotonic_s: float
-    n_records: int
-    baseline: Baseline | None
-    data: WindowData
-    drift: Mapping[str, DriftVerdict]
+    predictions: PastWindows
+    features: PastWindows
 
 
 def drift_verdicts(
-    data: WindowData,
-    baseline: Baseline | None,
-    history: Sequence[WindowSummary],
-    *,
-    thresholds: Mapping[str, float | None],
-    min_samples: int,
-    window_size: int,
+    data: WindowData, baseline: Baseline | None, past: Past, rules: Mapping[str, DriftRule]
 ) -> dict[str, DriftVerdict]:
     """Whether predictions and features have drifted.
 
     Args:
         data: The current window.
         baseline: What is normal, if known.
-        history: Full windows before it, oldest first; they show how far windows wander.
-        thresholds: By name; one that is switched off is judged by its default.
-        min_samples: Rows below which there is no verdict.
-        window_size: Rows that the window can hold.
+        past: Full windows before it; they show how far windows wander.
+        rules: How to judge, under `prediction_drift` and `feature_drift`.
     """
-    cases = {
-        PREDICTION_DRIFT: (
-            baseline.predictions if baseline else None,
-            data.predictions,
-            [window.predictions for window in history],
-        ),
-        FEATURE_DRIFT: (
-            baseline.features if baseline else None,
-            data.features,
-            [window.features for window in history],
-        ),
-    }
+    predictions, features = (baseline.predictions, baseline.features) if baseline else (None, None)
     return {
-        name: detect_drift(
-            reference,
-            rows,
-            threshold=thresholds.get(name) or DEFAULT_THRESHOLDS[name],
-            null_scores=_null_scores(reference, sketches),
-            min_samples=min_samples,
-            window_size=window_size,
-        )
-        for name, (reference, rows, sketches) in cases.items()
+        PREDICTION_DRIFT: detect_drift(
+            predictions, data.predictions, past.predictions, rules[PREDICTION_DRIFT]
+        ),
+        FEATURE_DRIFT: detect_drift(features, data.features, past.features, rules[FEATURE_DRIFT]),
     }
-
-
-def _null_scores(
-    reference: Reference | None, sketches: Sequence[NDArray[np.float64]]
-) -> Sequence[float]:
-    if reference is None:
-        return ()
-    return reference.null_scores or scores_between(sketches, reference.std)

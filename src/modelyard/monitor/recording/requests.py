@@ -4,6 +4,10 @@ from collections import OrderedDict
 
 from modelyard._core.errors import RequestNotFoundError
 
+# Stands for a position once the outcome has come.
+_DONE = -2
+NO_PREDICTION = -1
+
 
 class OpenRequests:
     """The ids of the last predictions, with and without an outcome.
@@ -16,26 +20,30 @@ class OpenRequests:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        # True once the outcome has come.
-        self._is_done: OrderedDict[str, bool] = OrderedDict()
+        self._positions: OrderedDict[str, int] = OrderedDict()
 
-    def add(self, request_id: str) -> None:
-        """Remember a prediction; the oldest is forgotten when there are too many."""
-        self._is_done[request_id] = False
-        if len(self._is_done) > self._capacity:
-            self._is_done.popitem(last=False)
+    def add(self, request_id: str, position: int) -> None:
+        """Remember a prediction; the oldest is forgotten when there are too many.
 
-    def finish(self, request_id: str) -> bool:
-        """Note that the outcome has come; False if it had come before.
+        Args:
+            request_id: Its id.
+            position: Where its answer is in the ring of predictions; -1 if it has none.
+        """
+        self._positions[request_id] = position
+        if len(self._positions) > self._capacity:
+            self._positions.popitem(last=False)
+
+    def finish(self, request_id: str) -> int | None:
+        """Note that the outcome has come: where the answer is; None if it had come before.
 
         Raises:
             RequestNotFoundError: No such prediction is remembered.
         """
-        done = self._is_done.get(request_id)
-        if done is None:
+        position = self._positions.get(request_id)
+        if position is None:
             raise RequestNotFoundError(
                 f"No prediction {request_id!r} among the last {self._capacity}. Pass the id that "
                 "record_prediction returned, or use record_metric(name, value)."
             )
-        self._is_done[request_id] = True
-        return not done
+        self._positions[request_id] = _DONE
+        return None if position == _DONE else position

@@ -10,8 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from modelyard.monitor.recording.labels import Labels
+
 # Wider rows (a whole sequence, say) would cost more memory than they tell.
 MAX_WIDTH = 4096
+# Rows up to this width are kept longer than a window, to be joined with late outcomes.
+NARROW_WIDTH = 64
+# Rows between two looks for NaN: one look at many costs a tenth of many looks.
+_CHECK_EVERY = 100
 
 
 class Series:
@@ -31,30 +37,45 @@ class Series:
         self._values[self.n_added % self._capacity] = value
         self.n_added += 1
 
-    def values(self) -> NDArray[np.float64]:
-        """A copy, oldest first."""
-        return _in_order(self._values, self.n_added, self._capacity)
+    def extend(self, values: NDArray[np.float64], *, n_gone: int = 0) -> None:
+        """Take several numbers, shape (k,), oldest first.
+
+        Args:
+            values: As many as fit, if there were more.
+            n_gone: How many more there were before them.
+        """
+        self.n_added += n_gone
+        _put(self._values, self.n_added, values)
+        self.n_added += len(values)
+
+    def values(self, *, newest: int | None = None) -> NDArray[np.float64]:
+        """A copy, oldest first; of the `newest` only, if given."""
+        return _newest(self._values, self.n_added, newest)
 
 
 class Rows:
-    """The last `capacity` rows of numbers, all of the width of the first.
+    """The last rows of numbers, all of the width of the first.
 
     Args:
-        capacity: How many are kept.
+        size: How many there are in a window.
+        kept: How many are kept if they are narrow (64 numbers at most); `size` otherwise.
     """
 
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
+    def __init__(self, size: int, *, kept: int | None = None) -> None:
+        self._size = size
+        self._kept = max(size, kept or size)
         self._rows: NDArray[np.float64] | None = None
-        self._ones = np.empty(0)
+        self._n_checked = 0
+        self._n_non_finite = 0
+        self.width = 0
         self.n_added = 0
-        self.n_non_finite = 0
         self.n_refused = 0
 
     @property
-    def width(self) -> int:
-        """Numbers in a row; 0 before the first."""
-        return len(self._ones)
+    def n_non_finite(self) -> int:
+        """Rows so far that held NaN or infinities."""
+        self._check()
+        return self._n_non_finite
 
     def add(self, rows: NDArray[Any]) -> None:
         """Take one row, shape (width,), or several, shape (k, ...).
@@ -62,69 +83,91 @@ class Rows:
         A row with NaN or infinities is kept and counted; one of another width is counted, and a
         row of NaN takes its place, so that old rows do not stand for the present.
         """
-        # (b, 64, 155) is b rows of 9,920 numbers; the common (width,) and (1, width) stay as is.
-        if rows.ndim > 2:  # noqa: PLR2004 - more than a table
-            rows = rows.reshape(len(rows), -1)
-        width = rows.shape[-1]
-        if self._rows is None and 0 < width <= MAX_WIDTH:
-            self._rows = np.empty((self._capacity, width))
-            self._ones = np.ones(width)
-        if self._rows is None or width != len(self._ones):
-            self._refuse(1 if rows.ndim == 1 else len(rows))
-        elif rows.ndim == 1 or len(rows) == 1:
-            self._add_one(self._rows, rows)
+        kept = self._rows
+        if kept is not None and rows.ndim == 1 and len(rows) == self.width:
+            kept[self.n_added % len(kept)] = rows
+            self.n_added += 1
+            if self.n_added - self._n_checked >= _CHECK_EVERY:
+                self._check()
         else:
-            for row in rows[-self._capacity :]:
-                self._add_one(self._rows, row)
+            self._add_table(rows)
 
-    def values(self) -> NDArray[np.float64]:
-        """A copy, shape (n, width), oldest first."""
+    def values(self, *, newest: int | None = None) -> NDArray[np.float64]:
+        """A copy of the window, shape (n, width), oldest first; of the `newest` only, if given."""
         if self._rows is None:
             return np.empty((0, 0))
-        return _in_order(self._rows, self.n_added, self._capacity)
+        return _newest(self._rows, self.n_added, min(newest or self._size, self._size))
 
-    def _refuse(self, n_rows: int) -> None:
-        self.n_refused += 1
-        if self._rows is not None:
-            for _ in range(min(n_rows, self._capacity)):
-                self._rows[self.n_added % self._capacity] = math.nan
-                self.n_added += 1
+    def at(self, position: int) -> NDArray[np.float64] | None:
+        """A copy of the row that was added as the `position`-th; None if it is gone."""
+        if self._rows is None or not 0 <= self.n_added - position - 1 < len(self._rows):
+            return None
+        return np.array(self._rows[position % len(self._rows)])
 
-    def _add_one(self, kept: NDArray[np.float64], row: NDArray[Any]) -> None:
-        place = self.n_added % self._capacity
-        kept[place] = row
-        self.n_added += 1
-        # One product finds NaN and infinities at a third of the cost of isfinite; a sum of large
-        # finite numbers that overflows is told apart by looking again.
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = kept[place].dot(self._ones)
-        if not math.isfinite(total) and not np.isfinite(kept[place]).all():
-            self.n_non_finite += 1
+    def _add_table(self, rows: NDArray[Any]) -> None:
+        # (b, 64, 155) is b rows of 9,920 numbers.
+        table = np.atleast_2d(rows) if rows.ndim <= 2 else rows.reshape(len(rows), -1)  # noqa: PLR2004 - more than a table
+        width = table.shape[-1]
+        if self._rows is None and 0 < width <= MAX_WIDTH:
+            self._rows = np.empty((self._kept if width <= NARROW_WIDTH else self._size, width))
+            self.width = width
+        if self._rows is None or width != self.width:
+            self.n_refused += 1
+            if self._rows is None:
+                return
+            table = np.full((min(len(table), self._size), self.width), math.nan)
+            self._check()
+            self._n_checked += len(table)  # these are counted as refused
+        for start in range(0, len(table), _CHECK_EVERY):
+            part = table[start : start + _CHECK_EVERY]
+            _put(self._rows, self.n_added, part)
+            self.n_added += len(part)
+            if self.n_added - self._n_checked >= _CHECK_EVERY:
+                self._check()
+
+    def _check(self) -> None:
+        n_new = self.n_added - self._n_checked
+        if n_new > 0 and self._rows is not None:
+            newest = _newest(self._rows, self.n_added, n_new)
+            with np.errstate(over="ignore", invalid="ignore"):
+                total = newest.sum()
+            # A sum finds out at a third of the cost; one that overflows is looked at again.
+            if not math.isfinite(total):
+                self._n_non_finite += int((~np.isfinite(newest)).any(axis=1).sum())
+        self._n_checked = max(self._n_checked, self.n_added)
 
 
-def as_rows(value: Any) -> NDArray[Any] | None:
-    """`value` as an array of one or two dimensions and more, or None if it holds no numbers.
+def as_rows(value: Any, labels: Labels | None = None) -> NDArray[Any] | None:
+    """Numbers, at least one-dimensional, from a number, list, array or tensor; else None.
 
     Args:
-        value: A number, a list, an array or a tensor on any device.
+        value: What was handed in.
+        labels: Where text among the numbers is noted, which then stands as its code; without it
+            text is refused.
     """
     if not isinstance(value, np.ndarray):
-        value = _as_array(value)
+        value = _as_array(value, labels)
         if value is None:
             return None
-    if value.dtype.kind not in "biuf" or value.size == 0:
+    if value.dtype.kind not in "biuf":
+        value = _coded(value, labels)
+        if value is None:
+            return None
+    if value.size == 0:
         return None
-    return np.atleast_1d(value)
+    return value if value.ndim else np.atleast_1d(value)
 
 
-def _as_array(value: Any) -> NDArray[Any] | None:
+def _as_array(value: Any, labels: Labels | None) -> NDArray[Any] | None:
     # A tensor cannot exist before torch was imported, so torch is never imported here.
     torch = sys.modules.get("torch")
     try:
         if isinstance(value, int | float):
             return np.array([float(value)])
         if torch is None or not isinstance(value, torch.Tensor):
-            return np.asarray(value)
+            array = np.asarray(value)
+            # Numbers beside text would have become text as well.
+            return _coded(value, labels) if array.dtype.kind in "UO" else array
         plain = value.detach().cpu()
         # NumPy has no bfloat16.
         return np.asarray(plain.float() if plain.dtype == torch.bfloat16 else plain)
@@ -132,8 +175,29 @@ def _as_array(value: Any) -> NDArray[Any] | None:
         return None
 
 
-def _in_order(kept: NDArray[np.float64], n_added: int, capacity: int) -> NDArray[np.float64]:
-    if n_added <= capacity:
-        return kept[:n_added].copy()
-    start = n_added % capacity
-    return np.concatenate([kept[start:], kept[:start]])
+def _coded(value: Any, labels: Labels | None) -> NDArray[np.float64] | None:
+    if labels is None:
+        return None
+    try:
+        return labels.coded(value)
+    except Exception:  # noqa: BLE001 - as above
+        return None
+
+
+def _put(ring: NDArray[np.float64], n_added: int, values: NDArray[Any]) -> None:
+    """Write values at the end of a ring to which `n_added` were added before."""
+    n_skipped = max(0, len(values) - len(ring))
+    values = values[n_skipped:]
+    start = (n_added + n_skipped) % len(ring)
+    n_first = min(len(values), len(ring) - start)
+    ring[start : start + n_first] = values[:n_first]
+    ring[: len(values) - n_first] = values[n_first:]
+
+
+def _newest(ring: NDArray[np.float64], n_added: int, n: int | None) -> NDArray[np.float64]:
+    """A copy of the newest `n` values of a ring, oldest first."""
+    n = min(n_added, len(ring), len(ring) if n is None else n)
+    start = (n_added - n) % len(ring)
+    if start + n <= len(ring):
+        return ring[start : start + n].copy()
+    return np.concatenate([ring[start:], ring[: start + n - len(ring)]])

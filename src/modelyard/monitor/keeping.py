@@ -1,0 +1,208 @@
+"""Keeping: full windows, and what has to be found again."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+
+from modelyard._core.clock import Clock
+from modelyard._core.errors import StorageError
+from modelyard.monitor.alerting.alerts import AlertEvent
+from modelyard.monitor.alerting.dispatch import Dispatcher
+from modelyard.monitor.drift.detection import DriftVerdict
+from modelyard.monitor.drift.past import PastWindows
+from modelyard.monitor.drift.verdicts import Past
+from modelyard.monitor.evaluation import Evaluation
+from modelyard.monitor.exporting.json_files import JsonLines
+from modelyard.monitor.history.journal import Journal
+from modelyard.monitor.history.summaries import DriftSummary, WindowSummary
+from modelyard.monitor.recorder import Recorder
+from modelyard.monitor.recording.blocks import BlockMeans
+from modelyard.monitor.recording.deltas import take
+from modelyard.monitor.recording.windows import WindowData
+from modelyard.monitor.settings import MonitorSettings
+from modelyard.monitor.worker import worker
+
+_logger = logging.getLogger(__name__)
+
+FLUSH_INTERVAL_S = 1.0
+# Full windows that may wait to be summarised before recording has to do it itself.
+_MOST_WAITING = 20
+_N_SKETCHED = 20
+
+
+class Keeper(Recorder):
+    """Keeps full windows and writes what is new.
+
+    A second lock, `_working`, lets one thread at a time work out verdicts or write.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        settings: MonitorSettings,
+        *,
+        window_size: int,
+        evaluate_every: int,
+        feature_names: Sequence[str] | None,
+        background: bool,
+        clock: Clock | None,
+        journal: Journal,
+        dispatcher: Dispatcher,
+        log_dir: str | Path | None,
+    ) -> None:
+        super().__init__(
+            model_name,
+            window_size=window_size,
+            evaluate_every=evaluate_every,
+            feature_names=feature_names,
+            background=background,
+            clock=clock,
+        )
+        self._settings = settings
+        self._journal = journal
+        self._is_stored = journal.is_stored
+        self._dispatcher = dispatcher
+        self._log = None if log_dir is None else JsonLines(Path(log_dir), model_name)
+        self._working = Lock()
+        self._waiting: list[tuple[WindowData, str, str, bool]] = []
+        self._window_began = self._clock.now().isoformat()
+        self._is_armed = False
+        self._baseline_since = 0
+        self._windows_since_baseline = 0
+        self._evaluation: Evaluation | None = None
+        self._flushed_at_s = self._clock.monotonic_s()
+        self._is_flush_asked = False
+        self._past_windows: Past | None = None
+        self._restore()
+
+    def _restore(self) -> None:
+        """Find the records of the last window again."""
+        deltas, n_total = self._journal.stored_records()
+        for delta in deltas:
+            take(self._window, delta, now_s=self._clock.monotonic_s(), now=self._now_s())
+        self._n_before = n_total - self._window.n_records
+        self._journal.begin_at(self._window)
+        self._window.begin()
+
+    def _close_window(self) -> None:
+        """Called with the lock held when a window is full."""
+        ended_at = self._clock.now().isoformat()
+        self._waiting.append((self._window.data(), self._window_began, ended_at, self._is_armed))
+        self._is_armed = False
+        self._window_began = ended_at
+        self._window.close()
+
+    def _after_record(self, *, is_due: bool) -> None:
+        super()._after_record(is_due=is_due)
+        if not self._is_stored:
+            return
+        if self._settings.is_sync or not self._is_background:
+            self._write_if_due()
+        elif not self._is_flush_asked:
+            self._is_flush_asked = True
+            worker().ask(self, after_s=FLUSH_INTERVAL_S)
+
+    def _has_too_much_to_do(self) -> bool:
+        return len(self._waiting) > _MOST_WAITING
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        self._working = Lock()
+        # What the parent has recorded the parent writes.
+        self._journal.after_fork(self._window)
+        self._waiting.clear()
+
+    def _settle(self) -> None:
+        if self._waiting:
+            with self._working:
+                self._digest()
+
+    def _send(self, events: Sequence[AlertEvent]) -> None:
+        """Hand what is news to the sinks; returns at once."""
+        news = [event.to_dict(model_name=self.model_name) for event in events if event.is_news]
+        if news:
+            self._dispatcher.submit(news)
+
+    def _digest(self) -> None:
+        """Summarise the windows that have become full; called with `_working` held."""
+        while self._waiting:
+            with self._lock:
+                data, began_at, ended_at, is_armed = self._waiting[0]
+                blocks = self._window.block_means()
+            evaluation = self._evaluation
+            drift = evaluation.drift if evaluation else {}
+            summary = WindowSummary.of(
+                data,
+                started_at=began_at,
+                ended_at=ended_at,
+                drift={name.removesuffix("_drift"): _short(v) for name, v in drift.items()},
+            )
+            if is_armed:
+                self._adopt_armed(data, blocks, at=ended_at)
+            with self._lock:
+                self._waiting.pop(0)
+                self._windows_since_baseline += 1
+                self._journal.add_window(summary)
+                self._past_windows = None
+
+    def _adopt_armed(self, data: WindowData, blocks: BlockMeans, *, at: str) -> None:
+        """Make a window the baseline that was waited for; called with `_working` held."""
+
+    def _past(self) -> Past:
+        """The last full windows; worked out anew when there is another; the lock is held."""
+        if self._past_windows is None:
+            windows = self._journal.recent(_N_SKETCHED)
+            self._past_windows = Past(
+                predictions=PastWindows(
+                    [one.predictions for one in windows if one.predictions is not None]
+                ),
+                features=PastWindows(
+                    [one.features for one in windows if one.features is not None]
+                ),
+            )
+        return self._past_windows
+
+    def flush(self) -> None:
+        """Store what is new; durable on return (with a store).
+
+        Raises:
+            StorageError: The store refuses; nothing is lost, the next flush tries again.
+        """
+        self._is_flush_asked = False
+        with self._working:
+            self._digest()
+            self._flushed_at_s = self._clock.monotonic_s()
+            with self._lock:
+                self._journal.note_records(
+                    self._window, now_s=self._clock.monotonic_s(), now=self._now_s()
+                )
+                self._journal.note_deliveries(self._dispatcher)
+            self._journal.write(at=self._clock.now())
+
+    def _now_s(self) -> float:
+        return self._clock.now().timestamp()
+
+    def _flush_if_sync(self) -> None:
+        if self._settings.is_sync:
+            self.flush()
+
+    def _write_if_due(self) -> None:
+        if not self._journal.is_stored:
+            return
+        age_s = self._clock.monotonic_s() - self._flushed_at_s
+        if not self._settings.is_sync and age_s < FLUSH_INTERVAL_S:
+            return
+        try:
+            self.flush()
+        except StorageError as error:
+            _logger.warning("Monitor %r could not be stored: %s", self.model_name, error)
+
+
+def _short(verdict: DriftVerdict) -> DriftSummary:
+    return DriftSummary(
+        score=verdict.score,
+        threshold=verdict.effective_threshold,
+        n_drifted=int(verdict.is_drifted),
+        is_calibrated=verdict.is_calibrated,
+    )

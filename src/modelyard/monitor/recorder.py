@@ -1,0 +1,291 @@
+"""Recording: what a prediction costs its caller, and nothing more."""
+
+import os
+import weakref
+from collections.abc import Mapping, Sequence
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelyard._core.clock import Clock, SystemClock
+from modelyard._core.errors import ConfigError
+from modelyard._core.ids import checked_name, new_id
+from modelyard.monitor.arguments import as_number, at_least_one, names_of
+from modelyard.monitor.performance.outcomes import Outcomes
+from modelyard.monitor.recording.requests import NO_PREDICTION, OpenRequests
+from modelyard.monitor.recording.windows import Window
+from modelyard.monitor.worker import worker
+
+_FEWEST_OPEN = 10_000
+
+
+class Recorder:
+    """Keeps the window; `ModelMonitor` adds everything that is worked out from it.
+
+    One lock, `_lock`, guards all state and is held for copies only.
+
+    Args:
+        model_name: Whose predictions.
+        window_size: Predictions in the window.
+        evaluate_every: Predictions of a block: after each, verdicts are due.
+        feature_names: In which order features come that are given by name.
+        background: Whether a thread does what is due; otherwise recording does.
+        clock: Tells the time.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        *,
+        window_size: int,
+        evaluate_every: int,
+        feature_names: Sequence[str] | None,
+        background: bool,
+        clock: Clock | None,
+    ) -> None:
+        self.model_name = checked_name(model_name, what="model_name")
+        self.window_size = at_least_one(window_size, what="window_size")
+        self._evaluate_every = at_least_one(evaluate_every, what="evaluate_every")
+        self._clock = clock or SystemClock()
+        self._is_background = background
+        self._lock = Lock()
+        n_open = max(_FEWEST_OPEN, 10 * window_size)
+        self._window = Window(
+            window_size,
+            n_kept=n_open,
+            block_size=self._evaluate_every,
+            feature_names=names_of(feature_names, what="feature_names"),
+        )
+        self._requests = OpenRequests(n_open)
+        self._outcomes = Outcomes(window_size)
+        self._run_id = new_id("request")
+        self._n_requests = 0
+        self._n_before = 0
+        self._is_stored = False
+        _recorders.add(self)
+
+    def record_prediction(
+        self,
+        prediction: Any,
+        latency: float,
+        features: Any = None,
+        error: bool = False,  # noqa: FBT001, FBT002 - the document's signature
+        *,
+        request_id: str | None = None,
+        version_id: str | None = None,
+    ) -> str:
+        """Record one prediction.
+
+        What cannot be used (NaN, another width, no numbers at all) is counted in the summary's
+        `odd_values` and raises an `info` alert, never an error.
+
+        Args:
+            prediction: Number, label, list, array or tensor, shape (outputs,) or (batch, outputs).
+                None for a failed one.
+            latency: Seconds.
+            features: Same forms, shape (features,) or (batch, features), at most 4,096 wide; or
+                a mapping from names to numbers and labels.
+            error: Whether it failed.
+            request_id: Yours; a new one is made if there is none.
+            version_id: Which version answered, for the summary's counts.
+
+        Returns:
+            The request id, for `record_outcome`.
+        """
+        now_s = self._clock.monotonic_s()
+        with self._lock:
+            window = self._window
+            if request_id is None:
+                request_id = f"{self._run_id}-{self._n_requests}"
+                self._n_requests += 1
+            position = window.predictions.n_added
+            window.record(prediction, latency, features, error=bool(error), now_s=now_s)
+            has_answer = window.predictions.n_added > position
+            self._requests.add(request_id, position if has_answer else NO_PREDICTION)
+            if version_id is not None:
+                window.versions[version_id] = window.versions.get(version_id, 0) + 1
+            is_due = window.is_anything_full()
+            if is_due:
+                self._close_what_is_full()
+        if is_due or self._is_stored:
+            self._after_record(is_due=is_due)
+        return request_id
+
+    def record_batch(
+        self,
+        predictions: Any,
+        latency: Any,
+        features: Any = None,
+        errors: Any = None,
+        *,
+        request_ids: Sequence[str] | None = None,
+        version_id: str | None = None,
+    ) -> list[str]:
+        """Record several predictions at once, one in each row.
+
+        Args:
+            predictions: Array or tensor, shape (n,) or (n, outputs).
+            latency: Seconds of each, shape (n,), or one number that holds for all.
+            features: shape (n, features).
+            errors: Which failed, shape (n,); none by default.
+            request_ids: Yours, n of them; new ones are made if there are none.
+            version_id: Which version answered.
+
+        Returns:
+            The request ids.
+
+        Raises:
+            ConfigError: Lengths that do not go together.
+        """
+        table, latencies_s, failed, n = _batch(predictions, latency, errors)
+        now_s = self._clock.monotonic_s()
+        with self._lock:
+            ids = self._ids(n, request_ids)
+            window = self._window
+            position = window.predictions.n_added
+            window.record_batch(table, latencies_s, features, errors=failed, now_s=now_s)
+            has_answers = window.predictions.n_added - position == n
+            for i, request_id in enumerate(ids):
+                self._requests.add(request_id, position + i if has_answers else NO_PREDICTION)
+            if version_id is not None:
+                window.versions[version_id] = window.versions.get(version_id, 0) + n
+            is_due = window.is_anything_full()
+            if is_due:
+                self._close_what_is_full()
+        if is_due or self._is_stored:
+            self._after_record(is_due=is_due)
+        return ids
+
+    def record_outcome(self, request_id: str, metrics: Any) -> None:
+        """Record what came of a prediction, when it is known. A second outcome is ignored.
+
+        Args:
+            request_id: What `record_prediction` returned.
+            metrics: Numbers by name, such as `{"return": 0.01}`; or the outcome itself, which is
+                compared with what was predicted: a number, a list of them, or a label.
+
+        Raises:
+            RequestNotFoundError: No such prediction among those remembered (ten windows, 10,000
+                at least).
+            ConfigError: A metric that is no number, or an outcome that is neither.
+        """
+        values: dict[str, float] = {}
+        if isinstance(metrics, Mapping):
+            values = {name: as_number(name, value) for name, value in metrics.items()}
+            truth = None
+        else:
+            truth = self._outcomes.truth_of(metrics)
+        with self._lock:
+            position = self._requests.finish(request_id)
+            if position is None:
+                return
+            for name, value in values.items():
+                self._window.record_metric(name, value)
+            if truth is not None:
+                self._outcomes.add(self._window.predictions.at(position), truth)
+
+    def record_metric(self, name: str, value: float) -> None:
+        """Record one value of a business metric such as `sharpe`.
+
+        Args:
+            name: Of the metric.
+            value: In its unit; what is not finite is counted only.
+
+        Raises:
+            ConfigError: The value is no number.
+        """
+        number = as_number(name, value)
+        with self._lock:
+            self._window.record_metric(name, number)
+
+    @property
+    def total_predictions(self) -> int:
+        """Predictions recorded so far."""
+        return self._n_before + self._window.n_records
+
+    def work(self) -> None:
+        """Do what is due; overridden by what there is to do."""
+
+    def _close_what_is_full(self) -> None:
+        """Close block and window where full; the lock is held."""
+        window = self._window
+        if window.is_block_full():
+            window.close_block(at=self._clock.now().timestamp())
+        if window.is_full():
+            self._close_window()
+
+    def _close_window(self) -> None:
+        """Called with the lock held when a window is full."""
+        self._window.close()
+
+    def _after_record(self, *, is_due: bool) -> None:
+        """Have done what is due, with no lock held."""
+        if is_due:
+            self._ask()
+
+    def _has_too_much_to_do(self) -> bool:
+        """Whether recording must do the work itself, so that what waits does not pile up."""
+        return False
+
+    def _after_fork(self) -> None:
+        """In the child of a fork: locks nobody holds, and ids that are not the parent's."""
+        self._lock = Lock()
+        self._run_id = new_id("request")
+
+    def _ask(self) -> None:
+        if self._is_background and not self._has_too_much_to_do():
+            worker().ask(self)
+        else:
+            self.work()
+
+    def _ids(self, n: int, given: Sequence[str] | None) -> list[str]:
+        if given is not None:
+            if len(given) != n:
+                raise ConfigError(f"{len(given)} request_ids for {n} predictions.")
+            return [str(one) for one in given]
+        first = self._n_requests
+        self._n_requests += n
+        return [f"{self._run_id}-{first + i}" for i in range(n)]
+
+
+_recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for recorder in list(_recorders):
+        recorder._after_fork()  # noqa: SLF001 - of this module's own class
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _batch(
+    predictions: Any, latency: Any, errors: Any
+) -> tuple[Any, NDArray[np.float64], NDArray[np.float64], int]:
+    """Predictions as a table, latencies and errors of one length."""
+    try:
+        n = len(predictions)
+    except TypeError as error:
+        raise ConfigError(
+            f"predictions must have a row for each prediction, got {type(predictions).__name__}."
+        ) from error
+    if n == 0:
+        raise ConfigError("A batch holds one prediction at least, got none.")
+    shape = getattr(predictions, "shape", None)
+    if shape is None:
+        rows = list(predictions)
+        is_flat = not isinstance(rows[0], Sequence) or isinstance(rows[0], str)
+        table: Any = [[row] for row in rows] if is_flat else rows
+    else:
+        table = predictions.reshape(n, -1)
+    failed = np.zeros(n) if errors is None else np.asarray(errors, dtype=bool).astype(float)
+    try:
+        latencies_s = np.broadcast_to(np.asarray(latency, dtype=np.float64), (n,))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"latency is one number of seconds or {n} of them.") from error
+    if failed.shape != (n,):
+        raise ConfigError(f"errors has shape {failed.shape} for {n} predictions.")
+    return table, latencies_s, failed, n

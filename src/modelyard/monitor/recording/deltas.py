@@ -1,0 +1,145 @@
+"""What was recorded since a mark, in columns: kept so that a crash loses little, and merged."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelyard.monitor.recording.labels import Labels
+from modelyard.monitor.recording.windows import OddCounts, Window
+
+_METRIC = "metric/"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Delta:
+    """Records in columns.
+
+    Attributes:
+        arrays: `latency_s`, `error`, `at` (Unix time), `prediction` and `feature` (a row each),
+            and `metric/<name>`; oldest first, at most a window of each.
+        meta: Plain values: how many records there were in all, odd values, versions, labels.
+    """
+
+    arrays: Mapping[str, NDArray[np.float64]]
+    meta: Mapping[str, Any]
+
+    @property
+    def n_records(self) -> int:
+        """Predictions that were recorded, those that are no longer kept included."""
+        return int(self.meta["n_records"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """How much a window held at one moment."""
+
+    n_records: int = 0
+    n_errors: int = 0
+    n_predictions: int = 0
+    n_features: int = 0
+    metrics: Mapping[str, int] = field(default_factory=dict)
+    odd: Mapping[str, int] = field(default_factory=dict)
+    versions: Mapping[str, int] = field(default_factory=dict)
+
+
+def mark_of(window: Window) -> Mark:
+    """The mark of now."""
+    return Mark(
+        n_records=window.n_records,
+        n_errors=window.n_errors,
+        n_predictions=window.predictions.n_added,
+        n_features=window.features.n_added,
+        metrics={name: series.n_added for name, series in window.metrics.items()},
+        odd=window.odd_counts(),
+        versions=dict(window.versions),
+    )
+
+
+def delta_since(window: Window, mark: Mark, *, now_s: float, now: float) -> Delta:
+    """What was recorded since `mark`.
+
+    Args:
+        window: Where.
+        mark: Of an earlier moment.
+        now_s: The monotonic clock's time, in which the window keeps times.
+        now: The same moment as Unix time.
+    """
+    arrays: dict[str, NDArray[np.float64]] = {}
+    n_new = window.n_records - mark.n_records
+    if n_new:
+        latencies_s, errors, times_s = window.records(newest=n_new)
+        arrays |= {"latency_s": latencies_s, "error": errors, "at": now - (now_s - times_s)}
+    for name, rows, before in (
+        ("prediction", window.predictions, mark.n_predictions),
+        ("feature", window.features, mark.n_features),
+    ):
+        if rows.n_added > before:
+            arrays[name] = rows.values(newest=rows.n_added - before)
+    for name, series in window.metrics.items():
+        n = series.n_added - mark.metrics.get(name, 0)
+        if n:
+            arrays[_METRIC + name] = series.values(newest=n)
+    meta = {
+        "n_records": n_new,
+        "n_errors": window.n_errors - mark.n_errors,
+        "odd": _grown(window.odd_counts(), mark.odd),
+        "versions": _grown(window.versions, mark.versions),
+        "feature_names": list(window.feature_names),
+        "labels": {
+            "prediction": _labels_to_plain(window.prediction_labels),
+            "feature": _labels_to_plain(window.feature_labels),
+        },
+    }
+    return Delta(arrays=arrays, meta=meta)
+
+
+def take(window: Window, delta: Delta, *, now_s: float, now: float) -> None:
+    """Add records from elsewhere or from before to a window, as if they had been recorded here.
+
+    Args:
+        window: Where to.
+        delta: What `delta_since` gave.
+        now_s: As `delta_since`.
+        now: As `delta_since`.
+    """
+    arrays, meta = delta.arrays, delta.meta
+    if "error" in arrays:
+        window.add_records(
+            arrays["latency_s"], arrays["error"], now_s - (now - arrays["at"]), n=delta.n_records
+        )
+    window.n_errors += int(meta["n_errors"]) - int(arrays.get("error", np.zeros(1)).sum())
+    for name, rows in (("prediction", window.predictions), ("feature", window.features)):
+        if name in arrays:
+            rows.add(arrays[name])
+    for name, values in arrays.items():
+        if name.startswith(_METRIC):
+            window.series_of(name.removeprefix(_METRIC)).extend(values)
+    for name, n in meta["odd"].items():
+        if hasattr(OddCounts, name):
+            setattr(window.odd, name, getattr(window.odd, name) + int(n))
+    for version, n in meta["versions"].items():
+        window.versions[version] = window.versions.get(version, 0) + int(n)
+    if meta["feature_names"] and not window.feature_names:
+        window.feature_names = tuple(meta["feature_names"])
+    _take_labels(window.prediction_labels, meta["labels"]["prediction"])
+    _take_labels(window.feature_labels, meta["labels"]["feature"])
+
+
+def _grown(now: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
+    grown = {name: n - before.get(name, 0) for name, n in now.items()}
+    return {name: n for name, n in grown.items() if n}
+
+
+def _labels_to_plain(labels: Labels) -> dict[str, Any]:
+    return {
+        "by_code": [[code, label] for code, label in labels.by_code.items()],
+        "columns": sorted(labels.columns),
+    }
+
+
+def _take_labels(labels: Labels, plain: Mapping[str, Any]) -> None:
+    labels.by_code.update({float(code): str(label) for code, label in plain["by_code"]})
+    labels.columns.update(int(column) for column in plain["columns"])

@@ -1,0 +1,51 @@
+"""Text among numbers: a category's label and the code that stands for it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+# Whole numbers of so many bits are floats without loss.
+_CODE_BITS = 52
+# Labels are shown to people; of a column of free text nobody reads all.
+_MOST_LABELS = 10_000
+
+
+def code_of(label: str) -> float:
+    """The number that stands for a label among floats; the same one in every process."""
+    return float(xxhash.xxh3_64_intdigest(label.encode()) >> (64 - _CODE_BITS))
+
+
+class Labels:
+    """The labels seen so far, and the columns they were in. Not thread-safe: its owner locks."""
+
+    def __init__(self) -> None:
+        self.by_code: dict[float, str] = {}
+        self.columns: set[int] = set()
+
+    def coded(self, values: Sequence[Any]) -> NDArray[np.float64] | None:
+        """Numbers as they are and labels as codes, shape as given; None if there is anything else.
+
+        Args:
+            values: A list, or a list of lists, of numbers and text.
+        """
+        rows = np.array(values, dtype=object)
+        table = rows.reshape(-1, rows.shape[-1]) if rows.ndim else rows.reshape(1, 1)
+        codes = np.empty(table.shape)
+        for place, value in np.ndenumerate(table):
+            if isinstance(value, str):
+                codes[place] = self._code(value, column=place[-1])
+            elif value is None or isinstance(value, int | float | np.number):
+                codes[place] = np.nan if value is None else float(value)
+            else:
+                return None
+        return codes.reshape(rows.shape)
+
+    def _code(self, label: str, *, column: int) -> float:
+        code = code_of(label)
+        self.columns.add(column)
+        if len(self.by_code) < _MOST_LABELS:
+            self.by_code.setdefault(code, label)
+        return code

@@ -1,0 +1,106 @@
+"""A thread that works for every monitor of the process, away from those who record."""
+
+import logging
+import os
+import threading
+import time
+import weakref
+from typing import Protocol
+
+_logger = logging.getLogger(__name__)
+
+# It uses at most this share of a core.
+_LARGEST_SHARE = 0.1
+# Without work for so long the thread ends; the next work starts another.
+_IDLE_S = 5.0
+
+
+class Worked(Protocol):
+    """Something that has work to do now and then."""
+
+    def work(self) -> None:
+        """Do what is due; nothing it does may raise for long."""
+        ...
+
+
+class Worker:
+    """Calls `work` of whoever asked for it, one at a time.
+
+    Whoever asks again before it was called is called once. After each call the thread rests nine
+    times as long as the call took. One condition guards all state.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        # Who asked, and for when (`time.monotonic`).
+        self._asked: dict[int, tuple[weakref.ref[Worked], float]] = {}
+        self._thread: threading.Thread | None = None
+
+    def ask(self, one: Worked, *, after_s: float = 0.0) -> None:
+        """Have `one.work()` called in `after_s` seconds, or soon after; returns at once."""
+        due = time.monotonic() + after_s
+        with self._changed:
+            known = self._asked.get(id(one))
+            if known is not None and known[1] <= due:
+                return
+            self._asked[id(one)] = (weakref.ref(one), due)
+            if self._thread is None:
+                # Daemon: whoever ends the program is not kept waiting.
+                self._thread = threading.Thread(
+                    target=self._run, name="modelyard-monitor", daemon=True
+                )
+                self._thread.start()
+            else:
+                self._changed.notify()
+
+    def _run(self) -> None:
+        while (reference := self._next()) is not None:
+            one = reference()
+            if one is not None:
+                self._work(one)
+            del one  # a monitor nobody else holds may go
+
+    def _next(self) -> "weakref.ref[Worked] | None":
+        """Who is due, once someone is; None when nobody has asked for a while."""
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                key = min(self._asked, key=lambda one: self._asked[one][1], default=None)
+                if key is not None and self._asked[key][1] <= now:
+                    return self._asked.pop(key)[0]
+                wait_s = _IDLE_S if key is None else self._asked[key][1] - now
+                if not self._changed.wait(wait_s) and not self._asked:
+                    self._thread = None
+                    return None
+
+    def _work(self, one: Worked) -> None:
+        started = time.perf_counter()
+        try:
+            one.work()
+        except Exception:
+            _logger.exception("A monitor could not be evaluated.")
+        time.sleep((time.perf_counter() - started) * (1.0 / _LARGEST_SHARE - 1.0))
+
+
+_worker: list[Worker] = []
+_making = threading.Lock()
+
+
+def worker() -> Worker:
+    """The process's worker."""
+    if not _worker:
+        with _making:
+            if not _worker:
+                _worker.append(Worker())
+    return _worker[0]
+
+
+def _forget() -> None:
+    # Of the parent's threads none lives in the child.
+    global _making  # noqa: PLW0603 - a lock held by a thread of the parent would stay held
+    _worker.clear()
+    _making = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
