@@ -148,5 +148,5 @@ def test_a_threshold_is_a_positive_number(value):
 
 
 def test_an_unknown_threshold_names_the_known_ones_and_the_way_out():
-    with pytest.raises(ConfigError, match="latency_p99_ms, error_rate.*AlertRule"):
+    with pytest.raises(ConfigError, match=r"latency_p99_ms, error_rate.*AlertRule"):
         checked_thresholds({"latency": 1})

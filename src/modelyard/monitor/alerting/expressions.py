@@ -127,8 +127,10 @@ class Expression:
         try:
             return ast.parse(text.strip(), mode="eval")
         except SyntaxError as error:
+            # Python says 0 where the text ends too early.
+            position = error.offset or len(text)
             raise ConfigError(
-                f"Expression {text!r}, position {error.offset or len(text)}: {error.msg}. {_known()}"
+                f"Expression {text!r}, position {position}: {error.msg}. {_known()}"
             ) from error
         except (ValueError, RecursionError, MemoryError) as error:
             raise ConfigError(f"Expression {text!r} cannot be read: {error}.") from error
