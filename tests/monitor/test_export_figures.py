@@ -305,6 +305,17 @@ def test_the_dashboard_asks_for_all_that_is_exported_and_nothing_else():
     assert asked == _SERIES
 
 
+def test_the_docs_name_what_is_exported_with_its_labels():
+    page = Path(__file__).resolve().parents[2] / "docs" / "alerts.md"
+    rows = re.findall(r"^\| `(modelyard_\w+)` \| (.*?) ?\|", page.read_text("utf-8"), re.MULTILINE)
+    told = {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
+    assert told == {
+        exported.series.removesuffix("_bucket"): set(exported.labels)
+        | ({"le"} if exported.kind is Kind.HISTOGRAM else set())
+        for exported in EXPORTED
+    }
+
+
 def test_every_name_in_dashboard_and_rules_is_in_the_text():
     exposed = set(_NAME.findall(to_prometheus_text(figures())))
     assert set(_NAME.findall(json.dumps(dashboard()))) <= exposed

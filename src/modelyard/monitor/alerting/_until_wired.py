@@ -11,7 +11,7 @@ from typing import Any
 
 from modelyard._core.errors import ConfigError
 from modelyard._core.ids import new_id
-from modelyard.monitor.alerting.alerts import Alert, Breach, Severity
+from modelyard.monitor.alerting.alerts import Alert, Breach, Origin, Severity
 from modelyard.monitor.drift.detection import DriftVerdict
 from modelyard.monitor.recording.health import Health
 
@@ -77,7 +77,12 @@ class AlertBook:
         )
         if known is None:
             alert = Alert(
-                alert_id=new_id("alert"), breach=breach, first_seen=at, last_seen=at, count=1
+                alert_id=new_id("alert"),
+                breach=breach,
+                first_seen=at,
+                last_seen=at,
+                count=1,
+                origin=Origin.REPORT,
             )
         else:
             alert = replace(known, breach=breach, last_seen=at, count=known.count + 1)
