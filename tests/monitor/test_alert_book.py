@@ -180,7 +180,8 @@ def test_what_got_worse_has_not_been_acknowledged():
     book, alert = opened()
     book.acknowledge(alert.alert_id, by="ada", at=at(20))
     book.update([reading(severity=CRITICAL)], at=at(30))
-    assert book.get(alert.alert_id).acknowledged_by is None
+    plain = book.get(alert.alert_id).to_dict()
+    assert (plain["acknowledged_by"], plain["acknowledged_at"]) == (None, None)
 
 
 def test_an_alert_resolved_by_hand_is_silent_until_it_was_calm_once():
@@ -204,6 +205,14 @@ def test_worse_long_after_a_hand_resolved_it_is_a_new_alert():
     kinds = take(book, "breach", "breach", start=1000, severity=CRITICAL)
     assert kinds == ["unsilenced", "opened"]
     assert not book.get(alert.alert_id).is_silenced
+
+
+def test_worse_counts_in_a_row_also_of_a_silenced_rule():
+    book, alert = opened(cooldown_s=0)
+    book.resolve(alert.alert_id, by="ada", at=at(20))
+    assert take(book, "breach", start=30, severity=CRITICAL) == []
+    assert take(book, "breach", start=40, severity=WARNING) == []
+    assert take(book, "breach", start=50, severity=CRITICAL) == []
 
 
 def test_resolving_twice_changes_nothing():
@@ -237,6 +246,13 @@ def test_a_report_is_an_alert_at_once_and_the_same_again_is_counted():
     assert (event.kind.value, event.is_news, event.alert.count) == ("seen", False, 2)
     (event,) = book.report(breach(message="v3 was rolled back"), at=at(20))
     assert event.kind is EventKind.OPENED
+
+
+def test_a_report_is_apart_from_the_alert_of_a_rule_of_the_same_name():
+    book, alert = opened()
+    same = alert.breach
+    assert [event.kind.value for event in book.report(same, at=at(20))] == ["opened"]
+    assert len(book.select(active=True)) == 2
 
 
 def test_no_evaluation_ends_a_report():
@@ -304,6 +320,40 @@ def test_two_active_alerts_of_one_rule_in_a_store_become_one():
     assert len(book.select(active=True)) == 1
 
 
+def test_an_active_alert_in_a_store_goes_before_a_later_one_that_is_over():
+    _, alert = opened()
+    over = replace(
+        alert,
+        alert_id="alert-of-another-program",
+        first_seen=at(50).isoformat(),
+        last_seen=at(60).isoformat(),
+        resolved_at=at(70).isoformat(),
+    )
+    book = AlertBook([alert, over])
+    (event,) = book.update([reading()], at=at(80))
+    assert (event.kind.value, event.alert.alert_id) == ("seen", alert.alert_id)
+
+
+def test_a_rule_whose_last_alert_is_forgotten_begins_anew():
+    book = AlertBook(n_consecutive=1, n_resolved_kept=1)
+    for name in ("a", "b", "a"):
+        (event,) = book.update([reading(name=name)], at=at(0))
+        assert event.kind is EventKind.OPENED
+        book.update([reading("calm", name=name)], at=at(1))
+    assert len(book.select()) == 1
+
+
+def test_an_alert_that_was_reopened_is_not_forgotten():
+    book = AlertBook(n_consecutive=1, n_resolved_kept=1)
+    a, b = reading(name="a"), reading(name="b")
+    calm_b = reading("calm", name="b")
+    book.update([a], at=at(0))
+    book.update([reading("calm", name="a")], at=at(1))
+    book.update([a, b], at=at(2))
+    book.update([a, calm_b], at=at(3))
+    assert {alert.breach.name for alert in book.select()} == {"a", "b"}
+
+
 def test_the_oldest_resolved_alerts_are_forgotten_and_active_ones_never():
     book = AlertBook(n_consecutive=1, cooldown_s=0, n_resolved_kept=3)
     book.report(breach(), at=at(0))
@@ -326,6 +376,7 @@ def test_selection_by_severity_time_and_activity():
     book.report(breach(), at=at(100))
     assert [a.breach.name for a in book.select(severity=CRITICAL)] == ["rollback"]
     assert [a.breach.name for a in book.select(since=at(50).isoformat())] == ["rollback"]
+    assert [a.breach.name for a in book.select(since=at(100).isoformat())] == ["rollback"]
     assert len(book.select(active=True)) == 2
 
 

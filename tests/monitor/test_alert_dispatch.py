@@ -170,14 +170,14 @@ def test_what_a_receiver_refuses_is_kept_and_does_not_hold_up_the_next(dispatch,
 
 
 def test_failures_in_a_row_are_logged_once_and_dated(dispatch, caplog):
-    sink = Recorder(failures=[OSError("down")] * 5)
+    sink = Recorder(failures=[OSError("down")] * 5 + [None, OSError("down")])
     dispatcher = dispatch(sink, clock=ManualClock())
     with caplog.at_level(logging.WARNING):
-        dispatcher.submit([event(1)])
+        dispatcher.submit([event(1), event(2)])
         assert dispatcher.drain(10)
-    assert len(caplog.records) == 1
+    assert [record.args[0] for record in caplog.records] == ["event-1", "event-2"]
     state = dispatcher.states()["recorder"]
-    assert state["n_failures"] == 5
+    assert state["n_failures"] == 6
     assert state["last_failed_at"] == ManualClock().now().isoformat()
     assert state["last_error"] == "OSError: down"
 
@@ -236,14 +236,17 @@ def test_events_of_a_sink_that_is_gone_are_kept(dispatch):
 
 
 def test_the_revision_changes_with_what_is_undelivered(dispatch):
-    dispatcher = dispatch(Recorder())
+    gate = Gate()
+    dispatcher = dispatch(gate)
     before = dispatcher.revision
     dispatcher.submit([event(1)])
+    waiting = dispatcher.revision
+    gate.opened.set()
     assert dispatcher.drain(10)
-    after = dispatcher.revision
-    assert after > before
+    delivered = dispatcher.revision
+    assert before < waiting < delivered
     dispatcher.submit([])
-    assert dispatcher.revision == after
+    assert dispatcher.revision == delivered
 
 
 def test_a_thread_lives_only_while_something_waits(dispatch):
@@ -327,6 +330,7 @@ def test_a_wait_doubles_up_to_the_most_and_half_of_it_is_random(n_failures, seed
     delay_s = backoff.delay_s(n_failures, np.random.default_rng(seed))
     assert longest / 2 <= delay_s <= longest
     assert delay_s == backoff.delay_s(n_failures, np.random.default_rng(seed))
+    assert delay_s != backoff.delay_s(n_failures, np.random.default_rng(seed + 1))
 
 
 @pytest.mark.parametrize("waits", [(0, 1), (2, 1), (float("nan"), 1)])
