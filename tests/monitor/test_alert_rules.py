@@ -142,6 +142,8 @@ HOSTILE = [
     "abs.__self__",
     "latency.p99_ms()",
     "max(error_rate, key=abs)",
+    "max(error_rate, 1, key=abs)",
+    "error_rate" + " " * 500 + "+ 1",
     "f'{error_rate}'",
     "{'a': error_rate}",
     "True + error_rate",

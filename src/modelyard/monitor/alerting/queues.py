@@ -23,7 +23,7 @@ _logger = logging.getLogger(__name__)
 
 # What is still waiting when the interpreter ends is tried for at most so long, all sinks together.
 EXIT_TIMEOUT_S = 2.0
-# More than a month of alerts that flap; beyond it the oldest go, counted and logged.
+# Days of alerts that flap; beyond it the oldest go, counted and logged.
 MAX_WAITING = 10_000
 _MAX_DOUBLINGS = 30
 
@@ -144,7 +144,9 @@ class SinkQueue:
     def undelivered(self) -> list[DeliveryDict]:
         """Events the sink has not taken, also those it refused, oldest first."""
         with self._changed:
-            return copy.deepcopy([*self._refused, *self._waiting])
+            deliveries = [delivery.copy() for delivery in (*self._refused, *self._waiting)]
+        # Events never change; they are copied for the caller without holding anyone up.
+        return copy.deepcopy(deliveries)
 
     def state(self) -> SinkStateDict:
         """How the sink is doing."""
@@ -209,13 +211,16 @@ class SinkQueue:
                     return
                 delivery, n_hurries = self._waiting[0], self._n_hurries
             error = self._attempt(delivery)
-            n_failures = 0 if error is None else n_failures + 1
+            is_final = error is None or isinstance(error, DeliveryRefusedError)
+            if error is not None and (is_final or n_failures == 0):
+                # Further failures in a row are only counted: a log must not fill while a sink is
+                # down. Nor is the lock held, on which callers wait, while a log is written.
+                self._log_failure(delivery, error, is_final=is_final)
+            n_failures = 0 if is_final else n_failures + 1
             with self._changed:
-                self._note(delivery, error, n_failures)
-                if error is None or isinstance(error, DeliveryRefusedError):
-                    n_failures = 0
-                    continue
-                self._wait_for_next(n_failures, n_hurries)
+                self._note(delivery, error, is_final=is_final)
+                if not is_final:
+                    self._wait_for_next(n_failures, n_hurries)
 
     def _attempt(self, delivery: DeliveryDict) -> BaseException | None:
         try:
@@ -231,32 +236,36 @@ class SinkQueue:
             timeout=self._backoff.delay_s(n_failures, self._rng),
         )
 
-    def _note(self, delivery: DeliveryDict, error: BaseException | None, n_failures: int) -> None:
-        is_final = error is None or isinstance(error, DeliveryRefusedError)
-        # It may have been dropped meanwhile.
-        if is_final and self._waiting and self._waiting[0] is delivery:
-            self._waiting.popleft()
-        if is_final:
-            self._revision += 1
-            self._changed.notify_all()
+    def _note(
+        self, delivery: DeliveryDict, error: BaseException | None, *, is_final: bool
+    ) -> None:
         if error is None:
             self._n_delivered += 1
+        else:
+            self._n_failures += 1
+            self._last_error = delivery["error"] = _text_of(error)
+            self._last_failed_at = self._clock.now().isoformat()
+        if not is_final:
             return
-        self._n_failures += 1
-        self._last_error = delivery["error"] = f"{type(error).__qualname__}: {error}"
-        self._last_failed_at = self._clock.now().isoformat()
-        if is_final:
+        # It may have been dropped meanwhile.
+        if self._waiting and self._waiting[0] is delivery:
+            self._waiting.popleft()
+        if error is not None:
+            self._n_dropped += len(self._refused) == self._max_waiting
             self._refused.append(delivery)
-        if is_final or n_failures == 1:
-            # Further failures in a row are counted only: a log must not fill while a sink is down.
-            what = "will not take it" if is_final else "will be tried again"
-            _logger.warning(
-                "Alert event %s: sink %r %s (%s).",
-                delivery["event"]["event_id"],
-                self.sink.name,
-                what,
-                self._last_error,
-            )
+        self._revision += 1
+        self._changed.notify_all()
+
+    def _log_failure(
+        self, delivery: DeliveryDict, error: BaseException, *, is_final: bool
+    ) -> None:
+        _logger.warning(
+            "Alert event %s: sink %r %s (%s).",
+            delivery["event"]["event_id"],
+            self.sink.name,
+            "will not take it" if is_final else "will be tried again",
+            _text_of(error),
+        )
 
     def _drop_oldest(self) -> None:
         n_over = len(self._waiting) - self._max_waiting
@@ -271,6 +280,10 @@ class SinkQueue:
             n_over,
             self._max_waiting,
         )
+
+
+def _text_of(error: BaseException) -> str:
+    return f"{type(error).__qualname__}: {error}"
 
 
 def wait_for_all(queues: Sequence[SinkQueue], timeout_s: float) -> bool:

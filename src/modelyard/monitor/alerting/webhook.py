@@ -92,8 +92,7 @@ class WebhookSink:
             error.close()
             status = error.code
         except urllib.error.URLError as error:
-            # The reason alone: the error itself may tell the URL with its token.
-            raise ConnectionError(f"{self._host} cannot be reached: {error.reason}") from None
+            raise ConnectionError(f"{self._host} cannot be reached: {error.reason}") from error
         else:
             return
         if status in _RETRIED or status >= HTTPStatus.INTERNAL_SERVER_ERROR:

@@ -1,4 +1,4 @@
-"""Where metrics go as files: one JSON document, or lines of JSON."""
+"""Where metrics go as files: one document, or lines of JSON."""
 
 import json
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from modelyard._core.errors import StorageError
-from modelyard._core.files import write_json
+from modelyard._core.files import write_text
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Any]) -> str:
@@ -18,12 +18,24 @@ def write_metrics(path: Path, metrics: Mapping[str, Any]) -> str:
     Raises:
         StorageError: The path cannot be written.
     """
+    return write_file(path, json.dumps(dict(metrics), indent=2, allow_nan=False) + "\n")
+
+
+def write_file(path: str | Path, text: str) -> str:
+    """Write text in UTF-8, whole or not at all; the folder is made.
+
+    Returns:
+        The path.
+
+    Raises:
+        StorageError: The path cannot be written.
+    """
     try:
-        write_json(path, dict(metrics))
+        write_text(Path(path), text)
     except OSError as error:
         raise StorageError(
-            f"Metrics cannot be written to {str(path)!r} ({error}). Give a file in a folder that "
-            "may be written to."
+            f"{str(path)!r} cannot be written ({error}). Give a file in a folder that may be "
+            "written to."
         ) from error
     return str(path)
 
