@@ -34,8 +34,8 @@ from modelyard.monitor.drift.verdicts import (
     drift_verdicts,
 )
 from modelyard.monitor.exporting.json_files import JsonLines, write_metrics
-from modelyard.monitor.history.journal import Journal
-from modelyard.monitor.history.rows import MonitorRows
+from modelyard.monitor.history._until_wired_journal import Journal
+from modelyard.monitor.history._until_wired_rows import MonitorRows
 from modelyard.monitor.outputs import (
     DriftDict,
     Summary,

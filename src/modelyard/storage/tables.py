@@ -15,6 +15,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -25,7 +26,7 @@ from sqlalchemy import (
 metadata = MetaData()
 
 # Alembic's name of the last migration in `migrations/versions`, which leads to these tables.
-HEAD = "0002"
+HEAD = "0003"
 
 
 def _seq() -> Column[Any]:
@@ -241,7 +242,28 @@ monitor_window = Table(
     Column("model_name", String(120), nullable=False),
     Column("ended_at", String(40), nullable=False),
     Column("summary", JSON, nullable=False),
+    Column("started_at", String(40)),  # null: stored before it was known
+    Column("span", String(10), nullable=False, server_default="window"),  # window | hour | day
+    Column("n_windows", Integer, nullable=False, server_default="1"),
+    # Quantiles of outputs and features: large, so they are kept of the newest windows only.
+    Column("sketches", JSON(none_as_null=True)),
     Index("monitor_window_by_model", "model_name", "seq"),
+    Index("monitor_window_by_span", "model_name", "span", "seq"),
+    Index("monitor_window_by_end", "model_name", "ended_at"),
+    **_NUMBERED,
+)
+
+# What was recorded since the last flush: a monitor's window is found again in the newest ones.
+monitor_chunk = Table(
+    "monitor_chunk",
+    metadata,
+    _seq(),
+    Column("model_name", String(120), nullable=False),
+    Column("recorder_id", String(60), nullable=False),
+    Column("at", String(40), nullable=False),
+    Column("n_records", Integer, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("monitor_chunk_by_model", "model_name", "seq", "n_records"),
     **_NUMBERED,
 )
 
@@ -255,6 +277,21 @@ alert = Table(
     Column("last_seen", String(40), nullable=False),
     Column("count", Integer, nullable=False),
     Column("body", JSON, nullable=False),
+    Index("alert_by_model", "model_name", "first_seen"),
+)
+
+# Events of alerts that a sink has not taken yet.
+alert_delivery = Table(
+    "alert_delivery",
+    metadata,
+    _seq(),
+    Column("delivery_id", Text, nullable=False, unique=True),
+    Column("model_name", String(120), nullable=False),
+    Column("sink", Text, nullable=False),
+    Column("event", JSON, nullable=False),
+    Column("created_at", String(40), nullable=False),
+    Index("alert_delivery_by_model", "model_name", "seq"),
+    **_NUMBERED,
 )
 
 # Tables whose rows are neither changed nor removed; the database itself refuses.
