@@ -13,14 +13,16 @@ from modelyard.monitor.alerting.thresholds import threshold_readings
 from modelyard.monitor.drift.baseline import Baseline
 from modelyard.monitor.drift.detection import DriftRule, detect_drift
 from modelyard.monitor.drift.methods import COLUMN_METHODS, MAX_SCORE, WASSERSTEIN
-from modelyard.monitor.drift.past import PastWindows
+from modelyard.monitor.drift.past import PastSketches
 from modelyard.monitor.drift.references import Reference, reference_of
 from modelyard.monitor.drift.sketches import sketch_of
 from modelyard.monitor.recording.health import health_of
 
 
 def verdict(reference, rows, past=(), threshold=0.3, **rule):
-    return detect_drift(reference, rows, PastWindows(past), DriftRule(threshold=threshold, **rule))
+    return detect_drift(
+        reference, rows, PastSketches(past), DriftRule(threshold=threshold, **rule)
+    )
 
 
 def calibrated_reference(rows, method=WASSERSTEIN):

@@ -1,10 +1,13 @@
 """The histogram: quantiles within the error it states."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelyard._core.errors import ConfigError
 from modelyard.stats.histogram import LogHistogram
 
 durations = st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=200)
@@ -31,6 +34,21 @@ def test_merged_histograms_are_the_histogram_of_all_values(a, b):
     whole.add([*a, *b])
     assert merged.quantiles(LEVELS) == whole.quantiles(LEVELS)
     assert merged.mean() == pytest.approx(whole.mean())
+
+
+@given(values=durations)
+def test_a_histogram_is_found_again_in_its_plain_values(values):
+    histogram = LogHistogram()
+    histogram.add(values)
+    again = LogHistogram.from_plain(json.loads(json.dumps(histogram.to_plain())))
+    assert again.to_plain() == histogram.to_plain()
+    assert again.counts == histogram.counts
+    assert sum(again.counts.values()) == len(values)
+
+
+def test_histograms_of_other_buckets_are_not_merged():
+    with pytest.raises(ConfigError, match="other buckets"):
+        LogHistogram().merge(LogHistogram(largest=10.0))
 
 
 def test_nothing_added_has_no_quantile():

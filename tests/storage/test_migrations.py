@@ -1,15 +1,21 @@
 """Older databases become the present form and keep what they hold; newer ones are refused."""
 
+import json
 import shutil
 import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from alembic.script import ScriptDirectory
 from sqlalchemy import BigInteger, MetaData, create_engine, inspect, text
 
 from modelyard._core.errors import StorageError
-from modelyard.storage import Database
+from modelyard.monitor.history.journal import Journal
+from modelyard.monitor.history.rows import MonitorRows
+from modelyard.monitor.recording.health import health_of
+from modelyard.storage import Database, open_store
 from modelyard.storage import schema as storage_schema
 from modelyard.storage import tables as t
 from modelyard.version_manager import ModelVersionManager, rebuild_registry
@@ -133,6 +139,52 @@ def test_old_registry_keeps_everything_it_held(old_registry):
     assert manager.restore_version("ppo_v20231120_120000")["metrics"] == {"sharpe": 0.1}
     assert manager.verify()["problems"] == []
     manager.store.close()
+
+
+def test_windows_and_alerts_of_a_monitor_stay_when_the_tables_change(old_registry):
+    health = health_of(np.array([0.01, 0.02]), np.array([0.0, 1.0]), {})
+    window = {
+        "ended_at": "2024-01-01T00:00:00+00:00",
+        "health": health.to_plain(),
+        "predictions": [[0.1, None]],
+        "features": [],
+    }
+    alert = {
+        "alert_id": "alert-1",
+        "name": "error_rate",
+        "severity": "warning",
+        "message": "high",
+        "value": 0.5,
+        "threshold": 0.05,
+        "first_seen": "2024-01-01T00:00:00+00:00",
+        "last_seen": "2024-01-01T00:00:00+00:00",
+        "count": 1,
+        "is_active": True,
+        "resolved_at": None,
+    }
+    connection = sqlite3.connect(old_registry / "registry.db")
+    with connection:
+        connection.execute(
+            "INSERT INTO monitor_window (model_name, ended_at, summary) VALUES ('ppo', ?, ?)",
+            (window["ended_at"], json.dumps(window)),
+        )
+        connection.execute(
+            "INSERT INTO alert VALUES ('ppo', 'alert-1', 'warning', '', '', 1, ?)",
+            (json.dumps(alert),),
+        )
+    connection.close()
+    store = open_store(old_registry)
+    rows = MonitorRows(store, "ppo")
+    (summary,) = rows.windows(20)
+    assert (summary.span, summary.health.n_errors) == ("window", 1)
+    assert summary.predictions.tolist()[0][0] == 0.1
+    assert [a.breach.name for a in rows.alerts()] == ["error_rate"]
+    journal = Journal(rows)
+    journal.add_window(summary)
+    journal.write(at=datetime(2024, 3, 1, tzinfo=UTC))
+    assert [w.n_windows for w in rows.windows_between(None, None)] == [2]
+    assert journal.query("latency.mean_ms", None, None)[0]["value"] == pytest.approx(15.0)
+    store.close()
 
 
 def test_old_registry_can_be_rebuilt_once_it_was_opened(old_registry):

@@ -4,21 +4,22 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from modelyard._core.clock import Clock
 from modelyard._core.errors import StorageError
 from modelyard.monitor.alerting.alerts import AlertEvent
 from modelyard.monitor.alerting.dispatch import Dispatcher
 from modelyard.monitor.drift.detection import DriftVerdict
-from modelyard.monitor.drift.past import PastWindows
+from modelyard.monitor.drift.past import PastSketches
 from modelyard.monitor.drift.verdicts import Past
 from modelyard.monitor.evaluation import Evaluation
 from modelyard.monitor.exporting.json_files import JsonLines
 from modelyard.monitor.history.journal import Journal
-from modelyard.monitor.history.summaries import DriftSummary, WindowSummary
+from modelyard.monitor.history.summaries import WindowSummary
 from modelyard.monitor.recorder import Recorder
 from modelyard.monitor.recording.blocks import BlockMeans
-from modelyard.monitor.recording.deltas import take
+from modelyard.monitor.recording.deltas import Delta, Mark, delta_since, mark_of, take
 from modelyard.monitor.recording.windows import WindowData
 from modelyard.monitor.settings import MonitorSettings
 from modelyard.monitor.worker import worker
@@ -74,15 +75,16 @@ class Keeper(Recorder):
         self._flushed_at_s = self._clock.monotonic_s()
         self._is_flush_asked = False
         self._past_windows: Past | None = None
+        self._mark = Mark()
+        self._delivery_revision = self._dispatcher.revision
         self._restore()
 
     def _restore(self) -> None:
         """Find the records of the last window again."""
-        deltas, n_total = self._journal.stored_records()
-        for delta in deltas:
-            take(self._window, delta, now_s=self._clock.monotonic_s(), now=self._now_s())
-        self._n_before = n_total - self._window.n_records
-        self._journal.begin_at(self._window)
+        now_s, now = self._clock.monotonic_s(), self._now_s()
+        for chunk in self._journal.chunks():
+            take(self._window, Delta(arrays=chunk.arrays, meta=chunk.meta), now_s=now_s, now=now)
+        self._mark = mark_of(self._window)
         self._window.begin()
 
     def _close_window(self) -> None:
@@ -110,7 +112,8 @@ class Keeper(Recorder):
         super()._after_fork()
         self._working = Lock()
         # What the parent has recorded the parent writes.
-        self._journal.after_fork(self._window)
+        self._journal.after_fork()
+        self._mark = mark_of(self._window)
         self._waiting.clear()
 
     def _settle(self) -> None:
@@ -154,10 +157,10 @@ class Keeper(Recorder):
         if self._past_windows is None:
             windows = self._journal.recent(_N_SKETCHED)
             self._past_windows = Past(
-                predictions=PastWindows(
+                predictions=PastSketches(
                     [one.predictions for one in windows if one.predictions is not None]
                 ),
-                features=PastWindows(
+                features=PastSketches(
                     [one.features for one in windows if one.features is not None]
                 ),
             )
@@ -174,11 +177,26 @@ class Keeper(Recorder):
             self._digest()
             self._flushed_at_s = self._clock.monotonic_s()
             with self._lock:
-                self._journal.note_records(
-                    self._window, now_s=self._clock.monotonic_s(), now=self._now_s()
-                )
-                self._journal.note_deliveries(self._dispatcher)
+                self._note_records()
+                self._note_deliveries()
             self._journal.write(at=self._clock.now())
+
+    def _note_records(self) -> None:
+        """Take what was recorded since the last flush; the lock is held."""
+        mark = mark_of(self._window)
+        if not self._is_stored or mark == self._mark:
+            return
+        delta = delta_since(
+            self._window, self._mark, now_s=self._clock.monotonic_s(), now=self._now_s()
+        )
+        if self._journal.note_records(delta):
+            self._mark = mark
+
+    def _note_deliveries(self) -> None:
+        revision = self._dispatcher.revision
+        if self._is_stored and revision != self._delivery_revision:
+            self._delivery_revision = revision
+            self._journal.note_deliveries(self._dispatcher.undelivered())
 
     def _now_s(self) -> float:
         return self._clock.now().timestamp()
@@ -199,10 +217,10 @@ class Keeper(Recorder):
             _logger.warning("Monitor %r could not be stored: %s", self.model_name, error)
 
 
-def _short(verdict: DriftVerdict) -> DriftSummary:
-    return DriftSummary(
-        score=verdict.score,
-        threshold=verdict.effective_threshold,
-        n_drifted=int(verdict.is_drifted),
-        is_calibrated=verdict.is_calibrated,
-    )
+def _short(verdict: DriftVerdict) -> dict[str, Any]:
+    return {
+        "score": verdict.score,
+        "effective_threshold": verdict.effective_threshold,
+        "is_drifted": verdict.is_drifted,
+        "calibrated": verdict.is_calibrated,
+    }

@@ -62,7 +62,6 @@ class Recorder:
         self._outcomes = Outcomes(window_size)
         self._run_id = new_id("request")
         self._n_requests = 0
-        self._n_before = 0
         self._is_stored = False
         _recorders.add(self)
 
@@ -202,8 +201,8 @@ class Recorder:
 
     @property
     def total_predictions(self) -> int:
-        """Predictions recorded so far."""
-        return self._n_before + self._window.n_records
+        """Predictions recorded so far, those found again in the store included."""
+        return self._window.n_records
 
     def work(self) -> None:
         """Do what is due; overridden by what there is to do."""

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from modelyard._core.errors import ConfigError
+
 
 class LogHistogram:
     """Counts of positive values in buckets whose widths grow with the value.
@@ -47,21 +49,20 @@ class LogHistogram:
         self._counts += counts[: len(self._counts)]
         self._sum += float(given.sum())
 
-    def merge(self, other: "LogHistogram") -> None:
-        """Add the counts of another histogram of the same buckets."""
-        self._counts += other._counts  # noqa: SLF001 - of its own kind
-        self._sum += other._sum  # noqa: SLF001 - of its own kind
+    @property
+    def counts(self) -> dict[int, int]:
+        """How many values lie in each bucket that holds any, by its number."""
+        places = np.flatnonzero(self._counts)
+        return dict(zip(places.tolist(), self._counts[places].tolist(), strict=True))
 
     def to_plain(self) -> dict[str, Any]:
-        """As plain values: its buckets, and the counts of those that are not empty."""
-        used = np.flatnonzero(self._counts)
+        """All of it as plain values; of the buckets only those that hold something."""
         return {
             "smallest": self._smallest,
             "largest": self._largest,
             "relative_error": self.relative_error,
+            "counts": [[place, n] for place, n in self.counts.items()],
             "sum": self._sum,
-            "places": used.tolist(),
-            "counts": self._counts[used].tolist(),
         }
 
     @classmethod
@@ -69,16 +70,35 @@ class LogHistogram:
         """The histogram that `to_plain` described.
 
         Raises:
-            KeyError, TypeError, ValueError, IndexError: It did not.
+            KeyError, TypeError, ValueError, IndexError: It describes none.
         """
         histogram = cls(
             smallest=plain["smallest"],
             largest=plain["largest"],
             relative_error=plain["relative_error"],
         )
-        histogram._counts[np.array(plain["places"], np.intp)] = plain["counts"]
+        for place, n in plain["counts"]:
+            histogram._counts[place] = n
         histogram._sum = float(plain["sum"])
         return histogram
+
+    def merge(self, other: "LogHistogram") -> None:
+        """Add the counts of another histogram of the same buckets.
+
+        Raises:
+            ConfigError: Its buckets are others.
+        """
+        if self._buckets != other._buckets:  # noqa: SLF001 - of its own kind
+            raise ConfigError(
+                f"Histograms of other buckets cannot be merged: {self._buckets} and "
+                f"{other._buckets} (smallest, largest, relative_error)."  # noqa: SLF001 - as above
+            )
+        self._counts += other._counts  # noqa: SLF001 - of its own kind
+        self._sum += other._sum  # noqa: SLF001 - of its own kind
+
+    @property
+    def _buckets(self) -> tuple[float, float, float]:
+        return self._smallest, self._largest, self.relative_error
 
     def mean(self) -> float | None:
         """Mean of all values, exactly; None without any."""

@@ -242,16 +242,18 @@ monitor_window = Table(
     Column("model_name", String(120), nullable=False),
     Column("ended_at", String(40), nullable=False),
     Column("summary", JSON, nullable=False),
-    # "window", or "hour" and "day" where older ones were put together.
-    Column("span", String(10), nullable=False),
-    # Distributions; kept of the newest windows only.
+    Column("started_at", String(40)),  # null: stored before it was known
+    Column("span", String(10), nullable=False, server_default="window"),  # window | hour | day
+    Column("n_windows", Integer, nullable=False, server_default="1"),
+    # Quantiles of outputs and features: large, so they are kept of the newest windows only.
     Column("sketches", JSON(none_as_null=True)),
     Index("monitor_window_by_model", "model_name", "seq"),
-    Index("monitor_window_by_time", "model_name", "ended_at"),
+    Index("monitor_window_by_span", "model_name", "span", "seq"),
+    Index("monitor_window_by_end", "model_name", "ended_at"),
     **_NUMBERED,
 )
 
-# What was recorded since the last flush, in columns: a crash loses no more than that.
+# What was recorded since the last flush: a monitor's window is found again in the newest ones.
 monitor_chunk = Table(
     "monitor_chunk",
     metadata,
@@ -261,40 +263,8 @@ monitor_chunk = Table(
     Column("at", String(40), nullable=False),
     Column("n_records", Integer, nullable=False),
     Column("body", LargeBinary, nullable=False),
-    Index("monitor_chunk_by_model", "model_name", "seq"),
+    Index("monitor_chunk_by_model", "model_name", "seq", "n_records"),
     **_NUMBERED,
-)
-
-# How many recorded predictions were in chunks that are no longer kept.
-monitor_counter = Table(
-    "monitor_counter",
-    metadata,
-    Column("model_name", String(120), primary_key=True),
-    Column("n_dropped", BigInteger, nullable=False),
-)
-
-# Append-only: every baseline of every monitor, and what it replaced.
-baseline_event = Table(
-    "baseline_event",
-    metadata,
-    _seq(),
-    Column("model_name", String(120), nullable=False),
-    Column("at", String(40), nullable=False),
-    Column("actor", String(200), nullable=False),
-    Column("detail", JSON, nullable=False),
-    Index("baseline_event_by_model", "model_name", "seq"),
-    **_NUMBERED,
-)
-
-# Events of alerts that a sink has not taken yet.
-alert_delivery = Table(
-    "alert_delivery",
-    metadata,
-    Column("delivery_id", String(200), primary_key=True),
-    Column("model_name", String(120), nullable=False),
-    Column("sink", String(120), nullable=False),
-    Column("event", JSON, nullable=False),
-    Index("alert_delivery_by_model", "model_name"),
 )
 
 alert = Table(
@@ -307,10 +277,25 @@ alert = Table(
     Column("last_seen", String(40), nullable=False),
     Column("count", Integer, nullable=False),
     Column("body", JSON, nullable=False),
+    Index("alert_by_model", "model_name", "first_seen"),
+)
+
+# Events of alerts that a sink has not taken yet.
+alert_delivery = Table(
+    "alert_delivery",
+    metadata,
+    _seq(),
+    Column("delivery_id", Text, nullable=False, unique=True),
+    Column("model_name", String(120), nullable=False),
+    Column("sink", Text, nullable=False),
+    Column("event", JSON, nullable=False),
+    Column("created_at", String(40), nullable=False),
+    Index("alert_delivery_by_model", "model_name", "seq"),
+    **_NUMBERED,
 )
 
 # Tables whose rows are neither changed nor removed; the database itself refuses.
-APPEND_ONLY = ("audit", "rollout_event", "baseline_event")
+APPEND_ONLY = ("audit", "rollout_event")
 
 
 def append_only_ddl(dialect: str) -> list[str]:

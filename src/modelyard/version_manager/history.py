@@ -19,8 +19,10 @@ from modelyard.storage.sealed import sealed
 
 SAVE = "save"
 IMPORT = "import"
+# A monitor's, which is about no version and of no use without the monitor's other rows.
+BASELINE = "baseline"
 _DIGEST_CHARACTERS = 12
-_TOLD_BY_MANIFEST = frozenset({SAVE, IMPORT})
+_WITHOUT_DOCUMENT = frozenset({SAVE, IMPORT, BASELINE})
 _INSERT = insert(t.audit)
 
 
@@ -64,7 +66,7 @@ def record(connection: Connection, store: Store, event: Event) -> int:
 
 def has_document(action: str) -> bool:
     """Whether an event of this kind has a document of its own."""
-    return action not in _TOLD_BY_MANIFEST
+    return action not in _WITHOUT_DOCUMENT
 
 
 def document(event: Mapping[str, Any]) -> tuple[str, bytes]:

@@ -21,7 +21,7 @@ from modelyard.monitor.drift.methods import (
     ColumnMethod,
     default_threshold,
 )
-from modelyard.monitor.drift.past import PastWindows
+from modelyard.monitor.drift.past import PastSketches
 from modelyard.monitor.drift.references import Reference, scores_between
 from modelyard.stats.autocorrelation import lag1
 from modelyard.stats.calibration import MIN_SCORES, column_limits
@@ -101,7 +101,7 @@ class DriftVerdict:
 def detect_drift(
     reference: Reference | None,
     rows: NDArray[np.float64],
-    past: PastWindows,
+    past: PastSketches,
     rule: DriftRule,
 ) -> DriftVerdict:
     """Compare a window with the reference.
@@ -144,7 +144,7 @@ def detect_drift(
 def _verdict(
     columns: ColumnDrift,
     reference: Reference,
-    past: PastWindows,
+    past: PastSketches,
     rule: DriftRule,
     method: ColumnMethod,
     *,
@@ -202,7 +202,7 @@ def _limits(
 def _rolling(
     columns: ColumnDrift,
     reference: Reference,
-    past: PastWindows,
+    past: PastSketches,
     rule: DriftRule,
     method: ColumnMethod,
 ) -> NDArray[np.float64] | None:

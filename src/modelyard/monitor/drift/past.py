@@ -17,7 +17,7 @@ from modelyard.stats.calibration import MIN_SCORES, successive
 _N_RECENT = 5
 
 
-class PastWindows:
+class PastSketches:
     """Sketches of the last full windows of one kind.
 
     What is worked out from them is kept: it changes only when another window is full.

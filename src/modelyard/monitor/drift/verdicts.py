@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from modelyard.monitor.drift.baseline import Baseline
 from modelyard.monitor.drift.detection import DriftRule, DriftVerdict, detect_drift
-from modelyard.monitor.drift.past import PastWindows
+from modelyard.monitor.drift.past import PastSketches
 from modelyard.monitor.recording.windows import WindowData
 
 PREDICTION_DRIFT = "prediction_drift"
@@ -16,8 +16,8 @@ FEATURE_DRIFT = "feature_drift"
 class Past:
     """The full windows before the current one."""
 
-    predictions: PastWindows
-    features: PastWindows
+    predictions: PastSketches
+    features: PastSketches
 
 
 def drift_verdicts(

@@ -1,41 +1,79 @@
-"""Records as bytes: what a crash must not take."""
+"""Arrays as bytes and back: what was recorded since the last flush, so that a crash loses no more.
 
-import io
+A chunk is a checksum (blake3, 32 bytes) and a safetensors document, which holds numbers only:
+reading one runs no code.
+"""
+
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from modelyard._core.errors import IntegrityError
-from modelyard.monitor.recording.deltas import Delta
 
-_META = "__meta__"
-
-
-def pack(delta: Delta) -> bytes:
-    """The records as one NumPy archive without pickles."""
-    buffer = io.BytesIO()
-    meta = np.frombuffer(json.dumps(delta.meta).encode(), np.uint8)
-    # Names such as `metric/sharpe` are kept as they are.
-    np.savez(buffer, **{**delta.arrays, _META: meta})  # type: ignore[arg-type]  # numpy's stub knows only its own keyword
-    return buffer.getvalue()
+_DIGEST_SIZE = 32
+_META = "meta"
+_LENGTH_SIZE = 8
 
 
-def unpack(body: bytes) -> Delta:
-    """The records that `pack` wrote; no code runs from the bytes.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Chunk:
+    """Records of one recorder.
+
+    Attributes:
+        arrays: By name.
+        meta: Plain values.
+        n_records: Predictions in it.
+    """
+
+    arrays: Mapping[str, NDArray[Any]]
+    meta: Mapping[str, Any]
+    n_records: int
+
+    @property
+    def weight(self) -> int:
+        """What it counts towards a window's worth: there must be an end to empty ones too."""
+        return max(1, self.n_records)
+
+
+def pack(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> bytes:
+    """Arrays and what goes with them as bytes.
+
+    Args:
+        arrays: By name; numbers of any shape.
+        meta: Plain values; no NaN.
 
     Raises:
-        IntegrityError: They are damaged.
+        ValueError: `meta` holds what JSON cannot.
     """
-    try:
-        with np.load(io.BytesIO(body), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        meta: Any = json.loads(arrays.pop(_META).tobytes())
-        delta = Delta(
-            arrays={name: np.asarray(array, np.float64) for name, array in arrays.items()},
-            meta={**meta, "n_records": int(meta["n_records"])},
+    text = json.dumps(meta, allow_nan=False)
+    plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    body = save(plain, metadata={_META: text})
+    return blake3(body).digest() + body
+
+
+def unpack(packed: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """What `pack` was given.
+
+    Raises:
+        IntegrityError: Bytes are missing or were changed.
+    """
+    digest, body = packed[:_DIGEST_SIZE], packed[_DIGEST_SIZE:]
+    if blake3(body).digest() != digest:
+        raise IntegrityError(
+            f"A chunk of {len(packed)} bytes is not what was stored: its checksum differs."
         )
-    except Exception as error:
-        # A damaged archive raises whatever its reader stumbles over.
-        raise IntegrityError(f"Recorded predictions cannot be read: {error!r}.") from error
-    return delta
+    try:
+        n_header = int.from_bytes(body[:_LENGTH_SIZE], "little")
+        header = json.loads(body[_LENGTH_SIZE : _LENGTH_SIZE + n_header])
+        return dict(load(body)), dict(json.loads(header["__metadata__"][_META]))
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(
+            f"A chunk of {len(packed)} bytes cannot be read: {error!r}."
+        ) from error

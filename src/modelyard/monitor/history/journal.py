@@ -1,229 +1,256 @@
-"""What a monitor has learnt and must find again, and which part of it is not stored yet.
+"""What a monitor has learnt and must find again: past windows, alerts, the baseline.
 
-With a store it is written there; without one it is kept in memory.
+With a store they are written there, and with them what was recorded since the last flush, so that
+a process that is killed loses no more than that; without one they are kept in memory.
 """
 
 from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
-from modelyard._core.ids import new_id
+from numpy.typing import NDArray
+
 from modelyard.monitor.alerting.alerts import Alert, AlertEvent, Breach
-from modelyard.monitor.alerting.book import AlertBook
-from modelyard.monitor.alerting.dispatch import Dispatcher
+from modelyard.monitor.alerting.book import COOLDOWN_S, AlertBook
 from modelyard.monitor.alerting.readings import Reading
 from modelyard.monitor.drift.baseline import Baseline
-from modelyard.monitor.history.querying import PointDict, points_of
-from modelyard.monitor.history.rows import N_SKETCHED, MonitorRows, News
+from modelyard.monitor.history.alert_rows import BaselineChange
+from modelyard.monitor.history.chunks import Chunk
+from modelyard.monitor.history.memory import PastWindows
+from modelyard.monitor.history.queries import Point, check_metric, metric_names, points
+from modelyard.monitor.history.retention import Retention
+from modelyard.monitor.history.rows import MonitorRows
 from modelyard.monitor.history.summaries import WindowSummary
-from modelyard.monitor.recording.deltas import Delta, Mark, delta_since, mark_of
-from modelyard.monitor.recording.windows import Window
+from modelyard.monitor.history.waiting import Waiting
 
-# Full windows that are kept in memory.
-N_WINDOWS = 1000
-# Old windows are looked for this often.
-_TIDY_INTERVAL_S = 3600.0
+N_BASELINE_CHANGES = 1000
+_THIN_EVERY_S = 3600.0
+
+
+class Recorded(Protocol):
+    """What was recorded since the last time it was asked for."""
+
+    @property
+    def arrays(self) -> Mapping[str, NDArray[Any]]:
+        """Records in columns."""
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """What goes with them; plain values."""
+
+    @property
+    def n_records(self) -> int:
+        """Predictions."""
 
 
 class Journal:
-    """Past windows, alerts and baselines.
+    """Past windows, alerts and baseline, and which of them are not stored yet.
 
-    Not thread-safe: the monitor that owns it locks, except around `write`.
+    Not thread-safe: the monitor that owns it locks, except around `write` and `query`, of which
+    it lets one thread at a time in.
 
     Args:
         rows: Where they are stored; None for memory only.
-        n_records: Predictions of a window: so many must be found again.
+        n_records: Predictions in a window; of the newest so many the chunks are kept.
         cooldown_s: Seconds in which an alert that comes back is the same alert.
+        retention: How many windows keep their distributions without a store.
     """
 
-    def __init__(self, rows: MonitorRows | None, *, n_records: int, cooldown_s: float) -> None:
+    def __init__(
+        self,
+        rows: MonitorRows | None,
+        *,
+        n_records: int = 1000,
+        cooldown_s: float = COOLDOWN_S,
+        retention: Retention | None = None,
+    ) -> None:
         self._rows = rows
         self._n_records = n_records
-        self.recorder_id = new_id("recorder")
+        n_sketches = (rows.retention if rows else retention or Retention()).n_sketches
+        self.windows = PastWindows(rows.windows(n_sketches) if rows else (), n_sketches)
         self.baseline: Baseline | None = rows.baseline() if rows else None
-        self.windows: deque[WindowSummary] = deque(
-            rows.windows(N_SKETCHED) if rows else [], N_WINDOWS
-        )
         self.alerts = AlertBook(rows.alerts() if rows else [], cooldown_s=cooldown_s)
-        self.deliveries: Sequence[Mapping[str, Any]] = rows.deliveries() if rows else []
-        self._stored_deliveries = {one["delivery_id"] for one in self.deliveries}
-        self._delivery_revision = -1
-        self._mark = Mark()
-        self._delta: Delta | None = None
-        self._new_windows: list[WindowSummary] = []
-        self._new_alerts: dict[str, Alert] = {}
-        self._new_deliveries: dict[str, Mapping[str, Any]] = {}
-        self._delivered: list[str] = []
-        self._new_baseline: Baseline | None = None
-        self._baseline_events: list[dict[str, Any]] = rows.baseline_events() if rows else []
-        self._n_events_stored = len(self._baseline_events)
-        self._tidied_at: datetime | None = None
+        self.deliveries: list[dict[str, Any]] = rows.deliveries() if rows else []
+        self._changes = deque(rows.baseline_changes() if rows else (), N_BASELINE_CHANGES)
+        self._word_of_others: deque[Alert] = deque()
+        self._thinned_at: datetime | None = None
+        self._waiting = self._nothing_waiting()
 
     @property
     def is_stored(self) -> bool:
         """Whether there is a store behind it."""
         return self._rows is not None
 
-    def stored_records(self) -> tuple[list[Delta], int]:
-        """The records of the last window, oldest first, and how many there were ever."""
-        return self._rows.chunks(self._n_records) if self._rows else ([], 0)
-
-    def begin_at(self, window: Window) -> None:
-        """What the window holds now is stored already, or somebody else's to store."""
-        self._mark = mark_of(window)
+    # ── windows ─────────────────────────────────────────────────────────────────────────────
 
     def add_window(self, window: WindowSummary) -> None:
-        """Keep a full window; distributions of the newest 20 only."""
-        self.windows.append(window)
-        if len(self.windows) > N_SKETCHED:
-            place = len(self.windows) - N_SKETCHED - 1
-            self.windows[place] = self.windows[place].without_sketches()
+        """Keep a full window."""
+        self.windows.add(window)
         if self._rows is not None:
-            self._new_windows.append(window)
+            self._waiting.add_window(window)
 
     def recent(self, n: int) -> list[WindowSummary]:
-        """The last `n` full windows, oldest first."""
-        return list(islice(self.windows, max(0, len(self.windows) - n), None))
+        """The last `n` windows in memory, oldest first."""
+        return list(self.windows)[-n:]
+
+    def windows_between(self, since: str | None, until: str | None) -> list[WindowSummary]:
+        """Windows in memory that ended in this time (ISO 8601 in UTC), oldest first."""
+        return self.windows.between(since, until)
+
+    def query(self, metric: str, since: str | None, until: str | None) -> list[Point]:
+        """One figure of every window kept, by its end: those stored, or those in memory.
+
+        Args:
+            metric: Such as `latency.p99_ms`.
+            since: ISO 8601 in UTC; itself included.
+            until: The same.
+
+        Raises:
+            ConfigError: No such figure; the message lists those there are.
+        """
+        between = self._rows.windows_between if self._rows else self.windows.between
+        found = points(metric, windows := between(since, until))
+        if any(point["value"] is not None for point in found):
+            return found
+        # Not in this time, or not at all?
+        check_metric(metric, metric_names([*windows, *between(None, None)]))
+        return found
+
+    # ── what was recorded ───────────────────────────────────────────────────────────────────
+
+    def chunks(self) -> list[Chunk]:
+        """What a window held when it was last stored, by whomever, oldest first."""
+        return self._rows.chunks(self._n_records) if self._rows else []
+
+    def note_records(self, recorded: Recorded) -> bool:
+        """Take what was recorded since the last time.
+
+        Returns:
+            Whether there was something to take; otherwise it is to be offered again.
+        """
+        if self._rows is None or not (recorded.arrays or recorded.n_records):
+            return False
+        self._waiting.add_chunk(
+            Chunk(arrays=recorded.arrays, meta=recorded.meta, n_records=recorded.n_records)
+        )
+        return True
+
+    # ── the baseline ────────────────────────────────────────────────────────────────────────
 
     def set_baseline(
-        self, baseline: Baseline, *, source: str, actor: str, is_forced: bool, reason: str
+        self,
+        baseline: Baseline,
+        *,
+        source: str,
+        actor: str,
+        is_forced: bool = False,
+        reason: str = "",
     ) -> None:
-        """Keep what is normal from now on, and what is to be said of it."""
-        replaced, self.baseline = self.baseline, baseline
-        predictions, features = baseline.predictions, baseline.features
-        self._baseline_events.append(
-            {
-                "at": baseline.set_at,
-                "actor": actor,
-                "source": source,
-                "n_predictions": predictions.n if predictions else 0,
-                "n_features": features.n if features else 0,
-                "replaced": replaced.set_at if replaced else None,
-                "forced": is_forced,
-                "reason": reason,
-            }
+        """Keep what is normal from now on, and that it was set.
+
+        Args:
+            baseline: The new one.
+            source: `window`, `data`, `history` or `version`.
+            actor: By whom.
+            is_forced: Whether something spoke against it.
+            reason: What, or why it was set.
+        """
+        references = (baseline.predictions, baseline.features)
+        change = BaselineChange(
+            at=baseline.set_at,
+            actor=actor,
+            source=source,
+            n=max((reference.n for reference in references if reference), default=0),
+            replaced=self.baseline.set_at if self.baseline else None,
+            is_forced=is_forced,
+            reason=reason,
         )
+        self.baseline = baseline
+        self._changes.append(change)
         if self._rows is not None:
-            self._new_baseline = baseline
+            self._waiting.set_baseline(baseline, change)
 
     def baseline_history(self) -> list[dict[str, Any]]:
-        """What was said of every baseline, oldest first."""
-        return [dict(event) for event in self._baseline_events]
+        """Every baseline that was set, oldest first; without a store the last 1,000."""
+        return [change.to_plain() for change in self._changes]
+
+    # ── alerts ──────────────────────────────────────────────────────────────────────────────
 
     def note_readings(self, readings: Sequence[Reading], *, at: datetime) -> list[AlertEvent]:
-        """Take one evaluation; what happened to alerts."""
-        return self._noted(self.alerts.update(readings, at=at))
+        """Take one evaluation; what happened, in order."""
+        return [*self._heed(), *self._noted(self.alerts.update(readings, at=at))]
 
     def report(self, breach: Breach, *, at: datetime) -> list[AlertEvent]:
-        """Take an alert that was not measured here."""
+        """Take an alert that no rule measures."""
         return self._noted(self.alerts.report(breach, at=at))
 
     def acknowledge(self, alert_id: str, *, by: str, at: datetime) -> list[AlertEvent]:
-        """Note that someone has seen an alert."""
+        """As `AlertBook.acknowledge`."""
         return self._noted(self.alerts.acknowledge(alert_id, by=by, at=at))
 
     def resolve(self, alert_id: str, *, by: str, at: datetime) -> list[AlertEvent]:
-        """Note that someone says an alert is over."""
+        """As `AlertBook.resolve`."""
         return self._noted(self.alerts.resolve(alert_id, by=by, at=at))
 
-    def note_records(self, window: Window, *, now_s: float, now: float) -> None:
-        """Take what was recorded since the last time, unless that still waits to be stored."""
-        if self._rows is None or self._delta is not None:
-            return
-        mark = mark_of(window)
-        if mark != self._mark:
-            self._delta = delta_since(window, self._mark, now_s=now_s, now=now)
-            self._mark = mark
+    def note_deliveries(self, undelivered: Sequence[Mapping[str, Any]]) -> None:
+        """Take every event that waits for a sink now.
 
-    def note_deliveries(self, dispatcher: Dispatcher) -> None:
-        """Take which events wait for a sink."""
-        revision = dispatcher.revision
-        if self._rows is None or revision == self._delivery_revision:
-            return
-        self._delivery_revision = revision
-        waiting = {one["delivery_id"]: one for one in dispatcher.undelivered()}
-        self._new_deliveries = {
-            key: one for key, one in waiting.items() if key not in self._stored_deliveries
-        }
-        self._delivered = [key for key in self._stored_deliveries if key not in waiting]
-
-    def query(self, metric: str, since: str | None, until: str | None) -> list[PointDict]:
-        """One figure of every window, oldest first."""
-        return points_of(metric, self.windows_between(since, until))
-
-    def windows_between(self, since: str | None, until: str | None) -> list[WindowSummary]:
-        """Windows that ended between two times, oldest first; stored ones only with a store."""
-        if self._rows is not None:
-            return self._rows.windows_between(since, until)
-        return [
-            one
-            for one in self.windows
-            if (since is None or one.ended_at >= since)
-            and (until is None or one.ended_at <= until)
+        Args:
+            undelivered: What `Dispatcher.undelivered` gave.
+        """
+        self.deliveries = [
+            {key: item[key] for key in ("delivery_id", "sink", "event")} for item in undelivered
         ]
+        self._waiting.set_deliveries(self.deliveries)
+
+    # ── storing ─────────────────────────────────────────────────────────────────────────────
 
     def write(self, *, at: datetime) -> None:
-        """Store what waits; the owner lets one thread at a time in.
+        """Store what waits, and once an hour make old windows fewer.
 
         Raises:
             StorageError: The store refuses; what waits is kept.
         """
         if self._rows is None:
             return
-        news = News(
-            delta=self._delta,
-            windows=list(self._new_windows),
-            alerts=list(self._new_alerts.values()),
-            deliveries=list(self._new_deliveries.values()),
-            delivered=list(self._delivered),
-            baseline=self._new_baseline,
-            baseline_events=self._baseline_events[self._n_events_stored :],
-        )
-        if not news.is_empty:
-            self._rows.write(
-                news, recorder_id=self.recorder_id, n_kept=self._n_records, at=at.isoformat()
-            )
-            self._forget(news)
-        self._tidy_if_due(at)
+        news = self._waiting.news()
+        if news is not None:
+            told = self._rows.write(news, at=at)
+            self._waiting.forget(news, told)
+            self._word_of_others.extend(told)
+        if self._thinned_at is None or (at - self._thinned_at).total_seconds() >= _THIN_EVERY_S:
+            self._rows.thin(now=at)
+            self._thinned_at = at
 
-    def after_fork(self, window: Window) -> None:
-        """In the child of a fork: what the parent has not stored yet the parent stores."""
-        self.recorder_id = new_id("recorder")
-        self._delta = None
-        self.begin_at(window)
-        self._new_windows.clear()
-        self._new_alerts.clear()
-        self._new_deliveries.clear()
-        self._delivered.clear()
-        self._new_baseline = None
-        self._n_events_stored = len(self._baseline_events)
+    def after_fork(self) -> None:
+        """In the child of a fork: what waits the parent stores and delivers."""
+        self.deliveries = []
+        self._word_of_others.clear()
+        self._waiting = self._nothing_waiting()
+
+    def _nothing_waiting(self) -> Waiting:
+        return Waiting(
+            n_records=self._n_records,
+            n_sketches=self.windows.n_sketches,
+            stored_alerts=self.alerts.select(),
+            stored_deliveries=[str(item["delivery_id"]) for item in self.deliveries],
+        )
 
     def _noted(self, events: list[AlertEvent]) -> list[AlertEvent]:
         if self._rows is not None:
-            self._new_alerts.update({event.alert.alert_id: event.alert for event in events})
+            self._waiting.add_alerts([event.alert for event in events])
         return events
 
-    def _forget(self, news: News) -> None:
-        """Only what was written is done: more may have come in meanwhile."""
-        self._delta = None
-        del self._new_windows[: len(news.windows)]
-        for alert in news.alerts:
-            if self._new_alerts.get(alert.alert_id) is alert:
-                del self._new_alerts[alert.alert_id]
-        self._stored_deliveries |= {one["delivery_id"] for one in news.deliveries}
-        self._stored_deliveries -= set(news.delivered)
-        self._new_deliveries.clear()
-        self._delivered.clear()
-        if self._new_baseline is news.baseline:
-            self._new_baseline = None
-        self._n_events_stored += len(news.baseline_events)
-
-    def _tidy_if_due(self, at: datetime) -> None:
-        if self._rows is None:
-            return
-        before = self._tidied_at
-        if before is None or (at - before).total_seconds() >= _TIDY_INTERVAL_S:
-            self._tidied_at = at
-            self._rows.put_old_together(now=at)
+    def _heed(self) -> list[AlertEvent]:
+        """Take over what others have acknowledged and resolved."""
+        events: list[AlertEvent] = []
+        while self._word_of_others:
+            alert = self._word_of_others.popleft()
+            if alert.acknowledged_at is not None and alert.acknowledged_by is not None:
+                at = datetime.fromisoformat(alert.acknowledged_at)
+                events += self.acknowledge(alert.alert_id, by=alert.acknowledged_by, at=at)
+            if alert.resolved_at is not None and alert.resolved_by is not None:
+                at = datetime.fromisoformat(alert.resolved_at)
+                events += self.resolve(alert.alert_id, by=alert.resolved_by, at=at)
+        return events

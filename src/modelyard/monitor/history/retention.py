@@ -1,115 +1,109 @@
-"""How long windows are kept one by one, and what becomes of them then."""
+"""How long windows are kept one by one, and what becomes of them after that."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from modelyard._core.errors import ConfigError
-from modelyard.monitor.history.summaries import DAY, HOUR, WINDOW
+from modelyard.monitor.history.merging import merged
+from modelyard.monitor.history.summaries import DAY, HOUR, WINDOW, WindowSummary
 
-# A recorder that wrote nothing for so long has ended, or has nothing to say.
-_SILENCE = timedelta(hours=1)
+_RANK = {WINDOW: 0, HOUR: 1, DAY: 2}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retention:
-    """How long history is kept at which detail. Nothing is ever dropped: it is put together.
+    """How long windows are kept one by one.
 
     Attributes:
-        windows_days: Windows older than this are put together by the hour.
-        hours_days: Hours older than this are put together by the day.
+        windows_days: Days after which the windows of an hour become one summary.
+        hours_days: Days after which the hours of a day become one summary, which is kept for good.
+        n_sketches: Newest windows whose distributions are kept.
 
     Raises:
-        ConfigError: A negative number, or hours that end before windows do.
+        ConfigError: A number that is not above 0, or hours that are kept no longer than windows.
     """
 
     windows_days: float = 30.0
     hours_days: float = 365.0
+    n_sketches: int = 20
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.windows_days <= self.hours_days:
+        if not 0.0 < self.windows_days <= self.hours_days or self.n_sketches < 1:
             raise ConfigError(
-                "Retention needs 0 <= windows_days <= hours_days, got "
-                f"{self.windows_days} and {self.hours_days}."
+                "Retention needs 0 < windows_days <= hours_days and n_sketches of 1 or more; got "
+                f"{self.windows_days}, {self.hours_days} and {self.n_sketches}."
             )
 
+    def hourly_before(self, now: datetime) -> datetime:
+        """Windows that ended before this time belong in hours; a full hour, UTC."""
+        return start_of(HOUR, now - timedelta(days=self.windows_days))
 
-@dataclass(frozen=True, kw_only=True)
-class StoredWindow:
-    """A row of the history: its number, when it ended (ISO 8601), and what span it is."""
+    def daily_before(self, now: datetime) -> datetime:
+        """Windows and hours that ended before this time belong in days; midnight, UTC."""
+        return start_of(DAY, now - timedelta(days=self.hours_days))
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A summary and the number of its row; rows that are newer have larger numbers."""
 
     seq: int
-    ended_at: str
-    span: str
+    summary: WindowSummary
 
 
-@dataclass(frozen=True, kw_only=True)
-class Group:
+@dataclass(frozen=True)
+class Merge:
     """Rows that become one.
 
     Attributes:
-        span: Of the new row.
-        seqs: Of the rows it is made of.
+        keep: The newest one's number, which the merged summary gets.
+        drop: The others' numbers.
+        summary: All of them together.
     """
 
-    span: str
-    seqs: tuple[int, ...]
+    keep: int
+    drop: tuple[int, ...]
+    summary: WindowSummary
 
 
-def groups_to_merge(
-    rows: Sequence[StoredWindow], retention: Retention, *, now: datetime
-) -> list[Group]:
-    """What becomes one; nothing where that has been done.
+def merges(stored: Sequence[Stored], retention: Retention, now: datetime) -> list[Merge]:
+    """Which rows are to become one, oldest first; none where all is as it should be.
+
+    Only hours and days that are wholly over their time are merged, each by the time its windows
+    ended. A window that is stored late joins the summary that its hour or day already has.
 
     Args:
-        rows: Of one model, in any order.
-        retention: What is kept how long.
-        now: UTC.
+        stored: Rows of one model.
+        retention: How long what is kept.
+        now: With its zone.
     """
-    last_window = (now - timedelta(days=retention.windows_days)).isoformat()
-    last_hour = (now - timedelta(days=retention.hours_days)).isoformat()
-    groups: dict[tuple[str, str], list[StoredWindow]] = {}
-    for row in rows:
-        if row.ended_at < last_hour:
-            groups.setdefault((DAY, row.ended_at[:10]), []).append(row)
-        elif row.ended_at < last_window and row.span != DAY:
-            groups.setdefault((HOUR, row.ended_at[:13]), []).append(row)
+    hourly_before, daily_before = retention.hourly_before(now), retention.daily_before(now)
+    groups: dict[tuple[str, datetime], list[Stored]] = defaultdict(list)
+    for item in stored:
+        ended_at = datetime.fromisoformat(item.summary.ended_at)
+        target = DAY if ended_at < daily_before else HOUR if ended_at < hourly_before else WINDOW
+        span = max(item.summary.span, target, key=_RANK.__getitem__)
+        if span != WINDOW:
+            groups[span, start_of(span, ended_at)].append(item)
     return [
-        Group(span=span, seqs=tuple(row.seq for row in found))
-        for (span, _), found in groups.items()
-        if len(found) > 1 or found[0].span == WINDOW or found[0].span != span
+        _merge(members, span)
+        for (span, _), members in sorted(groups.items(), key=lambda group: group[0][1])
+        if len(members) > 1 or members[0].summary.span != span
     ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoredChunk:
-    """A row of recorded predictions: its number, whose it is, when it was written."""
+def _merge(members: Sequence[Stored], span: str) -> Merge:
+    *others, newest = sorted(members, key=lambda item: item.seq)
+    return Merge(
+        keep=newest.seq,
+        drop=tuple(item.seq for item in others),
+        summary=merged([item.summary for item in members], span=span),
+    )
 
-    seq: int
-    recorder_id: str
-    at: str
-    n_records: int
 
-
-def chunks_to_drop(rows: Sequence[StoredChunk], *, n_kept: int, at: str) -> list[int]:
-    """Numbers of the rows that no window needs any more.
-
-    A row goes when newer ones of its own recorder hold a window; or, of recorders that are long
-    gone, when newer ones of all recorders hold two.
-
-    Args:
-        rows: Of one model, newest first.
-        n_kept: Records of a window.
-        at: Now, ISO 8601 in UTC.
-    """
-    silent_since = (datetime.fromisoformat(at) - _SILENCE).isoformat()
-    newer: Counter[str] = Counter()
-    gone: list[int] = []
-    for row in rows:
-        is_over = newer[row.recorder_id] >= n_kept
-        is_forgotten = row.at < silent_since and newer.total() >= 2 * n_kept
-        if is_over or is_forgotten:
-            gone.append(row.seq)
-        newer[row.recorder_id] += row.n_records
-    return gone
+def start_of(span: str, moment: datetime) -> datetime:
+    """The full hour, or midnight if `span` is a day, at or before a moment; UTC."""
+    hour = moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    return hour.replace(hour=0) if span == DAY else hour

@@ -1,74 +1,135 @@
-"""What is kept of full windows, and of several put together."""
+"""What is kept of a window when the next one begins, and of an hour or a day of windows."""
 
+import base64
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelyard._core.plain import finite_or_none
-from modelyard.monitor.drift.sketches import array_from_plain, array_to_plain, sketch_of
-from modelyard.monitor.recording.health import Health, MetricWindow
-from modelyard.monitor.recording.windows import WindowData
+from modelyard.monitor.drift.sketches import sketch_of
+from modelyard.monitor.recording.health import Health
 from modelyard.stats.histogram import LogHistogram
-from modelyard.stats.moments import Moments, merge_all
+from modelyard.stats.moments import Moments, moments_of
 
 # Levels of a past window's distribution that are kept.
-SKETCH_SIZE = 64
+SUMMARY_SKETCH_SIZE = 50
 WINDOW, HOUR, DAY = "window", "hour", "day"
-_MS_PER_S = 1000.0
-_LEVELS = (0.5, 0.95, 0.99)
+
+
+class RecordedWindow(Protocol):
+    """What a summary is made from: a copy of a window."""
+
+    @property
+    def health(self) -> Health:
+        """Latency, errors and metrics."""
+
+    @property
+    def predictions(self) -> NDArray[np.float64]:
+        """Shape (n, outputs), oldest first."""
+
+    @property
+    def features(self) -> NDArray[np.float64]:
+        """Shape (n, features), oldest first."""
+
+    @property
+    def latencies_s(self) -> NDArray[np.float64]:
+        """Shape (n,), NaN where unknown."""
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from its first prediction to its last."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DriftSummary:
-    """What the verdicts on one kind of drift were.
+class DriftFigures:
+    """How far predictions or features had moved, over one window or several.
 
     Attributes:
-        score: The largest; None where there was none.
-        threshold: That went with it.
-        n_drifted: Windows that had drifted.
-        is_calibrated: Whether the limits could be trusted in all of them.
+        score: The worst, in the method's unit; NaN if no window had a verdict.
+        effective_threshold: What that score was compared with.
+        is_drifted: Whether any window had drifted.
+        is_calibrated: Whether the threshold of every window could be trusted.
+        n_windows: Windows with a verdict.
+        n_drifted: Drifted ones among them.
     """
 
-    score: float | None
-    threshold: float
-    n_drifted: int
+    score: float
+    effective_threshold: float
+    is_drifted: bool
     is_calibrated: bool
+    n_windows: int
+    n_drifted: int
+
+    @classmethod
+    def of(cls, verdict: Mapping[str, Any]) -> "DriftFigures":
+        """Those of one window.
+
+        Args:
+            verdict: `score` (None without a verdict), `effective_threshold`, `is_drifted` and
+                `calibrated`.
+        """
+        has_verdict = verdict["score"] is not None
+        is_drifted = has_verdict and bool(verdict["is_drifted"])
+        return cls(
+            score=_number(verdict["score"]),
+            effective_threshold=_number(verdict["effective_threshold"]),
+            is_drifted=is_drifted,
+            is_calibrated=bool(verdict["calibrated"]),
+            n_windows=int(has_verdict),
+            n_drifted=int(is_drifted),
+        )
+
+    @property
+    def drifted_share(self) -> float:
+        """Share of windows that had drifted, 0 to 1; NaN without a verdict."""
+        return self.n_drifted / self.n_windows if self.n_windows else math.nan
 
     def to_plain(self) -> dict[str, Any]:
-        """As plain values."""
+        """All of it as plain values; NaN as None."""
         return {
             "score": finite_or_none(self.score),
-            "threshold": self.threshold,
+            "effective_threshold": finite_or_none(self.effective_threshold),
+            "is_drifted": self.is_drifted,
+            "calibrated": self.is_calibrated,
+            "n_windows": self.n_windows,
             "n_drifted": self.n_drifted,
-            "is_calibrated": self.is_calibrated,
         }
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> "DriftSummary":
-        """The one that `to_plain` described."""
-        return cls(**plain)
+    def from_plain(cls, plain: Mapping[str, Any]) -> "DriftFigures":
+        """The figures that `to_plain` described."""
+        return cls(
+            score=_number(plain["score"]),
+            effective_threshold=_number(plain["effective_threshold"]),
+            is_drifted=plain["is_drifted"],
+            is_calibrated=plain["calibrated"],
+            n_windows=plain["n_windows"],
+            n_drifted=plain["n_drifted"],
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WindowSummary:
-    """What is kept of a full window when the next one begins, or of several of them.
+    """What is kept of a full window, or of the windows of an hour or a day.
 
     Attributes:
-        started_at: When it began, ISO 8601.
-        ended_at: When it was full, ISO 8601.
-        span: `window`, or `hour` or `day` where windows were put together.
-        n_windows: How many.
+        started_at: When it began, ISO 8601 in UTC.
+        ended_at: When it was full.
         health: Latency, errors and metrics.
-        latency: Seconds by bucket; None of windows from before they were kept.
-        duration_s: Seconds from the first prediction to the last.
-        outputs: Count, mean and spread of each output.
-        drift: Verdicts under `prediction` and `feature`, as far as there were any.
-        predictions: Quantiles of each output, shape (outputs, levels); None where not kept.
-        features: The same for features.
+        span: `window`, `hour` or `day`.
+        n_windows: How many windows it is made of.
+        outputs: Count, mean and spread of each output's finite values.
+        latency: Counts of latencies in seconds.
+        n_latencies: Latencies that were known.
+        n_intervals: Times from one prediction to the next in its windows.
+        duration_s: Seconds that these took together.
+        drift: Under `prediction` and `feature`; empty if nothing was judged.
+        predictions: Quantiles of each output, shape (outputs, levels); None when no longer kept.
+        features: Quantiles of each feature, shape (features, levels); None when no longer kept.
     """
 
     started_at: str
@@ -76,218 +137,135 @@ class WindowSummary:
     health: Health
     span: str = WINDOW
     n_windows: int = 1
-    latency: LogHistogram | None = None
+    outputs: tuple[Moments, ...] = ()
+    latency: LogHistogram = field(default_factory=LogHistogram)
+    n_latencies: int = 0
+    n_intervals: int = 0
     duration_s: float = 0.0
-    outputs: Sequence[Moments] = ()
-    drift: Mapping[str, DriftSummary] = field(default_factory=dict)
+    drift: Mapping[str, DriftFigures] = field(default_factory=dict)
     predictions: NDArray[np.float64] | None = None
     features: NDArray[np.float64] | None = None
 
     @classmethod
     def of(
         cls,
-        data: WindowData,
+        data: RecordedWindow,
         *,
         started_at: str,
         ended_at: str,
-        drift: Mapping[str, DriftSummary],
+        drift: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> "WindowSummary":
-        """The summary of a window."""
+        """The summary of one window.
+
+        Args:
+            data: The window.
+            started_at: When it began, ISO 8601 in UTC.
+            ended_at: When it was full.
+            drift: Under `prediction` and `feature` what `DriftFigures.of` takes.
+        """
+        known_s = data.latencies_s[np.isfinite(data.latencies_s)]
         latency = LogHistogram()
-        latency.add(data.latencies_s[np.isfinite(data.latencies_s)])
+        latency.add(known_s)
         return cls(
             started_at=started_at,
             ended_at=ended_at,
             health=data.health,
+            outputs=_output_moments(data.predictions),
             latency=latency,
+            n_latencies=len(known_s),
+            n_intervals=max(0, data.health.n_predictions - 1) if data.duration_s > 0.0 else 0,
             duration_s=data.duration_s,
-            outputs=[_moments_of(column) for column in data.predictions.T],
-            drift=dict(drift),
-            predictions=sketch_of(data.predictions, SKETCH_SIZE),
-            features=sketch_of(data.features, SKETCH_SIZE),
+            drift={name: DriftFigures.of(verdict) for name, verdict in (drift or {}).items()},
+            predictions=sketch_of(data.predictions, SUMMARY_SKETCH_SIZE),
+            features=sketch_of(data.features, SUMMARY_SKETCH_SIZE),
         )
 
-    def without_sketches(self) -> "WindowSummary":
-        """The same without its distributions."""
-        return replace(self, predictions=None, features=None)
-
     def to_plain(self) -> dict[str, Any]:
-        """All of it as plain values, but for the distributions."""
+        """All of it as plain values, quantiles exactly."""
+        return {**self.figures_to_plain(), **(self.sketches_to_plain() or {})}
+
+    def figures_to_plain(self) -> dict[str, Any]:
+        """All of it but the quantiles, as plain values."""
         return {
             "started_at": self.started_at,
             "ended_at": self.ended_at,
             "span": self.span,
             "n_windows": self.n_windows,
             "health": self.health.to_plain(),
-            "latency": None if self.latency is None else self.latency.to_plain(),
+            "outputs": [[o.n, finite_or_none(o.mean), finite_or_none(o.m2)] for o in self.outputs],
+            "latency": self.latency.to_plain(),
+            "n_latencies": self.n_latencies,
+            "n_intervals": self.n_intervals,
             "duration_s": self.duration_s,
-            "outputs": [[one.n, one.mean, one.m2] for one in self.outputs],
-            "drift": {name: one.to_plain() for name, one in self.drift.items()},
+            "drift": {name: figures.to_plain() for name, figures in self.drift.items()},
         }
 
     def sketches_to_plain(self) -> dict[str, Any] | None:
-        """The distributions as plain values; None where they are not kept."""
+        """The quantiles as plain values; None when they are no longer kept."""
         if self.predictions is None or self.features is None:
             return None
         return {
-            "predictions": array_to_plain(self.predictions),
-            "features": array_to_plain(self.features),
+            "predictions": _array_to_plain(self.predictions),
+            "features": _array_to_plain(self.features),
         }
 
     @classmethod
     def from_plain(
         cls, plain: Mapping[str, Any], sketches: Mapping[str, Any] | None = None
     ) -> "WindowSummary":
-        """The summary that `to_plain` and `sketches_to_plain` described.
+        """The summary that `to_plain` described, also one stored before it had all keys.
 
-        One from before version 0.2 held its distributions itself, and less of the rest.
+        Args:
+            plain: What `to_plain` or `figures_to_plain` gave.
+            sketches: What `sketches_to_plain` gave, where it was kept apart.
         """
-        given = sketches or (plain if "predictions" in plain else None)
-        latency = plain.get("latency")
+        health = Health.from_plain(plain["health"])
+        kept = sketches or plain
+        histogram = plain.get("latency")
         return cls(
             started_at=plain.get("started_at", plain["ended_at"]),
             ended_at=plain["ended_at"],
+            health=health,
             span=plain.get("span", WINDOW),
             n_windows=plain.get("n_windows", 1),
-            health=Health.from_plain(plain["health"]),
-            latency=None if latency is None else LogHistogram.from_plain(latency),
+            outputs=tuple(
+                Moments(n, _number(m), _number(s)) for n, m, s in plain.get("outputs", ())
+            ),
+            latency=LogHistogram.from_plain(histogram) if histogram else LogHistogram(),
+            n_latencies=plain.get("n_latencies", health.n_predictions),
+            n_intervals=plain.get("n_intervals", 0),
             duration_s=plain.get("duration_s", 0.0),
-            outputs=[Moments(n, mean, m2) for n, mean, m2 in plain.get("outputs", ())],
             drift={
-                name: DriftSummary.from_plain(one) for name, one in plain.get("drift", {}).items()
+                name: DriftFigures.from_plain(item)
+                for name, item in plain.get("drift", {}).items()
             },
-            predictions=None if given is None else array_from_plain(given["predictions"]),
-            features=None if given is None else array_from_plain(given["features"]),
+            predictions=_array_from_plain(kept.get("predictions")),
+            features=_array_from_plain(kept.get("features")),
         )
 
-    def figures(self) -> dict[str, Any]:
-        """What `query` can ask for, nested as its names are."""
-        plain = self.health.to_plain()
-        metrics = plain["metrics"]
-        one = self.outputs[0] if len(self.outputs) == 1 else None
-        rate = (plain["n_predictions"] - 1) / self.duration_s if self.duration_s > 0 else None
-        return {
-            "n_predictions": plain["n_predictions"],
-            "n_errors": plain["n_errors"],
-            "error_rate": plain["error_rate"],
-            "throughput_qps": rate,
-            "latency": {
-                name: plain[f"latency_{name}"]
-                for name in ("mean_ms", "median_ms", "p95_ms", "p99_ms")
-            },
-            "prediction": {
-                "mean": None if one is None else finite_or_none(one.mean),
-                "std": None if one is None else finite_or_none(one.std),
-                "per_output": {
-                    "mean": [finite_or_none(output.mean) for output in self.outputs],
-                    "std": [finite_or_none(output.std) for output in self.outputs],
-                },
-            },
-            "drift": {name: one.score for name, one in self.drift.items()},
-            "drift_threshold": {name: one.threshold for name, one in self.drift.items()},
-            "drifted_share": {
-                name: one.n_drifted / self.n_windows for name, one in self.drift.items()
-            },
-            "metrics": metrics,
-        }
+
+# Values whose squares overflow have no spread, and never a warning to the caller.
+@np.errstate(over="ignore", invalid="ignore")
+def _output_moments(rows: NDArray[np.float64]) -> tuple[Moments, ...]:
+    return tuple(moments_of(column) for column in rows.T)
 
 
-def merged(summaries: Sequence[WindowSummary], *, span: str) -> WindowSummary:
-    """Several summaries as one, without distributions.
-
-    Counts add up; means are weighted; percentiles come from the histograms put together and are
-    off by at most 1 %, or the largest of the parts' where a part has no histogram.
-
-    Args:
-        summaries: One at least, in any order.
-        span: What they are together.
-    """
-    ordered = sorted(summaries, key=lambda one: (one.started_at, one.ended_at))
-    latency = _merged_latency(ordered)
-    widths = {len(one.outputs) for one in ordered}
-    outputs = zip(*(one.outputs for one in ordered), strict=True) if len(widths) == 1 else ()
-    return WindowSummary(
-        started_at=ordered[0].started_at,
-        ended_at=max(one.ended_at for one in ordered),
-        span=span,
-        n_windows=sum(one.n_windows for one in ordered),
-        health=_merged_health([one.health for one in ordered], latency),
-        latency=latency,
-        duration_s=sum(one.duration_s for one in ordered),
-        outputs=[merge_all(parts) for parts in outputs],
-        drift={
-            name: _merged_drift([one.drift[name] for one in ordered if name in one.drift])
-            for name in sorted({name for one in ordered for name in one.drift})
-        },
-    )
+def _array_to_plain(array: NDArray[Any]) -> dict[str, Any]:
+    exact = np.ascontiguousarray(array, dtype="<f8")
+    return {"shape": list(exact.shape), "float64": base64.b64encode(exact.tobytes()).decode()}
 
 
-def _merged_latency(summaries: Sequence[WindowSummary]) -> LogHistogram | None:
-    together = LogHistogram()
-    for one in summaries:
-        if one.latency is None:
-            return None
-        together.merge(one.latency)
-    return together
+def _array_from_plain(
+    plain: Mapping[str, Any] | Sequence[Sequence[float | None]] | None,
+) -> NDArray[np.float64] | None:
+    """The array that `_array_to_plain` described, or nested lists with None for NaN."""
+    if plain is None:
+        return None
+    if isinstance(plain, Mapping):
+        data = base64.b64decode(plain["float64"], validate=True)
+        return np.frombuffer(data, "<f8").reshape(plain["shape"]).astype(np.float64)
+    return np.array(plain, dtype=np.float64) if plain else np.empty((0, 0))
 
 
-def _merged_health(parts: Sequence[Health], latency: LogHistogram | None) -> Health:
-    n, n_errors = sum(one.n_predictions for one in parts), sum(one.n_errors for one in parts)
-    if latency is not None and latency.n:
-        found = [value or 0.0 for value in latency.quantiles(_LEVELS)]
-        mean_s = latency.mean() or 0.0
-        mean_ms, (median_ms, p95_ms, p99_ms) = mean_s * _MS_PER_S, (s * _MS_PER_S for s in found)
-    else:
-        mean_ms, median_ms, p95_ms, p99_ms = (
-            max((getattr(one, name) for one in parts), default=math.nan)
-            for name in (
-                "latency_mean_ms",
-                "latency_median_ms",
-                "latency_p95_ms",
-                "latency_p99_ms",
-            )
-        )
-    return Health(
-        n_predictions=n,
-        n_errors=n_errors,
-        error_rate=n_errors / n if n else math.nan,
-        latency_mean_ms=mean_ms,
-        latency_median_ms=median_ms,
-        latency_p95_ms=p95_ms,
-        latency_p99_ms=p99_ms,
-        metrics={
-            name: _merged_metric([one.metrics[name] for one in parts if name in one.metrics])
-            for name in sorted({name for one in parts for name in one.metrics})
-        },
-    )
-
-
-def _merged_metric(parts: Sequence[MetricWindow]) -> MetricWindow:
-    whole = merge_all(Moments(one.n, one.mean, _m2(one)) for one in parts)
-    return MetricWindow(mean=whole.mean, n=whole.n, std=whole.std)
-
-
-def _m2(metric: MetricWindow) -> float:
-    return metric.std**2 * (metric.n - 1) if math.isfinite(metric.std) else 0.0
-
-
-def _merged_drift(parts: Sequence[DriftSummary]) -> DriftSummary:
-    known = [one for one in parts if one.score is not None]
-    worst = max(known, key=lambda one: one.score or 0.0) if known else parts[0]
-    return DriftSummary(
-        score=worst.score,
-        threshold=worst.threshold,
-        n_drifted=sum(one.n_drifted for one in parts),
-        is_calibrated=all(one.is_calibrated for one in parts),
-    )
-
-
-def _moments_of(column: NDArray[np.float64]) -> Moments:
-    known = column[np.isfinite(column)]
-    if not known.size:
-        return Moments(0, 0.0, 0.0)
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean = float(known.mean())
-        m2 = float(((known - mean) ** 2).sum())
-    # JSON cannot hold what overflows.
-    return Moments(len(known), mean, m2) if math.isfinite(m2) else Moments(0, 0.0, 0.0)
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
