@@ -174,6 +174,7 @@ class Judge(Normal):
             data, n_records = self._window.data(), self._window.n_records
             blocks, odd_counts = self._window.block_means(), self._odd_lately()
             baseline, past = self._journal.baseline, self._past()
+            versions = dict(self._window.versions)
         evaluation = Evaluation(
             at=self._clock.now(),
             monotonic_s=self._clock.monotonic_s(),
@@ -182,6 +183,7 @@ class Judge(Normal):
             data=data,
             past=past,
             odd_counts=odd_counts,
+            versions=versions,
             drift=drift_verdicts(data, baseline, past, self._settings.drift),
             changes=change_points(
                 blocks,

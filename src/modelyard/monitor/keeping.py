@@ -14,7 +14,7 @@ from modelyard.monitor.alerting.alerts import AlertEvent
 from modelyard.monitor.alerting.dispatch import Dispatcher
 from modelyard.monitor.drift.detection import DriftVerdict
 from modelyard.monitor.drift.past import PastSketches
-from modelyard.monitor.drift.verdicts import Past
+from modelyard.monitor.drift.verdicts import Past, drift_verdicts
 from modelyard.monitor.evaluation import Evaluation
 from modelyard.monitor.exporting.json_files import JsonLines
 from modelyard.monitor.history.journal import Journal
@@ -145,9 +145,9 @@ class Keeper(Recorder):
         while self._waiting:
             with self._lock:
                 data, began_at, ended_at, is_armed = self._waiting[0]
-                blocks = self._window.block_means()
-            evaluation = self._evaluation
-            drift = evaluation.drift if evaluation else {}
+                blocks, past = self._window.block_means(), self._past()
+                baseline = self._journal.baseline
+            drift = drift_verdicts(data, baseline, past, self._settings.drift)
             summary = WindowSummary.of(
                 data,
                 started_at=began_at,
