@@ -190,3 +190,46 @@ def vertical_line(x: str | float | None, text: str) -> tuple[dict[str, Any], dic
         "font": {"size": 11},
     }
     return shape, label
+
+
+def threshold_line(threshold: float) -> dict[str, Any]:
+    """A dashed line across the whole width: a shape."""
+    return {
+        "type": "line",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "y0": threshold,
+        "y1": threshold,
+        "line": {"color": ALARM, "width": 1.5, "dash": "dash"},
+    }
+
+
+def threshold_label(threshold: float) -> dict[str, Any]:
+    """What the line says, at its right end: an annotation."""
+    return {
+        "text": f"threshold {threshold:.3g}",
+        "xref": "paper",
+        "x": 1,
+        "xanchor": "right",
+        "y": threshold,
+        "yanchor": "bottom",
+        "showarrow": False,
+        "font": {"size": 11, "color": ALARM},
+    }
+
+
+def line_trace(
+    name: str, x: Sequence[Any], y: Sequence[float | None], *, line: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A line; `None` in `y` is a gap."""
+    return {
+        "type": "scatter",
+        # A single point has no line to show.
+        "mode": "lines" if len(y) > 1 else "markers",
+        "name": escaped(name),
+        "x": list(x),
+        "y": list(y),
+        "line": dict(line),
+        "hovertemplate": "%{y:.4~g}",
+    }
