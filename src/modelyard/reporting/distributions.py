@@ -11,6 +11,7 @@ from modelyard.reporting.figures import (
     axis,
     color,
     figure,
+    line_trace,
     no_data,
     numbers,
 )
