@@ -21,8 +21,8 @@ from modelyard.reporting.comparisons import (
     metric_bars,
     trade_offs,
 )
-from modelyard.reporting.distributions import histogram
-from modelyard.reporting.drift import drift_over_time
+from modelyard.reporting.distributions import histogram, quantile_histograms
+from modelyard.reporting.drift import drift_over_time, scores_against_limits
 from modelyard.reporting.figures import Figure
 from modelyard.reporting.page import (
     Block,
@@ -34,7 +34,15 @@ from modelyard.reporting.page import (
     Table,
     render,
 )
-from modelyard.reporting.series import equity_curves, interval_over_time, training_curves
+from modelyard.reporting.rankings import Ranked, ranked_bars
+from modelyard.reporting.series import (
+    TimePanel,
+    equity_curves,
+    interval_over_time,
+    training_curves,
+    values_over_time,
+)
+from modelyard.reporting.timeline import Lasting, timeline
 from modelyard.reporting.traffic import traffic_shares
 
 __all__ = [
@@ -42,10 +50,13 @@ __all__ = [
     "Chart",
     "Figure",
     "KeyFigures",
+    "Lasting",
     "Note",
+    "Ranked",
     "Report",
     "Section",
     "Table",
+    "TimePanel",
     "backend_latencies",
     "compression_overview",
     "drift_over_time",
@@ -53,8 +64,13 @@ __all__ = [
     "histogram",
     "interval_over_time",
     "metric_bars",
+    "quantile_histograms",
+    "ranked_bars",
     "render",
+    "scores_against_limits",
+    "timeline",
     "trade_offs",
     "traffic_shares",
     "training_curves",
+    "values_over_time",
 ]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelyard.reporting.figures import (
+    ALARM,
     SHADE,
     Figure,
     Times,
@@ -20,6 +21,7 @@ from modelyard.reporting.figures import (
     threshold_line,
     vertical_line,
 )
+from modelyard.reporting.panels import Panel, stack
 
 Traces = list[dict[str, Any]]
 
@@ -65,6 +67,42 @@ def drift_over_time(
         shapes=shapes,
         annotations=labels,
     )
+
+
+def scores_against_limits(
+    scores: Mapping[str, tuple[Times, Values, Values]],
+    *,
+    title: str = "Drift",
+    unit: str = "standard deviations of the baseline",
+) -> Figure:
+    """A panel a score, with the limit that held at each time.
+
+    Args:
+        scores: Name to times, scores and limits.
+        title: Heading of the chart.
+        unit: Unit of scores and limits.
+
+    Raises:
+        ConfigError: Times, scores and limits of a name differ in number.
+    """
+    panels: list[Panel] = []
+    for name, (dates, values, limits) in scores.items():
+        x, y = paired(name, dates, values)
+        if not has_data([y]):
+            continue
+        limit = paired(name, dates, limits)[1]
+        line = line_trace("score", x, y, line={"color": color(0), "width": 2})
+        dashed = {"color": ALARM, "width": 1.5, "dash": "dash", "shape": "hv"}
+        panels.append(
+            Panel(
+                title=name,
+                height_px=150,
+                xaxis=axis(**({"matches": "x"} if panels else {})),
+                yaxis=axis(unit if not panels else "", rangemode="tozero"),
+                traces=[line, line_trace("limit", x, limit, line=dashed)],
+            )
+        )
+    return stack(title, panels)
 
 
 def _shaded_periods(

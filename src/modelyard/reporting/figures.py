@@ -32,6 +32,8 @@ SHADE = "rgba(128,128,128,0.14)"
 MARGIN_TOP_PX = 28
 MARGIN_BOTTOM_PX = 64
 LOG_SCALE_FROM_RATIO = 20.0
+# Characters of a name beside a bar that leave room for the bar on a phone.
+LABEL_WIDTH = 24
 
 
 def color(index: int) -> str:
@@ -42,6 +44,14 @@ def color(index: int) -> str:
 def escaped(text: str) -> str:
     """`text` as plotly.js shows it literally: its labels take a few HTML tags otherwise."""
     return html.escape(text, quote=False)
+
+
+def shortened(text: str, n_characters: int = LABEL_WIDTH) -> str:
+    """`text` without its middle where it is longer: names differ at both ends."""
+    if len(text) <= n_characters:
+        return text
+    n_last = (n_characters - 1) // 2
+    return f"{text[: n_characters - 1 - n_last]}…{text[-n_last:]}"
 
 
 def numbers(values: Values) -> list[float | None]:

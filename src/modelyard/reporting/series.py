@@ -1,6 +1,7 @@
 """Lines: equity, training, an estimate that grows sharper."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from modelyard.reporting.figures import (
@@ -105,6 +106,57 @@ def training_curves(
             )
         )
     return stack(title, panels)
+
+
+@dataclass(frozen=True)
+class TimePanel:
+    """Lines that share a scale.
+
+    Attributes:
+        title: Heading above them.
+        unit: Of the values.
+        curves: Name to (times, values).
+    """
+
+    title: str
+    unit: str
+    curves: Mapping[str, tuple[Times, Values]]
+
+
+def values_over_time(panels: Sequence[TimePanel], *, title: str = "History") -> Figure:
+    """Panels above each other on one time axis; one without values is left out.
+
+    Args:
+        panels: From top to bottom.
+        title: Heading of the chart.
+
+    Raises:
+        ConfigError: Times and values of a curve differ in number.
+    """
+    drawn: list[Panel] = []
+    n_lines = 0
+    for panel in panels:
+        curves = {name: paired(name, *curve) for name, curve in panel.curves.items()}
+        if not has_data(y for _, y in curves.values()):
+            continue
+        lines = []
+        for name, (x, y) in curves.items():
+            lines.append(line_trace(name, x, y, line={"color": color(n_lines), "width": 2}))
+            n_lines += 1
+        # One line is named by its heading.
+        shown = {} if len(lines) > 1 else {"showlegend": False}
+        values = [value for _, y in curves.values() for value in y]
+        scale = {"type": "log", "dtick": 1} if is_wide(values) else {"rangemode": "tozero"}
+        drawn.append(
+            Panel(
+                title=panel.title,
+                height_px=130,
+                xaxis=axis(**({"matches": "x"} if drawn else {})),
+                yaxis=axis(panel.unit, **scale),
+                traces=[{**line, **shown} for line in lines],
+            )
+        )
+    return stack(title, drawn)
 
 
 def interval_over_time(
