@@ -20,7 +20,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from modelyard._core.errors import ConfigError, StorageError
 from modelyard.monitor.exporting.figures import (
-    LATENCY_BOUNDS_S,
     DriftFigures,
     Figures,
     Histogram,
@@ -34,13 +33,14 @@ from modelyard.monitor.exporting.prometheus_rules import (
     prometheus_rules,
     write_prometheus_rules,
 )
+from modelyard.monitor.recording.buckets import BOUNDS_S
 
 
 def figures(model_name="ppo", **more):
     values = {
         "n_predictions": 4,
         "n_errors": 1,
-        "latency_s": Histogram.of([0.002, 0.004, 0.03, 20.0], LATENCY_BOUNDS_S),
+        "latency_s": Histogram.of([0.002, 0.004, 0.03, 20.0], BOUNDS_S),
         "latency_quantiles_s": {0.5: 0.003, 0.99: 0.03},
         "throughput_per_s": 12.5,
         "error_rate": 0.25,
@@ -87,7 +87,7 @@ def test_a_histogram_counts_values_at_most_each_bound():
 
 @given(st.lists(st.floats(0, 100), max_size=50))
 def test_a_histogram_counts_every_value_once(values):
-    histogram = Histogram.of(values, LATENCY_BOUNDS_S)
+    histogram = Histogram.of(values, BOUNDS_S)
     assert histogram.counts[-1] == len(values)
     for bound, count in zip(histogram.bounds, histogram.counts[:-1], strict=True):
         assert count == sum(value <= bound for value in values)

@@ -6,10 +6,11 @@ import subprocess
 import pytest
 import yaml
 
-from modelyard.monitor.exporting.figures import LATENCY_BOUNDS_S, Figures, Histogram
+from modelyard.monitor.exporting.figures import Figures, Histogram
 from modelyard.monitor.exporting.grafana import dashboard
 from modelyard.monitor.exporting.prometheus import to_prometheus_text
 from modelyard.monitor.exporting.prometheus_rules import write_prometheus_rules
+from modelyard.monitor.recording.buckets import BOUNDS_S
 
 pytestmark = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool (Debian's prometheus) is not installed"
@@ -64,7 +65,7 @@ def test_the_text_passes_its_lint():
         model_name="ppo",
         n_predictions=3,
         n_errors=0,
-        latency_s=Histogram.of([0.1, 0.2, 99.0], LATENCY_BOUNDS_S),
+        latency_s=Histogram.of([0.1, 0.2, 99.0], BOUNDS_S),
         error_rate=0.0,
         active_alerts={("a", "info"): 1},
         metrics={'a "quoted"\nname': 1.0},

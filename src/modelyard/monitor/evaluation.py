@@ -32,7 +32,7 @@ class Evaluation:
         baseline: What was compared with.
         data: The window.
         past: The full windows before it.
-        odd_counts: What could not be used so far, by kind.
+        odd_counts: What could not be used in this window and the one before, by kind.
         drift: Verdicts under `prediction_drift` and `feature_drift`.
         changes: When streams began to change.
     """

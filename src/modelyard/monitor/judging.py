@@ -172,7 +172,7 @@ class Judge(Normal):
         before = self._evaluation
         with self._lock:
             data, n_records = self._window.data(), self._window.n_records
-            blocks, odd_counts = self._window.block_means(), self._window.odd_counts()
+            blocks, odd_counts = self._window.block_means(), self._odd_lately()
             baseline, past = self._journal.baseline, self._past()
         evaluation = Evaluation(
             at=self._clock.now(),

@@ -1,6 +1,8 @@
 """Keeping: full windows, and what has to be found again."""
 
+import atexit
 import logging
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
@@ -68,6 +70,8 @@ class Keeper(Recorder):
         self._working = Lock()
         self._waiting: list[tuple[WindowData, str, str, bool]] = []
         self._window_began = self._clock.now().isoformat()
+        # Odd values counted when the last two windows were full.
+        self._odd_marks: tuple[dict[str, int], dict[str, int]] = ({}, {})
         self._is_armed = False
         self._baseline_since = 0
         self._windows_since_baseline = 0
@@ -85,7 +89,10 @@ class Keeper(Recorder):
         for chunk in self._journal.chunks():
             take(self._window, Delta(arrays=chunk.arrays, meta=chunk.meta), now_s=now_s, now=now)
         self._mark = mark_of(self._window)
+        self._odd_marks = (self._window.odd_counts(), self._window.odd_counts())
         self._window.begin()
+        if self._is_stored:
+            _flush_when_python_ends(self)
 
     def _close_window(self) -> None:
         """Called with the lock held when a window is full."""
@@ -93,6 +100,7 @@ class Keeper(Recorder):
         self._waiting.append((self._window.data(), self._window_began, ended_at, self._is_armed))
         self._is_armed = False
         self._window_began = ended_at
+        self._odd_marks = (self._odd_marks[1], self._window.odd_counts())
         self._window.close()
 
     def _after_record(self, *, is_due: bool) -> None:
@@ -104,6 +112,11 @@ class Keeper(Recorder):
         elif not self._is_flush_asked:
             self._is_flush_asked = True
             worker().ask(self, after_s=FLUSH_INTERVAL_S)
+
+    def _odd_lately(self) -> dict[str, int]:
+        """Odd values of this window and the one before; the lock is held."""
+        before = self._odd_marks[0]
+        return {name: n - before.get(name, 0) for name, n in self._window.odd_counts().items()}
 
     def _has_too_much_to_do(self) -> bool:
         return len(self._waiting) > _MOST_WAITING
@@ -215,6 +228,24 @@ class Keeper(Recorder):
             self.flush()
         except StorageError as error:
             _logger.warning("Monitor %r could not be stored: %s", self.model_name, error)
+
+
+_stored: "weakref.WeakSet[Keeper]" = weakref.WeakSet()
+
+
+def _flush_at_exit() -> None:
+    for keeper in list(_stored):
+        try:
+            keeper.flush()
+        except Exception:
+            _logger.exception("Monitor %r could not be stored at exit.", keeper.model_name)
+
+
+def _flush_when_python_ends(keeper: Keeper) -> None:
+    if not _stored:
+        atexit.unregister(_flush_at_exit)
+        atexit.register(_flush_at_exit)
+    _stored.add(keeper)
 
 
 def _short(verdict: DriftVerdict) -> dict[str, Any]:

@@ -27,13 +27,24 @@ from modelyard.monitor.changes import ChangeDict
 from modelyard.monitor.drift.detection import DriftRule
 from modelyard.monitor.drift.methods import WASSERSTEIN, default_threshold
 from modelyard.monitor.drift.verdicts import FEATURE_DRIFT, PREDICTION_DRIFT
-from modelyard.monitor.exporting.json_files import write_metrics
+from modelyard.monitor.exporting.figures import Figures
+from modelyard.monitor.exporting.gathering import figures_of
+from modelyard.monitor.exporting.json_files import write_file, write_metrics
+from modelyard.monitor.history.chunks import pack, unpack
 from modelyard.monitor.history.journal import Journal
 from modelyard.monitor.history.rows import MonitorRows
 from modelyard.monitor.judging import Judge
-from modelyard.monitor.outputs import Summary, drift_dict, latency_of, throughput_of
+from modelyard.monitor.outputs import (
+    DistributionDict,
+    Summary,
+    distributions_of,
+    drift_dict,
+    latency_of,
+    throughput_of,
+)
 from modelyard.monitor.performance.kinds import checked_kind
 from modelyard.monitor.performance.report import PerformanceDict
+from modelyard.monitor.recording.deltas import Delta, Mark, delta_since, take
 from modelyard.monitor.recording.health import Health
 from modelyard.monitor.settings import MonitorSettings
 from modelyard.storage import Store
@@ -347,8 +358,74 @@ class ModelMonitor(Judge):
         self._settle()
         return self._journal.query(metric, as_utc_text(since), as_utc_text(until))
 
+    def distributions(self, kind: str, indexes: Sequence[int]) -> list[DistributionDict]:
+        """Quantiles of outputs or features in the baseline and in the window.
+
+        Args:
+            kind: `prediction` or `feature`.
+            indexes: Which columns; those that are in neither are left out.
+
+        Raises:
+            ConfigError: No such kind.
+        """
+        names = self._names()
+        if kind not in ("prediction", "feature"):
+            raise ConfigError(f"kind must be 'prediction' or 'feature', got {kind!r}.")
+        evaluation = self._fresh()
+        baseline = evaluation.baseline
+        is_feature = kind == "feature"
+        rows = evaluation.data.features if is_feature else evaluation.data.predictions
+        if baseline is None:
+            reference = None
+        else:
+            reference = baseline.features if is_feature else baseline.predictions
+        return distributions_of(reference, rows, indexes, names[kind], prefix=kind)
+
+    def figures(self) -> Figures:
+        """What is exported to other programs: `MonitorCollector(monitor.figures)` for Prometheus.
+
+        Reading them works nothing out anew unless a verdict is too old.
+        """
+        evaluation = self._fresh()
+        with self._lock:
+            return figures_of(
+                self.model_name,
+                self._window,
+                evaluation,
+                self._journal.alerts.select(active=True),
+                self._dispatcher.states(),
+                now_s=self._clock.monotonic_s(),
+            )
+
+    def packed_window(self) -> bytes:
+        """What the window holds, for `absorb` of a monitor in another process."""
+        with self._lock:
+            delta = delta_since(
+                self._window, Mark(), now_s=self._clock.monotonic_s(), now=self._now_s()
+            )
+        return pack(delta.arrays, delta.meta)
+
+    def absorb(self, packed: bytes) -> None:
+        """Add what another monitor's window held, as if it had been recorded here.
+
+        Args:
+            packed: What its `packed_window` gave.
+
+        Raises:
+            IntegrityError: Bytes are missing or were changed.
+        """
+        arrays, meta = unpack(packed)
+        with self._lock:
+            delta = Delta(arrays=arrays, meta=meta)
+            take(self._window, delta, now_s=self._clock.monotonic_s(), now=self._now_s())
+            if self._window.is_anything_full():
+                self._close_what_is_full()
+
     def export_metrics(self, output_path: str | Path) -> str:
-        """Write summary, drift, alerts and window history as JSON; the folder is made.
+        """Write what is known to a file; the folder is made.
+
+        As JSON: summary, drift, performance, change points, alerts and window history. As
+        Prometheus text if the name ends in `.prom`, for the node exporter.
 
         Returns:
             The path.
@@ -356,6 +433,9 @@ class ModelMonitor(Judge):
         Raises:
             StorageError: The path cannot be written.
         """
+        path = Path(output_path)
+        if path.suffix == ".prom":
+            return write_file(path, self.to_prometheus())
         metrics = {
             "summary": self.get_summary(),
             "prediction_drift": self.detect_prediction_drift(),
@@ -365,7 +445,14 @@ class ModelMonitor(Judge):
             "alerts": self.get_alerts(),
             "windows": self.get_window_history(),
         }
-        return write_metrics(Path(output_path), metrics)
+        return write_metrics(path, metrics)
+
+    def to_prometheus(self) -> str:
+        """The figures in Prometheus' text format."""
+        # The client registers its own collectors when it is imported.
+        from modelyard.monitor.exporting.prometheus import to_prometheus_text  # noqa: PLC0415
+
+        return to_prometheus_text(self.figures())
 
 
 def _warn_of_short_window(model_name: str, window_size: int, min_drift_samples: int) -> None:

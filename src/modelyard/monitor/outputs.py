@@ -10,6 +10,7 @@ from modelyard._core.plain import finite_or_none
 from modelyard.monitor.alerting.alerts import AlertDict
 from modelyard.monitor.drift.detection import DriftVerdict
 from modelyard.monitor.drift.explaining import Explanation
+from modelyard.monitor.drift.references import Reference
 from modelyard.monitor.recording.health import Health
 from modelyard.monitor.recording.windows import WindowData
 from modelyard.stats.quantiles import quantiles
@@ -50,6 +51,15 @@ class ColumnDict(TypedDict):
     p_value: float | None
     adjusted_p_value: float | None
     is_drifted: bool
+
+
+class DistributionDict(TypedDict):
+    """The quantiles of one column at 0, 1, ... 100 %; empty where nothing is known."""
+
+    name: str
+    index: int
+    reference: list[float]
+    window: list[float]
 
 
 class ContributionDict(TypedDict):
@@ -198,6 +208,38 @@ def feature_drift_dict(verdict: DriftVerdict, names: Sequence[str] | None) -> Dr
     result["per_feature"] = columns
     result["top_features"] = ranked[:N_TOP_FEATURES]
     return result
+
+
+def distributions_of(
+    reference: Reference | None,
+    rows: NDArray[np.float64],
+    indexes: Sequence[int],
+    names: Sequence[str],
+    *,
+    prefix: str,
+) -> list[DistributionDict]:
+    """Quantiles of columns in the baseline and in the window, shape (n, columns)."""
+    width = max(reference.width if reference else 0, rows.shape[1])
+    found: list[DistributionDict] = []
+    for i in indexes:
+        if not 0 <= i < width:
+            continue
+        then = reference.sketch[i] if reference and i < reference.width else np.empty(0)
+        now = rows[:, i] if i < rows.shape[1] else np.empty(0)
+        found.append(
+            {
+                "name": names[i] if i < len(names) else f"{prefix}_{i}",
+                "index": int(i),
+                "reference": _hundredths(then),
+                "window": _hundredths(now),
+            }
+        )
+    return found
+
+
+def _hundredths(values: NDArray[np.float64]) -> list[float]:
+    known = values[np.isfinite(values)]
+    return quantiles(known, [i / 100 for i in range(101)]) if known.size else []
 
 
 def explained_by(found: Explanation | None, names: Sequence[str]) -> ExplanationDict | None:

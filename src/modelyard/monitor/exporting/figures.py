@@ -8,25 +8,6 @@ from dataclasses import dataclass, field
 
 from modelyard._core.errors import ConfigError
 
-# From a small model on one core to a timeout; what is slower is counted above the last bound.
-LATENCY_BOUNDS_S = (
-    0.0001,
-    0.00025,
-    0.0005,
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    10.0,
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Histogram:

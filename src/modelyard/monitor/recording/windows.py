@@ -243,6 +243,7 @@ class Window:
     def begin(self) -> None:
         """Count windows and blocks from here on."""
         self._closed_at = self._blocked_at = self._added()
+        self.buckets.add(self._latencies_s.values())
 
     def is_block_full(self) -> bool:
         """Whether a block has gone by since `close_block`."""

@@ -1,0 +1,273 @@
+"""When a change began, what a drift of the predictions comes from, and how baselines follow."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy.signal import lfilter
+
+from modelyard._core.clock import ManualClock
+from modelyard._core.errors import ConfigError, NotFoundError
+from modelyard.monitor import ModelMonitor
+from modelyard.monitor.changes import Norm, change_points, norm_of
+from modelyard.monitor.drift.explaining import explain_shift
+from modelyard.monitor.drift.references import reference_of
+from modelyard.monitor.recording.blocks import Blocks
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(2)
+
+
+@pytest.fixture
+def clock():
+    return ManualClock()
+
+
+def monitor_of(clock, **options):
+    return ModelMonitor(
+        "ppo", **{"window_size": 500, "background": False, "clock": clock, **options}
+    )
+
+
+def record(monitor, clock, rows, *, latency=0.01, error_rate=0.0, rng=None):
+    for row in rows:
+        is_error = rng is not None and rng.random() < error_rate
+        monitor.record_prediction(row[:2], latency, row, error=is_error)
+        clock.advance(1.0)
+
+
+def test_a_change_is_dated_to_the_block_in_which_it_began(clock, rng):
+    monitor = monitor_of(clock, evaluate_every=50, feature_names=["a", "b", "c"])
+    record(monitor, clock, rng.normal(size=(2000, 3)))
+    monitor.set_baseline()
+    record(monitor, clock, rng.normal(size=(1000, 3)))
+    assert monitor.get_change_points() == []
+    changed_at = clock.now()
+    record(monitor, clock, rng.normal([0.0, 0.0, 1.0], 1, size=(500, 3)))
+    (change,) = monitor.get_change_points()
+    assert (change["stream"], change["name"], change["direction"]) == ("feature", "c", "up")
+    assert change["shift"] == pytest.approx(1.0, abs=0.2)
+    began = np.datetime64(change["began_at"][:19])
+    assert abs((began - np.datetime64(changed_at.isoformat()[:19])).astype(int)) <= 50
+    assert change["began_at"] <= change["detected_at"]
+    json.dumps(change)
+
+
+def test_the_alert_says_since_when(clock, rng):
+    monitor = monitor_of(clock, evaluate_every=50)
+    record(monitor, clock, rng.normal(size=(1000, 3)))
+    monitor.set_baseline()
+    record(monitor, clock, rng.normal(size=(500, 3)))
+    before = clock.now().isoformat()
+    record(monitor, clock, rng.normal(1.0, 1, size=(500, 3)))
+    alert = next(a for a in monitor.get_alerts() if a["name"] == "feature_drift")
+    assert alert["began_at"] is not None
+    assert (
+        abs(np.datetime64(alert["began_at"][:19]) - np.datetime64(before[:19])).astype(int) <= 60
+    )
+
+
+def test_slower_answers_and_more_errors_are_changes_too(clock, rng):
+    monitor = monitor_of(clock, evaluate_every=50)
+    for latency, error_rate in ((0.01, 0.01), (0.01, 0.01), (0.03, 0.3)):
+        for row in rng.normal(size=(1000, 2)):
+            monitor.record_prediction(
+                row, latency * rng.lognormal(0, 0.2), error=rng.random() < error_rate
+            )
+            clock.advance(1.0)
+        if error_rate == 0.01 and monitor.baseline_status == "none":
+            monitor.set_baseline()
+    found = {change["stream"]: change for change in monitor.get_change_points()}
+    assert set(found) == {"latency_ms", "error_rate"}
+    assert found["error_rate"]["shift"] == pytest.approx(0.3, abs=0.1)
+
+
+@pytest.mark.parametrize("r", [0.0, 0.9, 0.99])
+def test_changes_are_not_cried_of_streams_that_wander(r, rng):
+    """Of 40 streams of 20 windows, with norms from 20 windows."""
+    alarms = 0
+    for _ in range(20):
+        x = lfilter([math.sqrt(1 - r * r)], [1, -r], rng.normal(size=(41_000, 2)), axis=0)[1000:]
+        means = x.reshape(400, 100, 2).mean(axis=1)
+        norm = norm_of(means[:200], n_normal=200, floor=0.1)
+        blocks = Blocks(400)
+        for i, mean in enumerate(means):
+            blocks.add(float(i), (i + 1) * 100, {"feature": mean[None]})
+        alarms += len(change_points(blocks.values(), {"feature": norm}, {}, since=20_000))
+    assert alarms <= 2
+
+
+def test_norms_survive_json_and_need_five_blocks(rng):
+    norm = norm_of(rng.normal(size=(10, 3)), n_normal=10, floor=0.0)
+    again = Norm.from_plain(json.loads(json.dumps(norm.to_plain())))
+    assert again.to_plain() == norm.to_plain()
+    assert norm_of(rng.normal(size=(4, 3)), n_normal=4, floor=0.0) is None
+
+
+# ── what a drift comes from ─────────────────────────────────────────────────────────────────
+
+
+def test_the_shift_of_an_output_is_split_by_features(rng):
+    weights = np.array([1.0, 0.0, -0.5])
+    before, after = rng.normal(size=(2000, 3)), rng.normal([0.6, 2.0, 0.0], 1, size=(1000, 3))
+    outputs = [(x @ weights + rng.normal(0, 0.1, size=len(x)))[:, None] for x in (before, after)]
+    found = explain_shift(
+        0,
+        outputs[1],
+        after,
+        prediction_reference=reference_of(outputs[0]),
+        feature_reference=reference_of(before),
+    )
+    std = outputs[0].std()
+    assert found.contributions == pytest.approx([0.6 / std, 0.0, 0.0], abs=0.08)
+    assert found.contributions.sum() == pytest.approx(found.shift, abs=0.1)
+    assert found.r_squared > 0.95
+
+
+def test_a_monitor_says_which_feature_moved_the_predictions(clock, rng):
+    monitor = monitor_of(clock, feature_names=["rsi", "macd", "volume"])
+    for shift in (0.0, 0.0, 1.0):
+        for row in rng.normal([0.0, shift, 0.0], 1, size=(500, 3)):
+            monitor.record_prediction([2.0 * row[1] + 0.1 * row[0]], 0.01, row)
+            clock.advance(1.0)
+        if monitor.baseline_status == "none":
+            monitor.set_baseline()
+    drift = monitor.detect_prediction_drift()
+    assert drift["is_drifted"]
+    explained = drift["explained_by"]
+    assert explained["features"][0]["name"] == "macd"
+    assert explained["features"][0]["share"] == pytest.approx(1.0, abs=0.1)
+    json.dumps(drift)
+
+
+def test_rows_that_do_not_pair_explain_nothing(rng):
+    rows = rng.normal(size=(300, 3))
+    reference = reference_of(rows)
+    options = {"prediction_reference": reference, "feature_reference": reference}
+    assert explain_shift(0, rows[:100], rows, **options) is None
+    assert explain_shift(0, rows[:4], rows[:4], **options) is None
+
+
+# ── baselines ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_baseline_is_written_down(clock, rng):
+    monitor = monitor_of(clock)
+    record(monitor, clock, rng.normal(size=(500, 3)))
+    monitor.set_baseline(actor="ann")
+    monitor.set_baseline(features=rng.normal(size=(900, 3)))
+    monitor.load_baseline(monitor.baseline_state(), actor="bob")
+    first, second, third = monitor.baseline_history()
+    assert (first["source"], first["actor"], first["replaced"]) == ("window", "ann", None)
+    assert (second["source"], second["n"]) == ("data", 900)
+    assert second["replaced"] == first["at"]
+    assert (third["source"], third["actor"]) == ("version", "bob")
+
+
+def test_a_drifted_window_becomes_the_baseline_only_by_force(clock, rng):
+    monitor = monitor_of(clock)
+    record(monitor, clock, rng.normal(size=(500, 3)))
+    monitor.set_baseline()
+    record(monitor, clock, rng.normal(2, 1, size=(500, 3)))
+    refused = monitor.refresh_baseline()
+    assert not refused["refreshed"]
+    assert "prediction_drift" in refused["reason"]
+    assert monitor.detect_prediction_drift()["is_drifted"]
+    forced = monitor.refresh_baseline(force=True, actor="ann")
+    assert forced["refreshed"]
+    assert monitor.baseline_history()[-1]["forced"]
+    assert not monitor.detect_prediction_drift()["is_drifted"]
+
+
+def test_a_window_that_is_not_full_is_no_refresh(clock, rng):
+    monitor = monitor_of(clock)
+    record(monitor, clock, rng.normal(size=(300, 3)))
+    monitor.set_baseline()
+    assert "not full" in monitor.refresh_baseline()["reason"]
+
+
+def test_calm_windows_refresh_the_baseline_by_themselves(clock, rng):
+    monitor = monitor_of(clock, refresh_baseline_every=2)
+    record(monitor, clock, rng.normal(size=(500, 3)))
+    monitor.set_baseline()
+    record(monitor, clock, rng.normal(size=(1100, 3)))
+    assert [event["actor"] for event in monitor.baseline_history()] == ["caller", "monitor"]
+    record(monitor, clock, rng.normal(3, 1, size=(2000, 3)))
+    assert len(monitor.baseline_history()) == 2  # never over a drifted window
+
+
+def test_a_past_period_can_be_the_baseline(clock, rng):
+    monitor = monitor_of(clock)
+    record(monitor, clock, rng.normal(size=(6000, 3)))
+    calm_until = clock.now()
+    record(monitor, clock, rng.normal(1, 1, size=(2000, 3)))
+    monitor.set_baseline(until=calm_until)
+    assert monitor.baseline_history()[-1]["source"] == "history"
+    drift = monitor.detect_feature_drift()
+    assert drift["is_drifted"]
+    assert drift["drift_score"] == pytest.approx(1.0, abs=0.15)
+    with pytest.raises(ConfigError, match="No full window ended"):
+        monitor.set_baseline(since="2030-01-01")
+    with pytest.raises(ConfigError, match="not from both"):
+        monitor.set_baseline(features=rng.normal(size=(300, 3)), since=calm_until)
+
+
+# ── asking once in another way ──────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("method", ["psi", "ks", "js", "hellinger", "mmd", "domain_classifier"])
+def test_drift_can_be_asked_for_by_another_method(method, clock, rng):
+    monitor = monitor_of(clock)
+    monitor.set_baseline(features=rng.normal(size=(1000, 3)))
+    record(monitor, clock, rng.normal(size=(500, 3)))
+    same = monitor.detect_feature_drift(method=method)
+    assert not same["is_drifted"]
+    assert method in same["method"] or method == "js"
+    record(monitor, clock, rng.normal(1.5, 1, size=(500, 3)))
+    assert monitor.detect_feature_drift(method=method)["is_drifted"]
+    assert not monitor.detect_feature_drift(method=method, threshold=99.0)["is_drifted"]
+    with pytest.raises(ConfigError, match="No drift method 'wishes'"):
+        monitor.detect_feature_drift(method="wishes")
+
+
+def test_a_monitor_can_judge_by_another_method_always(clock, rng):
+    monitor = monitor_of(clock, drift_method="psi")
+    monitor.set_baseline(features=rng.normal(size=(1000, 3)))
+    record(monitor, clock, rng.normal(1.0, 1, size=(500, 3)))
+    drift = monitor.detect_feature_drift()
+    assert drift["is_drifted"]
+    assert drift["threshold"] == 0.2
+    assert drift["method"] == "psi + chi-square"
+    with pytest.raises(ConfigError, match="No drift method"):
+        ModelMonitor("ppo", drift_method="wishes")
+
+
+def test_alerts_are_acknowledged_and_resolved_by_people(clock, rng):
+    monitor = monitor_of(clock)
+    for _ in range(200):
+        monitor.record_prediction(1.0, 5.0)
+        clock.advance(1.0)
+    (alert,) = monitor.get_alerts("critical")
+    assert monitor.acknowledge_alert(alert["alert_id"], by="ann")["acknowledged_by"] == "ann"
+    resolved = monitor.resolve_alert(alert["alert_id"], by="bob")
+    assert (resolved["resolved_by"], resolved["is_active"]) == ("bob", False)
+    for _ in range(200):
+        monitor.record_prediction(1.0, 5.0)
+        clock.advance(1.0)
+    assert monitor.get_summary()["active_alerts"] == []  # silent until it was calm once
+    with pytest.raises(NotFoundError):
+        monitor.resolve_alert("alert_nobody", by="bob")
+
+
+def test_distributions_are_given_as_hundred_quantiles(clock, rng):
+    monitor = monitor_of(clock, feature_names=["a", "b"])
+    record(monitor, clock, rng.normal(size=(500, 2)))
+    assert monitor.distributions("feature", [0])[0]["reference"] == []
+    monitor.set_baseline()
+    a, b = monitor.distributions("feature", [0, 1, 7])
+    assert (a["name"], b["index"], len(a["reference"]), len(a["window"])) == ("a", 1, 101, 101)
+    with pytest.raises(ConfigError, match="kind"):
+        monitor.distributions("weather", [0])
