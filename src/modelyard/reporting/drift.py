@@ -73,7 +73,7 @@ def scores_against_limits(
     scores: Mapping[str, tuple[Times, Values, Values]],
     *,
     title: str = "Drift",
-    unit: str = "standard deviations of the baseline",
+    unit: str = "standard deviations",
 ) -> Figure:
     """A panel a score, with the limit that held at each time.
 
@@ -92,7 +92,8 @@ def scores_against_limits(
             continue
         limit = paired(name, dates, limits)[1]
         line = line_trace("score", x, y, line={"color": color(0), "width": 2})
-        dashed = {"color": ALARM, "width": 1.5, "dash": "dash", "shape": "hv"}
+        # A limit held for the whole of what ended at its time.
+        dashed = {"color": ALARM, "width": 1.5, "dash": "dash", "shape": "vh"}
         panels.append(
             Panel(
                 title=name,

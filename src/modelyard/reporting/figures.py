@@ -7,6 +7,7 @@ needs no import of plotly, and the same dict can be sent to a page, a dashboard 
 
 import html
 import math
+import os.path
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import Any, TypeAlias
@@ -34,6 +35,8 @@ MARGIN_BOTTOM_PX = 64
 LOG_SCALE_FROM_RATIO = 20.0
 # Characters of a name beside a bar that leave room for the bar on a phone.
 LABEL_WIDTH = 24
+# Of what names have in common, so many characters before the first that differs.
+_CONTEXT = 6
 
 
 def color(index: int) -> str:
@@ -46,12 +49,26 @@ def escaped(text: str) -> str:
     return html.escape(text, quote=False)
 
 
-def shortened(text: str, n_characters: int = LABEL_WIDTH) -> str:
-    """`text` without its middle where it is longer: names differ at both ends."""
-    if len(text) <= n_characters:
+def labels(names: Sequence[str]) -> list[str]:
+    """Names short enough to stand beside bars, each with the part that tells it from the others."""
+    short = [_shortened(name) for name in names]
+    alike: dict[str, list[int]] = {}
+    for i, label in enumerate(short):
+        alike.setdefault(label, []).append(i)
+    for group in alike.values():
+        different = os.path.commonprefix([names[i] for i in group])
+        if len(set(names[i] for i in group)) > 1:
+            start = max(0, len(different) - _CONTEXT)
+            for i in group:
+                short[i] = _shortened(f"…{names[i][start:]}", n_last=0)
+    return short
+
+
+def _shortened(text: str, n_last: int = LABEL_WIDTH // 2 - 1) -> str:
+    """`text`, or its beginning and its last characters: names differ at both ends."""
+    if len(text) <= LABEL_WIDTH:
         return text
-    n_last = (n_characters - 1) // 2
-    return f"{text[: n_characters - 1 - n_last]}…{text[-n_last:]}"
+    return f"{text[: LABEL_WIDTH - 1 - n_last]}…{text[len(text) - n_last :]}"
 
 
 def numbers(values: Values) -> list[float | None]:

@@ -59,6 +59,7 @@ class Table:
             significant digits.
         bars: Headings of columns whose numbers have a bar behind them, as long as the number is
             beside the largest of its column.
+        whole: Headings of columns whose text is never broken over lines, such as times.
 
     Raises:
         ConfigError: A row has more or fewer values than there are columns.
@@ -70,6 +71,7 @@ class Table:
     highlight: Collection[int] = ()
     formats: Mapping[str, str] = field(default_factory=dict)
     bars: Collection[str] = ()
+    whole: Collection[str] = ()
 
     def __post_init__(self) -> None:
         for index, row in enumerate(self.rows):
@@ -261,6 +263,10 @@ def _table_view(table: Table) -> dict[str, Any]:
         _bar_lengths(values) if head in table.bars and is_numeric else [None] * len(values)
         for head, values, is_numeric in zip(table.columns, columns, is_number, strict=True)
     ]
+    kinds = [
+        "number" if is_numeric else "whole" if head in table.whole else ""
+        for head, is_numeric in zip(table.columns, is_number, strict=True)
+    ]
     rows = []
     for index, row in enumerate(table.rows):
         cells = [
@@ -268,7 +274,7 @@ def _table_view(table: Table) -> dict[str, Any]:
             for column, value in zip(table.columns, row, strict=True)
         ]
         lengths = [column[index] for column in parts]
-        shown = list(zip(cells, is_number, lengths, strict=True))
+        shown = list(zip(cells, kinds, lengths, strict=True))
         rows.append((shown, index in table.highlight))
     heads = list(zip(table.columns, is_number, strict=True))
     return {"kind": "table", "heads": heads, "rows": rows, "caption": table.caption}

@@ -14,9 +14,9 @@ from modelyard.reporting.figures import (
     escaped,
     figure,
     has_data,
+    labels,
     no_data,
     numbers,
-    shortened,
 )
 
 _ROW_PX = 24
@@ -72,10 +72,10 @@ def ranked_bars(
         height_px=_HEIGHT_OF_REST_PX + _ROW_PX * len(items),
         bargap=0.3,
         barmode="overlay",
-        xaxis=bar_axis(unit, [*values, *limits]),
+        xaxis=bar_axis(unit, [*values, *limits, 0.0]),
         yaxis=axis(
             tickvals=list(range(len(items))),
-            ticktext=[escaped(shortened(item.name)) for item in items],
+            ticktext=[escaped(label) for label in labels([item.name for item in items])],
             range=[len(items) - 0.5, -0.5],
             showgrid=False,
         ),

@@ -134,15 +134,14 @@ def values_over_time(panels: Sequence[TimePanel], *, title: str = "History") -> 
         ConfigError: Times and values of a curve differ in number.
     """
     drawn: list[Panel] = []
-    n_lines = 0
     for panel in panels:
         curves = {name: paired(name, *curve) for name, curve in panel.curves.items()}
         if not has_data(y for _, y in curves.values()):
             continue
-        lines = []
-        for name, (x, y) in curves.items():
-            lines.append(line_trace(name, x, y, line={"color": color(n_lines), "width": 2}))
-            n_lines += 1
+        lines = [
+            line_trace(name, x, y, line={"color": color(index), "width": 2})
+            for index, (name, (x, y)) in enumerate(curves.items())
+        ]
         # One line is named by its heading.
         shown = {} if len(lines) > 1 else {"showlegend": False}
         values = [value for _, y in curves.values() for value in y]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from modelyard.reporting.figures import Figure, axis, escaped, figure, no_data, shortened
+from modelyard.reporting.figures import Figure, axis, escaped, figure, labels, no_data
 
 _ROW_PX = 26
 _HEIGHT_OF_REST_PX = 110
@@ -54,7 +54,7 @@ def timeline(
         xaxis=axis(type="date"),
         yaxis=axis(
             tickvals=list(range(len(rows))),
-            ticktext=[escaped(shortened(row)) for row in rows],
+            ticktext=[escaped(label) for label in labels(rows)],
             range=[len(rows) - 0.5, -0.5],
         ),
     )

@@ -41,9 +41,9 @@ def baseline_section(view: MonitorView) -> Section:
             _second(str(one["at"])),
             one["actor"],
             one["source"],
-            one.get("n", one.get("n_predictions")),
-            "forced" if one.get("forced", one.get("is_forced")) else "",
-            one.get("reason", ""),
+            one["n"],
+            "forced" if one["forced"] else "",
+            one["reason"],
         ]
         for one in list(reversed(view.baseline_history))[:_MOST_ROWS]
     ]
@@ -51,7 +51,8 @@ def baseline_section(view: MonitorView) -> Section:
     if not rows:
         return Section("Baseline", f"{text} None was ever set.")
     columns = ["set at", "by", "from", "rows", "forced", "reason"]
-    return Section("Baseline", text, [Table(columns, rows, "Newest first.", highlight=[0])])
+    table = Table(columns, rows, "Newest first.", highlight=[0], whole=["set at"])
+    return Section("Baseline", text, [table])
 
 
 def _lasting(alerts: Sequence[AlertDict], now: datetime) -> list[Lasting]:
@@ -75,9 +76,9 @@ def _table(alerts: Sequence[AlertDict]) -> Table:
             [
                 alert["severity"],
                 alert["name"],
-                alert["message"],
-                _second(alert["first_seen"]),
-                _second(alert["last_seen"]),
+                alert["message"].removeprefix(f"{alert['name']}: "),
+                _minute(alert["first_seen"]),
+                _minute(alert["last_seen"]),
                 alert["count"],
                 _state(alert),
             ]
@@ -85,6 +86,7 @@ def _table(alerts: Sequence[AlertDict]) -> Table:
         ],
         f"The newest {len(shown)} of {len(alerts):,}." if len(shown) < len(alerts) else "",
         highlight=[i for i, alert in enumerate(shown) if alert["is_active"]],
+        whole=["alert", "first seen", "last seen"],
     )
 
 
@@ -104,3 +106,7 @@ def _state(alert: AlertDict) -> str:
 
 def _second(moment: str) -> str:
     return moment[:19].replace("T", " ")
+
+
+def _minute(moment: str) -> str:
+    return moment[:16].replace("T", " ")

@@ -1,6 +1,6 @@
 """What has moved, how far, since when, and what it comes from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelyard.monitor.outputs import DistributionDict, DriftDict, ExplanationDict
@@ -18,22 +18,25 @@ from modelyard.reporting import (
 )
 
 _MOST_BARS = 15
-_MOST_ROWS = 50
+_MOST_ROWS = 30
+# Of an output's shift, below which a feature's part is not drawn.
+_LEAST_SHARE = 0.01
 _COLUMNS = ["score", "limit", "p-value", "adjusted", "drifted"]
-_UNITS = {"wasserstein": "standard deviations of the baseline"}
 
 
 def prediction_section(view: MonitorView) -> Section:
     """Drift of the predictions: over time, by output, and which features explain it."""
     drift = view.prediction_drift
-    blocks = [Chart(_over_time(view, "prediction", drift), _history_caption(drift))]
+    blocks: list[Block] = [Chart(_over_time(view, "prediction", drift), _history_caption(drift))]
     columns = ranked(drift)
     if len(columns) > 1:
         blocks.append(_table("output", columns))
-    blocks += _distributions("outputs", view.outputs)
+    names = {column["index"]: column["name"] for column in columns}
+    blocks += _distributions("outputs", view.outputs, names)
     explained = drift.get("explained_by")
     if explained:
-        blocks += _explanation(explained, view.outputs)
+        output = names.get(explained["output"], f"output {explained['output']}")
+        blocks += _explanation(explained, output)
     elif drift["is_drifted"]:
         blocks.append(Note("info", "Features do not explain it, or too few were recorded."))
     return Section("Prediction drift", drift["reason"], blocks)
@@ -42,12 +45,13 @@ def prediction_section(view: MonitorView) -> Section:
 def feature_section(view: MonitorView) -> Section:
     """Drift of the features: over time, ranked, and the distributions that moved most."""
     drift = view.feature_drift
-    blocks = [Chart(_over_time(view, "feature", drift), _history_caption(drift))]
+    blocks: list[Block] = [Chart(_over_time(view, "feature", drift), _history_caption(drift))]
     columns = ranked(drift)
+    names = {column["index"]: column["name"] for column in columns}
     if columns:
         blocks.append(_bars(columns, unit=_unit(drift)))
         blocks.append(_table("feature", columns))
-    blocks += _distributions("features", view.features)
+    blocks += _distributions("features", view.features, names)
     return Section("Feature drift", drift["reason"], blocks)
 
 
@@ -75,6 +79,7 @@ def change_section(view: MonitorView) -> Section:
         rows,
         _of_all(len(rows), len(view.changes), "changes")
         + "The shift is in the stream's own unit.",
+        whole=["began", "certain"],
     )
     return Section("Change points", text, [table])
 
@@ -101,7 +106,7 @@ def _history_caption(drift: DriftDict) -> str:
 
 
 def _unit(drift: DriftDict) -> str:
-    return _UNITS.get(drift["method"], drift["method"])
+    return "standard deviations" if drift["method"].startswith("wasserstein") else drift["method"]
 
 
 def _bars(columns: Sequence[Any], *, unit: str) -> Chart:
@@ -147,9 +152,14 @@ def _table(what: str, columns: Sequence[Any]) -> Table:
     )
 
 
-def _distributions(what: str, found: Sequence[DistributionDict]) -> list[Block]:
+def _distributions(
+    what: str, found: Sequence[DistributionDict], names: Mapping[int, str]
+) -> list[Block]:
     columns = {
-        one["name"]: {"baseline": one["reference"], "window": one["window"]}
+        names.get(one["index"], one["name"]): {
+            "baseline": one["reference"],
+            "window": one["window"],
+        }
         for one in found
         if one["reference"] and one["window"]
     }
@@ -159,18 +169,22 @@ def _distributions(what: str, found: Sequence[DistributionDict]) -> list[Block]:
     return [Chart(figure, "Share of the values in equal bins; the outermost 1 % may lie outside.")]
 
 
-def _explanation(explained: ExplanationDict, outputs: Sequence[DistributionDict]) -> list[Block]:
-    names = {one["index"]: one["name"] for one in outputs}
-    output = names.get(explained["output"], f"output_{explained['output']}")
+def _explanation(explained: ExplanationDict, output: str) -> list[Block]:
+    least = _LEAST_SHARE * abs(explained["shift"])
     figure = ranked_bars(
-        [Ranked(one["name"], one["contribution"]) for one in explained["features"]],
+        [
+            Ranked(one["name"], one["contribution"])
+            for one in explained["features"]
+            if abs(one["contribution"]) >= least
+        ],
         unit="standard deviations of the output",
         within="contribution",
         title=f"Which features the drift of {output} comes from",
     )
     caption = (
         f"The output moved by {explained['shift']:+.3g}. The features explain "
-        f"{explained['r_squared']:.0%} of it in the window: so far can the split be believed."
+        f"{explained['r_squared']:.0%} of it in the window: so far can the split be believed. "
+        "Features that add less than 1 % are left out."
     )
     return [Chart(figure, caption)]
 

@@ -35,13 +35,23 @@ def overview(view: MonitorView) -> Section:
         _drift_note("Prediction drift", view.prediction_drift),
         _drift_note("Feature drift", view.feature_drift),
     ]
+    # What has drifted is said above already.
+    said = {
+        name
+        for name, drift in (
+            ("prediction_drift", view.prediction_drift),
+            ("feature_drift", view.feature_drift),
+        )
+        if drift["is_drifted"]
+    }
     blocks += [
         Note(
             "critical" if alert["severity"] == "critical" else "warning",
-            f"Alert `{alert['name']}` since {_minute(alert['first_seen'])}: {alert['message']}",
+            f"Alert `{alert['name']}` since {_minute(alert['first_seen'])}: "
+            + alert["message"].removeprefix(f"{alert['name']}: "),
         )
         for alert in active
-        if alert["severity"] != "info"
+        if alert["severity"] != "info" and alert["name"] not in said
     ]
     return Section("Overview", "", blocks)
 
@@ -49,9 +59,12 @@ def overview(view: MonitorView) -> Section:
 def health_section(view: MonitorView) -> Section:
     """Latency, errors and throughput over time; what could not be used; who answered."""
     summary = view.summary
-    blocks: list[Block] = [
-        Chart(health_figure(view.history), "One point a full window; older ones an hour or a day.")
-    ]
+    caption = "One point a full window; older ones an hour or a day."
+    blocks: list[Block] = [Chart(health_figure(view.history), caption)]
+    if not any(view.history.values()):
+        blocks = [
+            Note("info", f"No window of {summary['window_size']:,} predictions is full yet.")
+        ]
     odd = {kind: n for kind, n in summary["odd_values"].items() if n}
     if odd:
         rows = [[kind.replace("_", " "), n] for kind, n in odd.items()]
@@ -81,10 +94,9 @@ def performance_section(view: MonitorView) -> Section:
     if not rows:
         text = "Nothing is known yet: no outcomes, no business metrics, no probabilities."
         return Section("Performance", text)
-    caption = (
-        f"With 95 % intervals. {found['n_outcomes']:,} outcomes are known; "
-        f"{found['n_unmatched']:,} came too late for their prediction."
-    )
+    caption = f"With 95 % intervals. {found['n_outcomes']:,} outcomes are known."
+    if found["n_unmatched"]:
+        caption += f" {found['n_unmatched']:,} came too late for their prediction."
     blocks: list[Block] = [Table(["what", *_INTERVAL_COLUMNS], rows, caption)]
     if any(name.startswith("metrics.") for name in view.history):
         blocks.append(Chart(metrics_figure(view.history)))
@@ -107,12 +119,10 @@ def _drift_card(label: str, drift: DriftDict) -> tuple[str, str, str]:
 
 
 def _drift_note(label: str, drift: DriftDict) -> Note:
+    text = f"{label}: {drift['reason']}"
     if drift["is_drifted"]:
-        kind = "critical" if drift["calibrated"] else "warning"
-        return Note(kind, f"{label}: {drift['reason']}")
-    return Note(
-        "good" if drift["drift_score"] is not None else "info", f"{label}: {drift['reason']}"
-    )
+        return Note("critical" if drift["calibrated"] else "warning", text)
+    return Note("info" if drift["drift_score"] is None else "good", text)
 
 
 def _baseline_remark(view: MonitorView) -> str:
@@ -130,4 +140,4 @@ def _number(value: float | None, unit: str = "") -> str:
 
 
 def _share(value: float | None) -> str:
-    return "—" if value is None else f"{value:.3%}"
+    return "—" if value is None else f"{value:.2%}"
