@@ -7,6 +7,7 @@ needs no import of plotly, and the same dict can be sent to a page, a dashboard 
 
 import html
 import math
+import os.path
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import Any, TypeAlias
@@ -32,6 +33,10 @@ SHADE = "rgba(128,128,128,0.14)"
 MARGIN_TOP_PX = 28
 MARGIN_BOTTOM_PX = 64
 LOG_SCALE_FROM_RATIO = 20.0
+# Characters of a name beside a bar that leave room for the bar on a phone.
+LABEL_WIDTH = 24
+# Of what names have in common, so many characters before the first that differs.
+_CONTEXT = 6
 
 
 def color(index: int) -> str:
@@ -42,6 +47,28 @@ def color(index: int) -> str:
 def escaped(text: str) -> str:
     """`text` as plotly.js shows it literally: its labels take a few HTML tags otherwise."""
     return html.escape(text, quote=False)
+
+
+def labels(names: Sequence[str]) -> list[str]:
+    """Names short enough to stand beside bars, each with the part that tells it from the others."""
+    short = [_shortened(name) for name in names]
+    alike: dict[str, list[int]] = {}
+    for i, label in enumerate(short):
+        alike.setdefault(label, []).append(i)
+    for group in alike.values():
+        different = os.path.commonprefix([names[i] for i in group])
+        if len(set(names[i] for i in group)) > 1:
+            start = max(0, len(different) - _CONTEXT)
+            for i in group:
+                short[i] = _shortened(f"…{names[i][start:]}", n_last=0)
+    return short
+
+
+def _shortened(text: str, n_last: int = LABEL_WIDTH // 2 - 1) -> str:
+    """`text`, or its beginning and its last characters: names differ at both ends."""
+    if len(text) <= LABEL_WIDTH:
+        return text
+    return f"{text[: LABEL_WIDTH - 1 - n_last]}…{text[len(text) - n_last :]}"
 
 
 def numbers(values: Values) -> list[float | None]:
@@ -190,3 +217,46 @@ def vertical_line(x: str | float | None, text: str) -> tuple[dict[str, Any], dic
         "font": {"size": 11},
     }
     return shape, label
+
+
+def threshold_line(threshold: float) -> dict[str, Any]:
+    """A dashed line across the whole width: a shape."""
+    return {
+        "type": "line",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "y0": threshold,
+        "y1": threshold,
+        "line": {"color": ALARM, "width": 1.5, "dash": "dash"},
+    }
+
+
+def threshold_label(threshold: float) -> dict[str, Any]:
+    """What the line says, at its right end: an annotation."""
+    return {
+        "text": f"threshold {threshold:.3g}",
+        "xref": "paper",
+        "x": 1,
+        "xanchor": "right",
+        "y": threshold,
+        "yanchor": "bottom",
+        "showarrow": False,
+        "font": {"size": 11, "color": ALARM},
+    }
+
+
+def line_trace(
+    name: str, x: Sequence[Any], y: Sequence[float | None], *, line: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A line; `None` in `y` is a gap."""
+    return {
+        "type": "scatter",
+        # A single point has no line to show.
+        "mode": "lines" if len(y) > 1 else "markers",
+        "name": escaped(name),
+        "x": list(x),
+        "y": list(y),
+        "line": dict(line),
+        "hovertemplate": "%{y:.4~g}",
+    }

@@ -57,6 +57,9 @@ class Table:
         highlight: Indices of rows to set off.
         formats: Heading to format specification, such as ".2f" or ".1%"; other numbers show four
             significant digits.
+        bars: Headings of columns whose numbers have a bar behind them, as long as the number is
+            beside the largest of its column.
+        whole: Headings of columns whose text is never broken over lines, such as times.
 
     Raises:
         ConfigError: A row has more or fewer values than there are columns.
@@ -67,6 +70,8 @@ class Table:
     caption: str = ""
     highlight: Collection[int] = ()
     formats: Mapping[str, str] = field(default_factory=dict)
+    bars: Collection[str] = ()
+    whole: Collection[str] = ()
 
     def __post_init__(self) -> None:
         for index, row in enumerate(self.rows):
@@ -254,13 +259,23 @@ def _chart_view(chart: Chart, chart_id: str) -> dict[str, Any]:
 def _table_view(table: Table) -> dict[str, Any]:
     columns = list(zip(*table.rows, strict=True)) if table.rows else [()] * len(table.columns)
     is_number = [_is_numeric(values) for values in columns]
+    parts = [
+        _bar_lengths(values) if head in table.bars and is_numeric else [None] * len(values)
+        for head, values, is_numeric in zip(table.columns, columns, is_number, strict=True)
+    ]
+    kinds = [
+        "number" if is_numeric else "whole" if head in table.whole else ""
+        for head, is_numeric in zip(table.columns, is_number, strict=True)
+    ]
     rows = []
     for index, row in enumerate(table.rows):
         cells = [
             _cell(value, table.formats.get(column, ""))
             for column, value in zip(table.columns, row, strict=True)
         ]
-        rows.append((list(zip(cells, is_number, strict=True)), index in table.highlight))
+        lengths = [column[index] for column in parts]
+        shown = list(zip(cells, kinds, lengths, strict=True))
+        rows.append((shown, index in table.highlight))
     heads = list(zip(table.columns, is_number, strict=True))
     return {"kind": "table", "heads": heads, "rows": rows, "caption": table.caption}
 
@@ -271,6 +286,14 @@ def _is_numeric(values: Sequence[Any]) -> bool:
     return bool(present) and all(
         isinstance(value, int | float) and not isinstance(value, bool) for value in present
     )
+
+
+def _bar_lengths(values: Sequence[Any]) -> list[str | None]:
+    """Length of each value's bar in percent of its cell; None for no bar."""
+    sizes = [0.0 if value is None else abs(float(value)) for value in values]
+    finite = [size if math.isfinite(size) else 0.0 for size in sizes]
+    largest = max(finite) or 1.0
+    return [f"{100 * size / largest:.0f}" if size else None for size in finite]
 
 
 def _cell(value: Any, specification: str) -> str:

@@ -1,0 +1,66 @@
+"""The page of one monitor."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelyard._core.errors import ConfigError
+from modelyard._core.files import write_text
+from modelyard.monitor.report.alerts import alert_section, baseline_section
+from modelyard.monitor.report.drift import change_section, feature_section, prediction_section
+from modelyard.monitor.report.health import health_section, overview, performance_section
+from modelyard.monitor.report.view import MonitorView, view_of
+from modelyard.reporting import Report, render
+
+if TYPE_CHECKING:
+    from modelyard.monitor.monitor import ModelMonitor
+
+
+def monitor_report(view: MonitorView) -> str:
+    """One HTML document that needs no network; equal views give equal text."""
+    summary = view.summary
+    return render(
+        Report(
+            title=f"Monitor of {summary['model_name']}",
+            subtitle=f"{summary['total_predictions']:,} predictions so far, the last "
+            f"{summary['n_window']:,} of them in the window; times in UTC",
+            generated_at=view.generated_at,
+            sections=[
+                overview(view),
+                health_section(view),
+                performance_section(view),
+                prediction_section(view),
+                feature_section(view),
+                change_section(view),
+                alert_section(view),
+                baseline_section(view),
+            ],
+        )
+    )
+
+
+def write_report(
+    monitor: "ModelMonitor", path: str | Path, *, since: datetime | str | None = None
+) -> Path:
+    """Write the page of a monitor, whole or not at all; makes the folder.
+
+    Args:
+        monitor: Whose.
+        path: The HTML file.
+        since: As `view_of`.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: A path that cannot be written, or a `since` that is no time.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise ConfigError(f"A report is a file, such as monitor.html; {str(path)!r} is a folder.")
+    page = monitor_report(view_of(monitor, since=since))
+    try:
+        write_text(target, page)
+    except OSError as error:
+        raise ConfigError(f"The report {str(path)!r} cannot be written: {error}") from error
+    return target
