@@ -217,6 +217,8 @@ class Judge(Normal):
             return self._journal.alerts.would_open(readings)
 
     def _tell(self, evaluation: Evaluation) -> None:
+        if self._is_looking:
+            return
         readings = self._readings(evaluation)
         with self._lock:
             events = self._journal.note_readings(readings, at=evaluation.at)
@@ -274,7 +276,7 @@ class Judge(Normal):
 
     def _refresh_if_due(self, evaluation: Evaluation) -> None:
         every = self._settings.refresh_every
-        if every is None or self._windows_since_baseline < every:
+        if self._is_looking or every is None or self._windows_since_baseline < every:
             return
         if self._journal.baseline is None or self._reason_not_to_refresh(evaluation):
             return

@@ -78,6 +78,7 @@ class Keeper(Recorder):
         self._evaluation: Evaluation | None = None
         self._flushed_at_s = self._clock.monotonic_s()
         self._is_flush_asked = False
+        self._is_looking = False
         self._past_windows: Past | None = None
         self._mark = Mark()
         self._delivery_revision = self._dispatcher.revision
@@ -97,7 +98,8 @@ class Keeper(Recorder):
     def _close_window(self) -> None:
         """Called with the lock held when a window is full."""
         ended_at = self._clock.now().isoformat()
-        self._waiting.append((self._window.data(), self._window_began, ended_at, self._is_armed))
+        data = self._window.data_of_full()
+        self._waiting.append((data, self._window_began, ended_at, self._is_armed))
         self._is_armed = False
         self._window_began = ended_at
         self._odd_marks = (self._odd_marks[1], self._window.odd_counts())
@@ -235,6 +237,8 @@ _stored: "weakref.WeakSet[Keeper]" = weakref.WeakSet()
 
 def _flush_at_exit() -> None:
     for keeper in list(_stored):
+        if keeper._is_looking:  # noqa: SLF001 - of this module's own class
+            continue
         try:
             keeper.flush()
         except Exception:

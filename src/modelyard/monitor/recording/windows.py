@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -120,6 +120,7 @@ class Window:
         self._errors = Series(size)
         self._times_s = Series(size)
         self._closed_at = (0, 0, 0)
+        self._metrics_closed_at: dict[str, int] = {}
         self._blocked_at = (0, 0, 0)
         self._health: tuple[tuple[int, ...], Health] | None = None
 
@@ -239,6 +240,7 @@ class Window:
     def close(self) -> None:
         """Begin to count the next window; the last values stay."""
         self._closed_at = self._added()
+        self._metrics_closed_at = {name: one.n_added for name, one in self.metrics.items()}
 
     def begin(self) -> None:
         """Count windows and blocks from here on."""
@@ -305,6 +307,17 @@ class Window:
             errors=self._errors.values(),
             metrics={name: series.values() for name, series in self.metrics.items()},
         )
+
+    def data_of_full(self) -> WindowData:
+        """The window as `data`, its metrics only those that came since the last one was full."""
+        metrics = {
+            name: series.values(newest=series.n_added - self._metrics_closed_at.get(name, 0))
+            for name, series in self.metrics.items()
+        }
+        metrics = {name: values for name, values in metrics.items() if len(values)}
+        data = self.data()
+        health = health_of(data.latencies_s, data.errors, metrics)
+        return replace(data, health=health, metrics=metrics)
 
     def odd_counts(self) -> dict[str, int]:
         """Everything odd so far, by kind."""
