@@ -3,6 +3,7 @@
 import math
 import os
 import threading
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def test_labels_become_codes_that_are_the_same_everywhere():
     assert labels.by_code == {code_of("buy"): "buy"}
     assert float(int(code_of("buy"))) == code_of("buy")
     assert as_rows([["a", 1], ["b", 2]], labels).shape == (2, 2)
-    assert as_rows(["a", object()], labels) is None
+    assert np.isnan(as_rows(["a", object()], labels)[1])
 
 
 # ── recording ───────────────────────────────────────────────────────────────────────────────
@@ -156,7 +157,7 @@ def test_a_batch_longer_than_the_window_closes_it(clock, rng):
         ((5, 0.01), "a row for each prediction"),
         (([], 0.01), "one prediction at least"),
         (([1.0, 2.0], [0.1, 0.2, 0.3]), "one number of seconds or 2"),
-        (([1.0, 2.0], 0.1, None, [True]), "errors has shape"),
+        (([1.0, 2.0], 0.1, None, [True]), "of each of the 2 predictions whether"),
     ],
 )
 def test_a_batch_whose_parts_do_not_go_together_is_an_error(arguments, said, clock):
@@ -235,6 +236,100 @@ def test_nothing_that_is_handed_in_stops_the_loop(bad, clock):
     monitor = monitor_of(clock)
     monitor.record_prediction(**{"prediction": 1.0, "latency": 0.01, **bad})
     assert sum(monitor.get_summary()["odd_values"].values()) >= 1
+
+
+class Hostile:
+    def __bool__(self):
+        raise RuntimeError("no")
+
+    def __str__(self):
+        raise RuntimeError("no")
+
+    __hash__ = None
+
+
+class HostileFeatures(dict):
+    def items(self):
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"error": np.array([True, False])},
+        {"error": Hostile()},
+        {"version_id": ["v1"]},
+        {"version_id": Hostile()},
+        {"request_id": ["a"]},
+        {"features": HostileFeatures(a=1.0)},
+        {"features": {Hostile: 1.0}},
+    ],
+)
+def test_hostile_arguments_do_not_stop_the_loop_either(given, clock):
+    monitor = monitor_of(clock)
+    request_id = monitor.record_prediction(**{"prediction": 1.0, "latency": 0.01, **given})
+    assert isinstance(request_id, str)
+    assert monitor.total_predictions == 1
+    monitor.get_summary()
+
+
+def test_one_odd_feature_does_not_cost_the_row(clock):
+    monitor = monitor_of(clock)
+    names = {"a": 1.0, "b": "bull", "c": np.True_, "d": Decimal("0.5"), 4: torch.tensor(2.0)}
+    monitor.record_prediction(1.0, 0.01, names)
+    monitor.record_prediction(1.0, 0.01, {**names, "d": object()})
+    rows = monitor._window.features.values()
+    assert rows[0].tolist() == [1.0, code_of("bull"), 1.0, 0.5, 2.0]
+    assert np.isnan(rows[1]).tolist() == [False, False, False, True, False]
+
+
+def test_a_row_that_cannot_be_read_leaves_a_row_of_nan(clock):
+    monitor = monitor_of(clock)
+    monitor.record_prediction(1.0, 0.01, [1.0, 2.0])
+    monitor.record_prediction(object(), 0.01, object())
+    assert np.isnan(monitor._window.features.values()[1]).all()
+    assert np.isnan(monitor._window.predictions.values()[1]).all()
+    assert monitor.get_summary()["odd_values"]["unreadable"] == 2
+
+
+def test_masked_values_are_missing(clock):
+    monitor = monitor_of(clock)
+    monitor.record_prediction(1.0, 0.01, np.ma.masked_array([1.0, 99.0], mask=[False, True]))
+    assert np.isnan(monitor._window.features.values()[0]).tolist() == [False, True]
+
+
+def test_batches_come_as_frames_dicts_and_tensors_that_train(clock):
+    class Frame:
+        """What pandas and polars have in common."""
+
+        def __init__(self, values):
+            self.values = values
+
+        def to_numpy(self):
+            return np.array(self.values)
+
+    monitor = monitor_of(clock)
+    monitor.record_batch(Frame([1.0, 2.0]), Frame([0.1, 0.2]), Frame([[1.0], [2.0]]))
+    monitor.record_batch(
+        torch.ones(2, requires_grad=True),
+        torch.full((2,), 0.1, requires_grad=True),
+        [{"a": 1.0}, {"a": 2.0}],
+        torch.tensor([True, False]),
+    )
+    monitor.record_batch([[1.0], [2.0, 3.0], "x"], 0.1)
+    assert monitor.total_predictions == 7
+    assert monitor.health().n_errors == 1
+    assert monitor._window.features.values()[:, 0].tolist() == [1.0, 2.0, 1.0, 2.0]
+    with pytest.raises(ConfigError, match="a row for each of the 2 predictions"):
+        monitor.record_batch([1.0, 2.0], 0.1, np.ones((3, 1)))
+    with pytest.raises(ConfigError, match="whether it failed"):
+        monitor.record_batch([1.0, 2.0], 0.1, None, ["False", "False"])
+
+
+@pytest.mark.parametrize(("name", "value"), [(["x"], 1), ("x", 10**400), ("x", None)])
+def test_a_metric_is_a_number_with_a_name(name, value, clock):
+    with pytest.raises(ConfigError):
+        monitor_of(clock).record_metric(name, value)
 
 
 def test_odd_values_are_an_alert_until_two_windows_were_clean(clock):

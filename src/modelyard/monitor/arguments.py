@@ -22,9 +22,11 @@ def as_number(name: str, value: Any) -> float:
     Raises:
         ConfigError: It is no number.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"the name of a metric must be text, got {name!r}.")
     try:
         return float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(
             f"metric {name!r} must be a number, got {type(value).__qualname__} {value!r}."
         ) from error

@@ -19,8 +19,8 @@ from modelyard.monitor.drift.references import (
     reference_of_sketches,
 )
 from modelyard.monitor.recording.blocks import BlockMeans
+from modelyard.monitor.recording.data import WindowData
 from modelyard.monitor.recording.health import Health
-from modelyard.monitor.recording.windows import WindowData
 
 
 @dataclass(frozen=True, kw_only=True)

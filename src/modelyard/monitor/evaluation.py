@@ -10,7 +10,7 @@ from modelyard.monitor.drift.baseline import Baseline
 from modelyard.monitor.drift.detection import DriftVerdict
 from modelyard.monitor.drift.verdicts import FEATURE_DRIFT, PREDICTION_DRIFT, Past
 from modelyard.monitor.outputs import PredictionStats, prediction_stats
-from modelyard.monitor.recording.windows import WindowData
+from modelyard.monitor.recording.data import WindowData
 
 # Which stream's change of the mean an alert of this name comes from.
 _STREAMS = {

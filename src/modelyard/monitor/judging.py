@@ -61,7 +61,7 @@ class Judge(Normal):
                 return {"refreshed": False, "reason": reason}
             at = self._clock.now().isoformat()
             self._adopt_window(at=at, actor=actor, is_forced=bool(reason), reason=reason)
-        self._flush_if_sync()
+        self._store_soon()
         return {"refreshed": True, "reason": reason or "nothing has drifted"}
 
     # ── drift ───────────────────────────────────────────────────────────────────────────────
@@ -91,7 +91,7 @@ class Judge(Normal):
                 prediction_reference=baseline.predictions,
                 feature_reference=baseline.features,
             )
-            result["explained_by"] = explained_by(found, self._window.feature_names)
+            result["explained_by"] = explained_by(found, self._window.reader.feature_names)
         return result
 
     def detect_feature_drift(
@@ -108,7 +108,7 @@ class Judge(Normal):
             MissingDependencyError: `domain_classifier` needs scikit-learn.
         """
         _, verdict = self._verdict(FEATURE_DRIFT, method, threshold)
-        return feature_drift_dict(verdict, self._window.feature_names)
+        return feature_drift_dict(verdict, self._window.reader.feature_names)
 
     # ── evaluating ──────────────────────────────────────────────────────────────────────────
 
@@ -154,7 +154,7 @@ class Judge(Normal):
             evaluation = self._evaluation
             if evaluation is None or self._is_stale(evaluation):
                 evaluation = self._evaluate()
-        self._flush_if_sync()
+        self._store_soon()
         return evaluation
 
     def _is_stale(self, evaluation: Evaluation) -> bool:
@@ -241,7 +241,7 @@ class Judge(Normal):
     def _performance(self, evaluation: Evaluation) -> PerformanceDict:
         settings = self._settings
         with self._lock:
-            pairs, n_unmatched = self._outcomes.pairs(), self._outcomes.n_unmatched
+            pairs, n_unmatched = self._window.outcomes.pairs(), self._window.outcomes.n_unmatched
         return performance_of(
             self._kind(evaluation.data.predictions),
             evaluation.data.predictions,
@@ -288,5 +288,5 @@ class Judge(Normal):
             "latency_ms": ("latency",),
             "error_rate": ("error_rate",),
             "prediction": self._settings.output_names,
-            "feature": self._window.feature_names,
+            "feature": self._window.reader.feature_names,
         }

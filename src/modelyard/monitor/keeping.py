@@ -21,8 +21,8 @@ from modelyard.monitor.history.journal import Journal
 from modelyard.monitor.history.summaries import WindowSummary
 from modelyard.monitor.recorder import Recorder
 from modelyard.monitor.recording.blocks import BlockMeans
+from modelyard.monitor.recording.data import WindowData
 from modelyard.monitor.recording.deltas import Delta, Mark, delta_since, mark_of, take
-from modelyard.monitor.recording.windows import WindowData
 from modelyard.monitor.settings import MonitorSettings
 from modelyard.monitor.worker import worker
 
@@ -112,6 +112,11 @@ class Keeper(Recorder):
         if self._settings.is_sync or not self._is_background:
             self._write_if_due()
         elif not self._is_flush_asked:
+            self._ask_for_flush()
+
+    def _ask_for_flush(self) -> None:
+        """Have the worker write in a second."""
+        if self._is_background:
             self._is_flush_asked = True
             worker().ask(self, after_s=FLUSH_INTERVAL_S)
 
@@ -126,6 +131,7 @@ class Keeper(Recorder):
     def _after_fork(self) -> None:
         super()._after_fork()
         self._working = Lock()
+        self._is_flush_asked = False
         # What the parent has recorded the parent writes.
         self._journal.after_fork()
         self._mark = mark_of(self._window)
@@ -216,19 +222,27 @@ class Keeper(Recorder):
     def _now_s(self) -> float:
         return self._clock.now().timestamp()
 
-    def _flush_if_sync(self) -> None:
+    def _store_soon(self) -> None:
+        """Have what was said stored: at once if that was asked for, or else within a second."""
+        if self._is_looking:
+            return
         if self._settings.is_sync:
             self.flush()
+        else:
+            self._after_record(is_due=False)
 
     def _write_if_due(self) -> None:
-        if not self._journal.is_stored:
+        if not self._is_stored or self._is_looking:
             return
         age_s = self._clock.monotonic_s() - self._flushed_at_s
         if not self._settings.is_sync and age_s < FLUSH_INTERVAL_S:
+            if self._is_flush_asked:
+                self._ask_for_flush()
             return
         try:
             self.flush()
         except StorageError as error:
+            self._ask_for_flush()  # it may be over by then
             _logger.warning("Monitor %r could not be stored: %s", self.model_name, error)
 
 

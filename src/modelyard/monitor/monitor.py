@@ -1,52 +1,26 @@
 """`ModelMonitor`: watches one model's predictions and says when something is wrong."""
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
 from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.errors import ConfigError
-from modelyard._core.plain import finite_or_none
-from modelyard.monitor.alerting.alerts import (
-    AlertDict,
-    Breach,
-    as_utc_text,
-    checked_severity,
-)
 from modelyard.monitor.alerting.book import COOLDOWN_S
 from modelyard.monitor.alerting.dispatch import Dispatcher
-from modelyard.monitor.alerting.queues import DeliveryDict
 from modelyard.monitor.alerting.rules import AlertRule, checked_rules
 from modelyard.monitor.alerting.sinks import AlertSink
 from modelyard.monitor.alerting.thresholds import DEFAULT_THRESHOLDS, checked_thresholds
 from modelyard.monitor.arguments import at_least_one, names_of
-from modelyard.monitor.changes import ChangeDict
 from modelyard.monitor.drift.detection import DriftRule
 from modelyard.monitor.drift.methods import WASSERSTEIN, default_threshold
 from modelyard.monitor.drift.verdicts import FEATURE_DRIFT, PREDICTION_DRIFT
-from modelyard.monitor.exporting.figures import Figures
-from modelyard.monitor.exporting.gathering import figures_of
-from modelyard.monitor.exporting.json_files import write_file, write_metrics
-from modelyard.monitor.history.chunks import pack, unpack
 from modelyard.monitor.history.journal import Journal
 from modelyard.monitor.history.rows import MonitorRows
-from modelyard.monitor.judging import Judge
-from modelyard.monitor.outputs import (
-    DistributionDict,
-    Summary,
-    distributions_of,
-    drift_dict,
-    latency_of,
-    throughput_of,
-)
 from modelyard.monitor.performance.kinds import checked_kind
-from modelyard.monitor.performance.report import PerformanceDict
-from modelyard.monitor.recording.deltas import Delta, Mark, delta_since, take
-from modelyard.monitor.recording.health import Health
 from modelyard.monitor.settings import MonitorSettings
+from modelyard.monitor.telling import Teller
 from modelyard.storage import Store
 
 _logger = logging.getLogger(__name__)
@@ -54,10 +28,11 @@ _logger = logging.getLogger(__name__)
 MIN_DRIFT_SAMPLES = 200
 # What a monitor was made with, for those who open it later.
 _SETTINGS = "monitor_settings"
+_IS_ARMED = "is_armed"
 DURABILITIES = ("batched", "sync")
 
 
-class ModelMonitor(Judge):
+class ModelMonitor(Teller):
     """Records predictions, compares them with a baseline and keeps alerts.
 
     One call of `record_prediction` is one prediction; a batch of b rows in one call adds b rows
@@ -195,7 +170,9 @@ class ModelMonitor(Judge):
             "periods_per_year": periods_per_year,
         }
         self._store = store
-        self._are_settings_stored = False
+        stored = store.load_snapshot(_SETTINGS, self.model_name) if store else None
+        self._is_armed = bool((stored or {}).get(_IS_ARMED))
+        self._stored_settings = stored
 
     def flush(self) -> None:
         """Store what is new; durable on return (with a store).
@@ -204,11 +181,11 @@ class ModelMonitor(Judge):
             StorageError: The store refuses; nothing is lost, the next flush tries again.
         """
         super().flush()
-        if self._store is not None and not self._are_settings_stored and not self._is_looking:
-            self._store.save_snapshot(
-                _SETTINGS, self.model_name, self._told_settings, clock=self._clock
-            )
-            self._are_settings_stored = True
+        now = {**self._told_settings, _IS_ARMED: self._is_armed}
+        if self._store is None or self._is_looking or now == self._stored_settings:
+            return
+        self._store.save_snapshot(_SETTINGS, self.model_name, now, clock=self._clock)
+        self._stored_settings = now
 
     @classmethod
     def opened(cls, model_name: str, store: Store) -> Self:
@@ -222,6 +199,7 @@ class ModelMonitor(Judge):
             store: Where.
         """
         known = store.load_snapshot(_SETTINGS, model_name) or {}
+        known.pop(_IS_ARMED, None)
         monitor = cls(model_name, store=store, background=False, **known)
         monitor._is_looking = True
         return monitor
@@ -252,291 +230,6 @@ class ModelMonitor(Judge):
         is_delivered = self._dispatcher.drain(timeout_s)
         self.flush()
         return is_delivered
-
-    # ── alerts ──────────────────────────────────────────────────────────────────────────────
-
-    def get_alerts(
-        self, severity: str | None = None, since: datetime | str | None = None
-    ) -> list[AlertDict]:
-        """Alerts, oldest first, those that are over included.
-
-        Args:
-            severity: Only `info`, `warning` (over the threshold) or `critical` (over twice it).
-            since: Only those seen at or after this time; text is ISO 8601, no zone means UTC.
-
-        Raises:
-            ConfigError: No such severity, or a `since` that is no time.
-        """
-        wanted, seen_since = checked_severity(severity), as_utc_text(since)
-        self._fresh()
-        with self._lock:
-            alerts = self._journal.alerts.select(severity=wanted, since=seen_since)
-        return [alert.to_dict() for alert in alerts]
-
-    def raise_alert(self, name: str, *, severity: str, message: str) -> None:
-        """Add an alert about something this monitor does not measure, such as a rollback.
-
-        Args:
-            name: What it is about.
-            severity: `info`, `warning` or `critical`.
-            message: A sentence for whoever reads it; the same one again counts as the same alert.
-
-        Raises:
-            ConfigError: No such severity.
-        """
-        wanted = checked_severity(severity)
-        if wanted is None:
-            raise ConfigError("severity must be 'info', 'warning' or 'critical', got None.")
-        breach = Breach(
-            name=name, severity=wanted, value=math.nan, threshold=math.nan, message=message
-        )
-        with self._lock:
-            events = self._journal.report(breach, at=self._clock.now())
-        self._send(events)
-        self._flush_if_sync()
-
-    def acknowledge_alert(self, alert_id: str, *, by: str) -> AlertDict:
-        """Note that someone has seen an alert.
-
-        Raises:
-            NotFoundError: No such alert.
-        """
-        with self._lock:
-            events = self._journal.acknowledge(alert_id, by=by, at=self._clock.now())
-            alert = self._journal.alerts.get(alert_id)
-        self._send(events)
-        self._flush_if_sync()
-        return alert.to_dict()
-
-    def resolve_alert(self, alert_id: str, *, by: str) -> AlertDict:
-        """Say that an alert is over; its rule is silent until it was calm once, or is worse.
-
-        Raises:
-            NotFoundError: No such alert.
-        """
-        with self._lock:
-            events = self._journal.resolve(alert_id, by=by, at=self._clock.now())
-            alert = self._journal.alerts.get(alert_id)
-        self._send(events)
-        self._flush_if_sync()
-        return alert.to_dict()
-
-    def undelivered_alerts(self) -> list[DeliveryDict]:
-        """What no sink has taken yet, oldest first for each sink."""
-        return self._dispatcher.undelivered()
-
-    # ── figures ─────────────────────────────────────────────────────────────────────────────
-
-    def health(self) -> Health:
-        """Latency, errors and metrics of the current window; always fresh."""
-        with self._lock:
-            return self._window.health()
-
-    def get_summary(self) -> Summary:
-        """Everything about the current window."""
-        evaluation = self._fresh()
-        with self._lock:
-            alerts = self._journal.alerts.select(active=True)
-            odd_values, versions = self._window.odd_counts(), dict(self._window.versions)
-            # Cheap, so never older than the call, whatever the age of the verdicts.
-            health, n_records = self._window.health(), self.total_predictions
-        return {
-            "model_name": self.model_name,
-            "at": evaluation.at.isoformat(),
-            "total_predictions": n_records,
-            "window_size": self.window_size,
-            "n_window": health.n_predictions,
-            "latency": latency_of(health),
-            "throughput_qps": throughput_of(evaluation.data),
-            "error_rate": finite_or_none(health.error_rate),
-            "prediction": evaluation.prediction_stats,
-            "metrics": health.to_plain()["metrics"],
-            "drift": {
-                "prediction": drift_dict(evaluation.drift[PREDICTION_DRIFT]),
-                "feature": drift_dict(evaluation.drift[FEATURE_DRIFT]),
-            },
-            "active_alerts": [alert.to_dict() for alert in alerts],
-            "baseline": self.baseline_status,
-            "odd_values": odd_values,
-            "versions": versions,
-        }
-
-    def get_performance(self) -> PerformanceDict:
-        """How good the answers are: realised, estimated before outcomes come, and business.
-
-        Every figure with a 95 % interval that allows for values that follow one another.
-        """
-        return self._performance(self._fresh())
-
-    def get_change_points(self) -> list[ChangeDict]:
-        """When latency, errors, outputs and features began to change, oldest first.
-
-        Each stream's first change since the baseline was set, from the means of every
-        `evaluate_every` predictions.
-        """
-        return list(self._fresh().changes)
-
-    def get_window_history(self) -> list[dict[str, Any]]:
-        """Health of the last 20 full windows, oldest first, each with `ended_at`."""
-        self._settle()
-        with self._lock:
-            windows = self._journal.recent(20)
-        return [{"ended_at": window.ended_at, **window.health.to_plain()} for window in windows]
-
-    def query(
-        self,
-        metric: str,
-        since: datetime | str | None = None,
-        until: datetime | str | None = None,
-    ) -> list[Any]:
-        """One figure of every full window, oldest first.
-
-        Args:
-            metric: Such as `latency.p99_ms`, `error_rate`, `drift.feature`, `metrics.sharpe`.
-            since: Only of windows that ended at this time or later; text is ISO 8601.
-            until: Only of those that ended at this time or before.
-
-        Raises:
-            ConfigError: No such figure, or a time that is none.
-        """
-        if self._is_stored and not self._is_looking:
-            self.flush()
-        self._settle()
-        return self._journal.query(metric, as_utc_text(since), as_utc_text(until))
-
-    def distributions(self, kind: str, indexes: Sequence[int]) -> list[DistributionDict]:
-        """Quantiles of outputs or features in the baseline and in the window.
-
-        Args:
-            kind: `prediction` or `feature`.
-            indexes: Which columns; those that are in neither are left out.
-
-        Raises:
-            ConfigError: No such kind.
-        """
-        names = self._names()
-        if kind not in ("prediction", "feature"):
-            raise ConfigError(f"kind must be 'prediction' or 'feature', got {kind!r}.")
-        evaluation = self._fresh()
-        baseline = evaluation.baseline
-        is_feature = kind == "feature"
-        rows = evaluation.data.features if is_feature else evaluation.data.predictions
-        if baseline is None:
-            reference = None
-        else:
-            reference = baseline.features if is_feature else baseline.predictions
-        return distributions_of(reference, rows, indexes, names[kind], prefix=kind)
-
-    def figures(self) -> Figures:
-        """What is exported to other programs: `MonitorCollector(monitor.figures)` for Prometheus.
-
-        Reading them works nothing out anew unless a verdict is too old.
-        """
-        evaluation = self._fresh()
-        with self._lock:
-            return figures_of(
-                self.model_name,
-                self._window,
-                evaluation,
-                self._journal.alerts.select(active=True),
-                self._dispatcher.states(),
-                now_s=self._clock.monotonic_s(),
-            )
-
-    def packed_window(self) -> bytes:
-        """What the window holds, for `absorb` of a monitor in another process."""
-        with self._lock:
-            delta = delta_since(
-                self._window, Mark(), now_s=self._clock.monotonic_s(), now=self._now_s()
-            )
-        return pack(delta.arrays, delta.meta)
-
-    def absorb(self, packed: bytes) -> None:
-        """Add what another monitor's window held, as if it had been recorded here.
-
-        Args:
-            packed: What its `packed_window` gave.
-
-        Raises:
-            IntegrityError: Bytes are missing or were changed.
-        """
-        arrays, meta = unpack(packed)
-        with self._lock:
-            delta = Delta(arrays=arrays, meta=meta)
-            take(self._window, delta, now_s=self._clock.monotonic_s(), now=self._now_s())
-            if self._window.is_anything_full():
-                self._close_what_is_full()
-
-    def plot(
-        self,
-        metric: str,
-        since: datetime | str | None = None,
-        until: datetime | str | None = None,
-    ) -> Any:
-        """One figure of every full window over time, as a Plotly figure.
-
-        Args:
-            metric: As `query`.
-            since: As `query`.
-            until: As `query`.
-
-        Raises:
-            ConfigError: As `query`.
-        """
-        # Plotly is only brought where something is drawn.
-        from modelyard.monitor.report import history_figure  # noqa: PLC0415
-
-        return history_figure(self.query(metric, since, until), metric)
-
-    def report(self, path: str | Path, *, since: datetime | str | None = None) -> str:
-        """Write a page with history, drift and alerts that opens without a network.
-
-        Args:
-            path: The HTML file; its folder is made.
-            since: History and alerts from this time on only.
-
-        Returns:
-            The path.
-
-        Raises:
-            ConfigError: A path that cannot be written, or a `since` that is no time.
-        """
-        from modelyard.monitor.report import write_report  # noqa: PLC0415 - brings Plotly
-
-        return str(write_report(self, path, since=since))
-
-    def export_metrics(self, output_path: str | Path) -> str:
-        """Write what is known to a file; the folder is made.
-
-        As JSON: summary, drift, performance, change points, alerts and window history. As
-        Prometheus text if the name ends in `.prom`, for the node exporter.
-
-        Returns:
-            The path.
-
-        Raises:
-            StorageError: The path cannot be written.
-        """
-        path = Path(output_path)
-        if path.suffix == ".prom":
-            return write_file(path, self.to_prometheus())
-        metrics = {
-            "summary": self.get_summary(),
-            "prediction_drift": self.detect_prediction_drift(),
-            "feature_drift": self.detect_feature_drift(),
-            "performance": self.get_performance(),
-            "change_points": self.get_change_points(),
-            "alerts": self.get_alerts(),
-            "windows": self.get_window_history(),
-        }
-        return write_metrics(path, metrics)
-
-    def to_prometheus(self) -> str:
-        """The figures in Prometheus' text format."""
-        # The client registers its own collectors when it is imported.
-        from modelyard.monitor.exporting.prometheus import to_prometheus_text  # noqa: PLC0415
-
-        return to_prometheus_text(self.figures())
 
 
 def _warn_of_short_window(model_name: str, window_size: int, min_drift_samples: int) -> None:

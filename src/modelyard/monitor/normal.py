@@ -18,8 +18,8 @@ from modelyard.monitor.drift.verdicts import FEATURE_DRIFT
 from modelyard.monitor.keeping import Keeper
 from modelyard.monitor.performance.kinds import PredictionKind, kind_of
 from modelyard.monitor.recording.blocks import BlockMeans
+from modelyard.monitor.recording.data import WindowData
 from modelyard.monitor.recording.health import Health
-from modelyard.monitor.recording.windows import WindowData
 
 # Under this name a version carries its baseline.
 BASELINE = "baseline"
@@ -76,7 +76,7 @@ class Normal(Keeper):
                 self._adopt_past(as_utc_text(since), as_utc_text(until), at=at, actor=actor)
             else:
                 self._adopt_window(at=at, actor=actor)
-        self._flush_if_sync()
+        self._store_soon()
 
     def baseline_state(self) -> dict[str, Any] | None:
         """The baseline as plain values that can travel with a version; None if there is none."""
@@ -94,7 +94,7 @@ class Normal(Keeper):
         baseline = Baseline.from_plain(state)
         with self._working:
             self._adopt(baseline, source="version", actor=actor)
-        self._flush_if_sync()
+        self._store_soon()
 
     def save_baseline(self, versions: Versions, version_id: str) -> None:
         """Store the baseline with a version, as its attachment `baseline`.
@@ -165,7 +165,10 @@ class Normal(Keeper):
             methods=tuple(methods.values()),
             categorical_predictions=self._categorical_predictions(),
             categorical_features=self._categorical_features(),
-            labels={**window.prediction_labels.by_code, **window.feature_labels.by_code},
+            labels={
+                **window.reader.prediction_labels.by_code,
+                **window.reader.feature_labels.by_code,
+            },
         )
 
     def _adopt_armed(self, data: WindowData, blocks: BlockMeans, *, at: str) -> None:
@@ -173,14 +176,14 @@ class Normal(Keeper):
         self._adopt(baseline, source="window", actor="caller")
 
     def _categorical_predictions(self) -> frozenset[int]:
-        labels = self._window.prediction_labels.columns
+        labels = self._window.reader.prediction_labels.columns
         if self._settings.kind is PredictionKind.CLASS:
             return frozenset(range(max(1, self._window.predictions.width)))
         return frozenset(labels)
 
     def _categorical_features(self) -> frozenset[int]:
-        names = self._window.feature_names
-        found = set(self._window.feature_labels.columns)
+        names = self._window.reader.feature_names
+        found = set(self._window.reader.feature_labels.columns)
         for given in self._settings.categorical_features:
             if isinstance(given, int):
                 found.add(given)
@@ -191,7 +194,7 @@ class Normal(Keeper):
     def _kind(self, rows: Any) -> PredictionKind:
         if self._settings.kind is not None:
             return self._settings.kind
-        return kind_of(rows, has_labels=bool(self._window.prediction_labels.columns))
+        return kind_of(rows, has_labels=bool(self._window.reader.prediction_labels.columns))
 
     def _adopt_window(
         self, *, at: str, actor: str, is_forced: bool = False, reason: str = ""

@@ -11,8 +11,8 @@ from modelyard.monitor.alerting.alerts import AlertDict
 from modelyard.monitor.drift.detection import DriftVerdict
 from modelyard.monitor.drift.explaining import Explanation
 from modelyard.monitor.drift.references import Reference
+from modelyard.monitor.recording.data import WindowData
 from modelyard.monitor.recording.health import Health
-from modelyard.monitor.recording.windows import WindowData
 from modelyard.stats.quantiles import quantiles
 
 N_TOP_FEATURES = 10

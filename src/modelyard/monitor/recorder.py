@@ -13,8 +13,8 @@ from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.errors import ConfigError
 from modelyard._core.ids import checked_name, new_id
 from modelyard.monitor.arguments import as_number, at_least_one, names_of
-from modelyard.monitor.performance.outcomes import Outcomes
-from modelyard.monitor.recording.requests import NO_PREDICTION, OpenRequests
+from modelyard.monitor.recording.requests import NO_PREDICTION
+from modelyard.monitor.recording.rings import as_rows
 from modelyard.monitor.recording.windows import Window
 from modelyard.monitor.worker import worker
 
@@ -58,8 +58,6 @@ class Recorder:
             block_size=self._evaluate_every,
             feature_names=names_of(feature_names, what="feature_names"),
         )
-        self._requests = OpenRequests(n_open)
-        self._outcomes = Outcomes(window_size)
         self._run_id = new_id("request")
         self._n_requests = 0
         self._is_stored = False
@@ -94,17 +92,22 @@ class Recorder:
             The request id, for `record_outcome`.
         """
         now_s = self._clock.monotonic_s()
+        is_error = error if type(error) is bool else truth_of(error)
+        window = self._window
+        reading = window.reader.read(prediction, latency, features)
         with self._lock:
-            window = self._window
             if request_id is None:
                 request_id = f"{self._run_id}-{self._n_requests}"
                 self._n_requests += 1
+            elif type(request_id) is not str:
+                request_id = text_of(request_id)
             position = window.predictions.n_added
-            window.record(prediction, latency, features, error=bool(error), now_s=now_s)
+            window.record(reading, error=is_error, now_s=now_s)
             has_answer = window.predictions.n_added > position
-            self._requests.add(request_id, position if has_answer else NO_PREDICTION)
+            self._window.requests.add(request_id, position if has_answer else NO_PREDICTION)
             if version_id is not None:
-                window.versions[version_id] = window.versions.get(version_id, 0) + 1
+                version = version_id if type(version_id) is str else text_of(version_id)
+                window.versions[version] = window.versions.get(version, 0) + 1
             is_due = window.is_anything_full()
             if is_due:
                 self._close_what_is_full()
@@ -138,16 +141,20 @@ class Recorder:
         Raises:
             ConfigError: Lengths that do not go together.
         """
-        table, latencies_s, failed, n = _batch(predictions, latency, errors)
+        table, latencies_s, failed, columns = _batch(predictions, latency, errors, features)
+        n = len(failed)
         now_s = self._clock.monotonic_s()
+        window = self._window
+        tables = window.reader.tables(table, columns)
         with self._lock:
             ids = self._ids(n, request_ids)
-            window = self._window
             position = window.predictions.n_added
-            window.record_batch(table, latencies_s, features, errors=failed, now_s=now_s)
+            window.record_batch(tables, latencies_s, errors=failed, now_s=now_s)
             has_answers = window.predictions.n_added - position == n
             for i, request_id in enumerate(ids):
-                self._requests.add(request_id, position + i if has_answers else NO_PREDICTION)
+                self._window.requests.add(
+                    request_id, position + i if has_answers else NO_PREDICTION
+                )
             if version_id is not None:
                 window.versions[version_id] = window.versions.get(version_id, 0) + n
             is_due = window.is_anything_full()
@@ -175,15 +182,16 @@ class Recorder:
             values = {name: as_number(name, value) for name, value in metrics.items()}
             truth = None
         else:
-            truth = self._outcomes.truth_of(metrics)
+            truth = self._window.outcomes.truth_of(metrics)
         with self._lock:
-            position = self._requests.finish(request_id)
+            position = self._window.requests.finish(request_id)
             if position is None:
                 return
             for name, value in values.items():
                 self._window.record_metric(name, value)
             if truth is not None:
-                self._outcomes.add(self._window.predictions.at(position), truth)
+                self._window.outcomes.add(self._window.predictions.at(position), truth)
+        self._after_record(is_due=False)
 
     def record_metric(self, name: str, value: float) -> None:
         """Record one value of a business metric such as `sharpe`.
@@ -198,6 +206,7 @@ class Recorder:
         number = as_number(name, value)
         with self._lock:
             self._window.record_metric(name, number)
+        self._after_record(is_due=False)
 
     @property
     def total_predictions(self) -> int:
@@ -261,10 +270,27 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def text_of(value: Any) -> str:
+    """What was given as an id, as text; whatever it is, this does not raise."""
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - whatever is handed in must not stop the caller's loop
+        return f"unreadable {type(value).__qualname__}"
+
+
+def truth_of(value: Any) -> bool:
+    """Whether a flag is set; one that is neither true nor false tells of an error."""
+    try:
+        return bool(value)
+    except Exception:  # noqa: BLE001 - as above
+        return True
+
+
 def _batch(
-    predictions: Any, latency: Any, errors: Any
-) -> tuple[Any, NDArray[np.float64], NDArray[np.float64], int]:
-    """Predictions as a table, latencies and errors of one length."""
+    predictions: Any, latency: Any, errors: Any, features: Any
+) -> tuple[Any, NDArray[np.float64], NDArray[np.float64], Any]:
+    """Predictions and features with a row each, latencies and errors of one length."""
+    predictions, features = _unframed(predictions), _unframed(features)
     try:
         n = len(predictions)
     except TypeError as error:
@@ -273,18 +299,40 @@ def _batch(
         ) from error
     if n == 0:
         raise ConfigError("A batch holds one prediction at least, got none.")
-    shape = getattr(predictions, "shape", None)
-    if shape is None:
-        rows = list(predictions)
-        is_flat = not isinstance(rows[0], Sequence) or isinstance(rows[0], str)
-        table: Any = [[row] for row in rows] if is_flat else rows
-    else:
-        table = predictions.reshape(n, -1)
-    failed = np.zeros(n) if errors is None else np.asarray(errors, dtype=bool).astype(float)
-    try:
-        latencies_s = np.broadcast_to(np.asarray(latency, dtype=np.float64), (n,))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"latency is one number of seconds or {n} of them.") from error
-    if failed.shape != (n,):
-        raise ConfigError(f"errors has shape {failed.shape} for {n} predictions.")
-    return table, latencies_s, failed, n
+    if features is not None and (not hasattr(features, "__len__") or len(features) != n):
+        raise ConfigError(f"features must have a row for each of the {n} predictions.")
+    return _rows_of(predictions), _latencies(latency, n), _flags(errors, n), _rows_of(features)
+
+
+def _unframed(given: Any) -> Any:
+    """A data frame or a series as an array."""
+    return given.to_numpy() if hasattr(given, "to_numpy") else given
+
+
+def _rows_of(given: Any) -> Any:
+    """Something with a row for each prediction: flat ones are columns."""
+    if given is None:
+        return None
+    if getattr(given, "ndim", None) == 1:
+        return given.reshape(-1, 1)
+    if hasattr(given, "shape"):
+        return given
+    rows = list(given)
+    is_flat = all(isinstance(row, str) or not hasattr(row, "__len__") for row in rows)
+    return [[row] for row in rows] if is_flat else rows
+
+
+def _latencies(latency: Any, n: int) -> NDArray[np.float64]:
+    rows = as_rows(_unframed(latency))
+    if rows is None or rows.size not in (1, n):
+        raise ConfigError(f"latency is one number of seconds or {n} of them.")
+    return np.array(np.broadcast_to(np.asarray(rows, np.float64).reshape(-1), (n,)))
+
+
+def _flags(errors: Any, n: int) -> NDArray[np.float64]:
+    if errors is None:
+        return np.zeros(n)
+    rows = as_rows(_unframed(errors))
+    if rows is None or rows.shape != (n,):
+        raise ConfigError(f"errors says of each of the {n} predictions whether it failed.")
+    return np.array(np.asarray(rows) != 0, dtype=np.float64)

@@ -4,7 +4,6 @@ import logging
 import os
 import threading
 import time
-import weakref
 from typing import Protocol
 
 _logger = logging.getLogger(__name__)
@@ -32,8 +31,8 @@ class Worker:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        # Who asked, and for when (`time.monotonic`).
-        self._asked: dict[int, tuple[weakref.ref[Worked], float]] = {}
+        # Who asked, and for when (`time.monotonic`). Whoever nobody else holds stays for its work.
+        self._asked: dict[int, tuple[Worked, float]] = {}
         self._thread: threading.Thread | None = None
 
     def ask(self, one: Worked, *, after_s: float = 0.0) -> None:
@@ -43,7 +42,7 @@ class Worker:
             known = self._asked.get(id(one))
             if known is not None and known[1] <= due:
                 return
-            self._asked[id(one)] = (weakref.ref(one), due)
+            self._asked[id(one)] = (one, due)
             if self._thread is None:
                 # Daemon: whoever ends the program is not kept waiting.
                 self._thread = threading.Thread(
@@ -54,13 +53,11 @@ class Worker:
                 self._changed.notify()
 
     def _run(self) -> None:
-        while (reference := self._next()) is not None:
-            one = reference()
-            if one is not None:
-                self._work(one)
-            del one  # a monitor nobody else holds may go
+        while (one := self._next()) is not None:
+            self._work(one)
+            del one  # while the thread waits, it holds nobody
 
-    def _next(self) -> "weakref.ref[Worked] | None":
+    def _next(self) -> Worked | None:
         """Who is due, once someone is; None when nobody has asked for a while."""
         with self._changed:
             while True:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from modelyard.monitor.drift.baseline import Baseline
 from modelyard.monitor.drift.detection import DriftRule, DriftVerdict, detect_drift
 from modelyard.monitor.drift.past import PastSketches
-from modelyard.monitor.recording.windows import WindowData
+from modelyard.monitor.recording.data import WindowData
 
 PREDICTION_DRIFT = "prediction_drift"
 FEATURE_DRIFT = "feature_drift"

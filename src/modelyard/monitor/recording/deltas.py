@@ -1,6 +1,6 @@
 """What was recorded since a mark, in columns: kept so that a crash loses little, and merged."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.monitor.recording.labels import Labels
+from modelyard.monitor.recording.requests import NO_PREDICTION
 from modelyard.monitor.recording.windows import OddCounts, Window
 
 _METRIC = "metric/"
@@ -19,7 +20,8 @@ class Delta:
 
     Attributes:
         arrays: `latency_s`, `error`, `at` (Unix time), `prediction` and `feature` (a row each),
-            and `metric/<name>`; oldest first, at most a window of each.
+            `metric/<name>`, `outcome/prediction` and `outcome/truth`; oldest first, at most a
+            window of each.
         meta: Plain values: how many records there were in all, odd values, versions, labels.
     """
 
@@ -40,6 +42,8 @@ class Mark:
     n_errors: int = 0
     n_predictions: int = 0
     n_features: int = 0
+    n_requests: int = 0
+    n_outcomes: int = 0
     metrics: Mapping[str, int] = field(default_factory=dict)
     odd: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, int] = field(default_factory=dict)
@@ -52,6 +56,8 @@ def mark_of(window: Window) -> Mark:
         n_errors=window.n_errors,
         n_predictions=window.predictions.n_added,
         n_features=window.features.n_added,
+        n_requests=window.requests.n_added,
+        n_outcomes=window.outcomes.n_added,
         metrics={name: series.n_added for name, series in window.metrics.items()},
         odd=window.odd_counts(),
         versions=dict(window.versions),
@@ -82,15 +88,20 @@ def delta_since(window: Window, mark: Mark, *, now_s: float, now: float) -> Delt
         n = series.n_added - mark.metrics.get(name, 0)
         if n:
             arrays[_METRIC + name] = series.values(newest=n)
+    n_outcomes = window.outcomes.n_added - mark.n_outcomes
+    if n_outcomes:
+        predictions, truths = window.outcomes.pairs(newest=n_outcomes)
+        arrays |= {"outcome/prediction": predictions, "outcome/truth": truths}
     meta = {
         "n_records": n_new,
+        "requests": _requests_to_plain(window, window.requests.n_added - mark.n_requests),
         "n_errors": window.n_errors - mark.n_errors,
         "odd": _grown(window.odd_counts(), mark.odd),
         "versions": _grown(window.versions, mark.versions),
-        "feature_names": list(window.feature_names),
+        "feature_names": list(window.reader.feature_names),
         "labels": {
-            "prediction": _labels_to_plain(window.prediction_labels),
-            "feature": _labels_to_plain(window.feature_labels),
+            "prediction": _labels_to_plain(window.reader.prediction_labels),
+            "feature": _labels_to_plain(window.reader.feature_labels),
         },
     }
     return Delta(arrays=arrays, meta=meta)
@@ -111,21 +122,47 @@ def take(window: Window, delta: Delta, *, now_s: float, now: float) -> None:
             arrays["latency_s"], arrays["error"], now_s - (now - arrays["at"]), n=delta.n_records
         )
     window.n_errors += int(meta["n_errors"]) - int(arrays.get("error", np.zeros(1)).sum())
-    for name, rows in (("prediction", window.predictions), ("feature", window.features)):
-        if name in arrays:
-            rows.add(arrays[name])
-    for name, values in arrays.items():
-        if name.startswith(_METRIC):
-            window.series_of(name.removeprefix(_METRIC)).extend(values)
+    window.add_rows(arrays.get("prediction"), arrays.get("feature"))
+    _take_requests(window, meta.get("requests", ()))
+    _take_values(window, arrays)
     for name, n in meta["odd"].items():
         if hasattr(OddCounts, name):
             setattr(window.odd, name, getattr(window.odd, name) + int(n))
     for version, n in meta["versions"].items():
         window.versions[version] = window.versions.get(version, 0) + int(n)
-    if meta["feature_names"] and not window.feature_names:
-        window.feature_names = tuple(meta["feature_names"])
-    _take_labels(window.prediction_labels, meta["labels"]["prediction"])
-    _take_labels(window.feature_labels, meta["labels"]["feature"])
+    if meta["feature_names"] and not window.reader.feature_names:
+        window.reader.feature_names = tuple(meta["feature_names"])
+    _take_labels(window.reader.prediction_labels, meta["labels"]["prediction"])
+    _take_labels(window.reader.feature_labels, meta["labels"]["feature"])
+
+
+def _take_values(window: Window, arrays: Mapping[str, NDArray[np.float64]]) -> None:
+    """Outcomes and business metrics."""
+    if "outcome/truth" in arrays:
+        pairs = zip(arrays["outcome/prediction"], arrays["outcome/truth"], strict=True)
+        for prediction, truth in pairs:
+            window.outcomes.add(prediction, truth)
+    for name, values in arrays.items():
+        if name.startswith(_METRIC):
+            window.series_of(name.removeprefix(_METRIC)).extend(values)
+
+
+def _requests_to_plain(window: Window, n: int) -> list[list[Any]]:
+    """The newest requests without an outcome: each id, and how many answers ago its answer was."""
+    n_answers = window.predictions.n_added
+    return [
+        [request_id, NO_PREDICTION if position == NO_PREDICTION else n_answers - position]
+        for request_id, position in window.requests.newest(min(n, window.size))
+    ]
+
+
+def _take_requests(window: Window, plain: Sequence[Sequence[Any]]) -> None:
+    n_answers = window.predictions.n_added
+    for request_id, n_ago in plain:
+        has_answer = n_ago != NO_PREDICTION
+        window.requests.add(
+            str(request_id), n_answers - int(n_ago) if has_answer else NO_PREDICTION
+        )
 
 
 def _grown(now: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """Text among numbers: a category's label and the code that stands for it."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,14 @@ def code_of(label: str) -> float:
     return float(xxhash.xxh3_64_intdigest(label.encode()) >> (64 - _CODE_BITS))
 
 
+def number_of(value: Any) -> float:
+    """A number of any kind as a float; NaN for what is none."""
+    try:
+        return float(value)
+    except Exception:  # noqa: BLE001 - whatever is handed in must not stop the caller's loop
+        return math.nan
+
+
 class Labels:
     """The labels seen so far, and the columns they were in. Not thread-safe: its owner locks."""
 
@@ -25,22 +34,18 @@ class Labels:
         self.by_code: dict[float, str] = {}
         self.columns: set[int] = set()
 
-    def coded(self, values: Sequence[Any]) -> NDArray[np.float64] | None:
-        """Numbers as they are and labels as codes, shape as given; None if there is anything else.
+    def coded(self, values: Sequence[Any]) -> NDArray[np.float64]:
+        """Numbers as they are and labels as codes, shape as given; NaN for anything else.
 
         Args:
-            values: A list, or a list of lists, of numbers and text.
+            values: A list, or a list of lists of one length, of numbers and text.
         """
         rows = np.array(values, dtype=object)
         table = rows.reshape(-1, rows.shape[-1]) if rows.ndim else rows.reshape(1, 1)
         codes = np.empty(table.shape)
         for place, value in np.ndenumerate(table):
-            if isinstance(value, str):
-                codes[place] = self._code(value, column=place[-1])
-            elif value is None or isinstance(value, int | float | np.number):
-                codes[place] = np.nan if value is None else float(value)
-            else:
-                return None
+            is_label = isinstance(value, str)
+            codes[place] = self._code(value, column=place[-1]) if is_label else number_of(value)
         return codes.reshape(rows.shape)
 
     def _code(self, label: str, *, column: int) -> float:

@@ -1,6 +1,7 @@
 """Predictions whose outcome is still to come."""
 
 from collections import OrderedDict
+from itertools import islice
 
 from modelyard._core.errors import RequestNotFoundError
 
@@ -21,6 +22,7 @@ class OpenRequests:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._positions: OrderedDict[str, int] = OrderedDict()
+        self.n_added = 0
 
     def add(self, request_id: str, position: int) -> None:
         """Remember a prediction; the oldest is forgotten when there are too many.
@@ -30,6 +32,7 @@ class OpenRequests:
             position: Where its answer is in the ring of predictions; -1 if it has none.
         """
         self._positions[request_id] = position
+        self.n_added += 1
         if len(self._positions) > self._capacity:
             self._positions.popitem(last=False)
 
@@ -47,3 +50,8 @@ class OpenRequests:
             )
         self._positions[request_id] = _DONE
         return None if position == _DONE else position
+
+    def newest(self, n: int) -> list[tuple[str, int]]:
+        """The last `n` requests that wait for their outcome, oldest first."""
+        newest = islice(reversed(self._positions.items()), n)
+        return [item for item in newest if item[1] != _DONE][::-1]

@@ -18,6 +18,8 @@ MAX_WIDTH = 4096
 NARROW_WIDTH = 64
 # Rows between two looks for NaN: one look at many costs a tenth of many looks.
 _CHECK_EVERY = 100
+# After more rows of another width in a row than these, that is the width.
+_MOST_OTHERS = 50
 
 
 class Series:
@@ -120,6 +122,7 @@ class Rows:
         self.width = 0
         self.n_added = 0
         self.n_refused = 0
+        self._other_width = self._n_other = self._other_end = 0
 
     @property
     def n_non_finite(self) -> int:
@@ -141,6 +144,27 @@ class Rows:
                 self._check()
         else:
             self._add_table(rows)
+
+    @property
+    def first(self) -> int:
+        """The number of the oldest row in the window."""
+        return self.n_added - min(self.n_added, self._size)
+
+    def add_missing(self) -> bool:
+        """Let a row of NaN stand for one that could not be read, once the width is known.
+
+        Old rows must not stand for the present. It is not counted here.
+
+        Returns:
+            Whether it does.
+        """
+        if self._rows is None:
+            return False
+        self._check()
+        self._rows[self.n_added % len(self._rows)] = math.nan
+        self.n_added += 1
+        self._n_checked = self.n_added
+        return True
 
     def values(self, *, newest: int | None = None) -> NDArray[np.float64]:
         """A copy of the window, shape (n, width), oldest first; of the `newest` only, if given."""
@@ -171,9 +195,8 @@ class Rows:
         # (b, 64, 155) is b rows of 9,920 numbers.
         table = np.atleast_2d(rows) if rows.ndim <= 2 else rows.reshape(len(rows), -1)  # noqa: PLR2004 - more than a table
         width = table.shape[-1]
-        if self._rows is None and 0 < width <= MAX_WIDTH:
-            self._rows = np.empty((self._kept if width <= NARROW_WIDTH else self._size, width))
-            self.width = width
+        if width != self.width and (not self.width or self._is_new_width(width, len(table))):
+            self._take_width(width)
         if self._rows is None or width != self.width:
             self.n_refused += 1
             if self._rows is None:
@@ -187,6 +210,27 @@ class Rows:
             self.n_added += len(part)
             if self.n_added - self._n_checked >= _CHECK_EVERY:
                 self._check()
+
+    def _take_width(self, width: int) -> None:
+        if 0 < width <= MAX_WIDTH:
+            n_rows = self._kept if width <= NARROW_WIDTH else self._size
+            self._rows = np.full((n_rows, width), math.nan)
+            self.width = width
+
+    def _take_width(self, width: int) -> None:
+        if 0 < width <= MAX_WIDTH:
+            n_rows = self._kept if width <= NARROW_WIDTH else self._size
+            self._rows = np.full((n_rows, width), math.nan)
+            self.width = width
+
+    def _is_new_width(self, width: int, n_rows: int) -> bool:
+        """Whether so many rows of another width came in a row that the first was the odd one."""
+        if width != self._other_width or self._other_end != self.n_added:
+            self._n_other = 0
+        self._other_width = width
+        self._n_other += n_rows
+        self._other_end = self.n_added + min(n_rows, self._size)
+        return self._n_other > _MOST_OTHERS
 
     def _check(self) -> None:
         n_new = self.n_added - self._n_checked
@@ -208,6 +252,8 @@ def as_rows(value: Any, labels: Labels | None = None) -> NDArray[Any] | None:
         labels: Where text among the numbers is noted, which then stands as its code; without it
             text is refused.
     """
+    if isinstance(value, np.ma.MaskedArray):
+        value = np.ma.filled(value.astype(np.float64), np.nan)
     if not isinstance(value, np.ndarray):
         value = _as_array(value, labels)
         if value is None:
@@ -239,12 +285,14 @@ def _as_array(value: Any, labels: Labels | None) -> NDArray[Any] | None:
 
 
 def _coded(value: Any, labels: Labels | None) -> NDArray[np.float64] | None:
+    """What text and numbers stand for; None where nothing is either."""
     if labels is None:
         return None
     try:
-        return labels.coded(value)
+        codes = labels.coded(value)
     except Exception:  # noqa: BLE001 - as above
         return None
+    return codes if np.isfinite(codes).any() else None
 
 
 def _put(ring: NDArray[np.float64], n_added: int, values: NDArray[Any]) -> None:

@@ -1,8 +1,7 @@
 """The current window of a monitor."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,58 +9,14 @@ from numpy.typing import NDArray
 
 from modelyard.monitor.recording.blocks import BlockMeans, Blocks
 from modelyard.monitor.recording.buckets import LatencyBuckets
+from modelyard.monitor.recording.data import WindowData
 from modelyard.monitor.recording.health import Health, health_of
-from modelyard.monitor.recording.labels import Labels
-from modelyard.monitor.recording.rings import Events, Rows, Series, as_rows
+from modelyard.monitor.recording.outcomes import Outcomes
+from modelyard.monitor.recording.reading import MAX_LATENCY_S, Reader, Reading
+from modelyard.monitor.recording.requests import OpenRequests
+from modelyard.monitor.recording.rings import Events, Rows, Series
 
-# Thirty years: longer ones are no latencies, and sums of them would overflow.
-MAX_LATENCY_S = 1e9
 _MS_PER_S = 1000.0
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class WindowData:
-    """A copy of the window at one moment.
-
-    Attributes:
-        health: Latency, errors and metrics.
-        predictions: shape (n, outputs), oldest first.
-        features: shape (n, features), oldest first.
-        duration_s: Seconds from its first prediction to its last.
-        latencies_s: shape (n,), oldest first; NaN where there was none that could be used.
-        errors: shape (n,), 1 where a prediction failed, else 0.
-        metrics: The last values of each metric.
-    """
-
-    health: Health
-    predictions: NDArray[np.float64]
-    features: NDArray[np.float64]
-    duration_s: float
-    latencies_s: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    errors: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    metrics: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
-
-    def without_newest(self, n: int) -> "WindowData":
-        """The window as it was `n` predictions ago, less what was older then.
-
-        Rows of outputs and features go in the same proportion; metrics stay as they are.
-        """
-        n_records = len(self.errors)
-        share = min(n, n_records) / max(n_records, 1)
-        errors, latencies_s = self.errors[: n_records - n], self.latencies_s[: n_records - n]
-        predictions, features = (
-            rows[: len(rows) - math.ceil(share * len(rows))]
-            for rows in (self.predictions, self.features)
-        )
-        return WindowData(
-            health=health_of(latencies_s, errors, self.metrics),
-            predictions=predictions,
-            features=features,
-            duration_s=self.duration_s * (1.0 - share),
-            latencies_s=latencies_s,
-            errors=errors,
-            metrics=self.metrics,
-        )
 
 
 @dataclass(kw_only=True)
@@ -108,18 +63,24 @@ class Window:
         self.odd = OddCounts()
         self.predictions = Rows(size, kept=n_kept)
         self.features = Rows(size)
-        self.prediction_labels, self.feature_labels = Labels(), Labels()
-        self.feature_names = feature_names
+        self.reader = Reader(feature_names)
         self.versions: dict[str, int] = {}
         self.n_errors = 0
         self.buckets = LatencyBuckets()
         self.blocks = Blocks(min(1000, max(20, 20 * size // block_size)))
         self.metrics: dict[str, Series] = {}
+        self.requests = OpenRequests(n_kept or size)
+        self.outcomes = Outcomes(size)
         self._block_size = block_size
         self._events = Events(size)
         self._closed_at = (0, 0, 0)
         self._metrics_closed_at: dict[str, int] = {}
         self._blocked_at = (0, 0, 0)
+        self._counted_at = 0
+        # Of each row of features, the number of the prediction it goes with; -1 for none.
+        self._partners = Series(size)
+        # How many predictions there were when the last row of outputs and of features came.
+        self._predictions_at = self._features_at = 0
         self._health: tuple[tuple[int, ...], Health] | None = None
 
     @property
@@ -127,42 +88,66 @@ class Window:
         """Predictions so far."""
         return self._events.n_added
 
-    def record(
-        self, prediction: Any, latency_s: Any, features: Any, *, error: bool, now_s: float
-    ) -> None:
-        """Take one prediction; nothing in it can make this raise."""
-        self._events.add(self._checked_latency(latency_s), error=error, time_s=now_s)
+    def record(self, reading: Reading, *, error: bool, now_s: float) -> None:
+        """Take one prediction that was read."""
+        rows, latency_s, columns, is_silent, is_bare, is_unknown = reading
+        if latency_s != latency_s:  # noqa: PLR0124 - NaN, at half the cost of asking for it
+            self.odd.bad_latency += 1
+        self._events.add(latency_s, error=error, time_s=now_s)
         if error:
             self.n_errors += 1
-        if prediction is not None:
-            self._add_rows(self.predictions, prediction, self.prediction_labels)
-        elif not error:
-            self.odd.missing_prediction += 1
-        # An array of floats needs no looking at: the common case, at a third of the cost.
-        if type(features) is np.ndarray and features.dtype.kind == "f" and features.ndim == 1:
-            self.features.add(features)
-        elif features is not None:
-            self._add_features(features)
+        position = self.predictions.n_added
+        if rows is not None:
+            self.predictions.add(rows)
+            self._predictions_at = self._events.n_added
+        elif not (is_silent and error):
+            self._miss_prediction(is_silent=is_silent)
+        if columns is not None:
+            self._add_features(columns, position)
+        elif not is_bare:
+            self._miss_features()
+        if is_unknown:
+            self.odd.unknown_features += 1
 
     def record_batch(
         self,
-        predictions: Any,
+        tables: tuple[list[NDArray[Any] | None], ...],
         latencies_s: NDArray[np.float64],
-        features: Any,
         *,
         errors: NDArray[np.float64],
         now_s: float,
     ) -> None:
-        """Take several predictions, one in each row."""
+        """Take several predictions, one in each row.
+
+        Args:
+            tables: Rows of outputs and of features, as `Reader.tables` gives them.
+            latencies_s: Seconds, shape (n,).
+            errors: 1 where one failed, shape (n,).
+            now_s: When, by the monotonic clock.
+        """
+        self.count_latencies()
         usable = (latencies_s >= 0.0) & (latencies_s < MAX_LATENCY_S)
         self.odd.bad_latency += int((~usable).sum())
-        self._events.extend(
-            np.where(usable, latencies_s, math.nan), errors, np.full(len(errors), now_s)
-        )
-        self.n_errors += int(errors.sum())
-        self._add_rows(self.predictions, predictions, self.prediction_labels)
-        if features is not None:
-            self._add_features(features)
+        known_s = np.where(usable, latencies_s, math.nan)
+        # They came since the last prediction, one after another.
+        before = self._events.times_s(newest=1)
+        times_s = np.linspace(before[0] if len(before) else now_s, now_s, len(errors) + 1)[1:]
+        self.add_records(known_s, errors, times_s, n=len(errors))
+        self.buckets.add(known_s)
+        self._counted_at = self.n_records
+        position = self.predictions.n_added
+        for rows in tables[0]:
+            if rows is None:
+                self._miss_prediction(is_silent=False)
+            else:
+                self.predictions.add(rows)
+                self._predictions_at = self.n_records
+        for columns in tables[1]:
+            if columns is None:
+                self._miss_features()
+            else:
+                self._add_features(columns, position)
+            position += 1 if columns is None or columns.ndim == 1 else len(columns)
 
     def record_metric(self, name: str, value: float) -> None:
         """Take one value of a metric; one that is not finite is only counted."""
@@ -200,6 +185,19 @@ class Window:
         self._events.extend(latencies_s, errors, times_s, n_gone=n - len(errors))
         self.n_errors += int(errors.sum())
 
+    def add_rows(
+        self, predictions: NDArray[np.float64] | None, features: NDArray[np.float64] | None
+    ) -> None:
+        """Take rows that were recorded elsewhere; which go together is not known of them."""
+        if predictions is not None:
+            self.predictions.add(predictions)
+            self._predictions_at = self.n_records
+        if features is not None:
+            before = self.features.n_added
+            self.features.add(features)
+            self._features_at = self.n_records
+            self._partners.extend(np.full(self.features.n_added - before, -1.0))
+
     def series_of(self, name: str) -> Series:
         """The last values of a metric, an empty series if there was none."""
         series = self.metrics.get(name)
@@ -233,13 +231,14 @@ class Window:
 
     def close(self) -> None:
         """Begin to count the next window; the last values stay."""
+        self.count_latencies()
         self._closed_at = self._added()
         self._metrics_closed_at = {name: one.n_added for name, one in self.metrics.items()}
 
     def begin(self) -> None:
         """Count windows and blocks from here on."""
         self._closed_at = self._blocked_at = self._added()
-        self.buckets.add(self._events.latencies_s())
+        self.count_latencies()
 
     def is_block_full(self) -> bool:
         """Whether a block has gone by since `close_block`."""
@@ -254,8 +253,8 @@ class Window:
         records, predictions, features = (
             now - then for now, then in zip(self._added(), self._blocked_at, strict=True)
         )
+        self.count_latencies()
         latencies_s = self._events.latencies_s(newest=records)
-        self.buckets.add(latencies_s)
         rows = {
             "latency_ms": latencies_s * _MS_PER_S,
             "error_rate": self._events.errors(newest=records),
@@ -269,12 +268,15 @@ class Window:
 
     def latency_counts(self) -> tuple[list[int], float]:
         """Cumulative counts by bucket, and seconds in all, up to now."""
-        rest = LatencyBuckets()
-        n_open = self.n_records - self._blocked_at[0]
-        if n_open:
-            rest.add(self._events.latencies_s(newest=n_open))
-        counts = zip(self.buckets.cumulative(), rest.cumulative(), strict=True)
-        return [a + b for a, b in counts], self.buckets.sum_s + rest.sum_s
+        self.count_latencies()
+        return self.buckets.cumulative(), self.buckets.sum_s
+
+    def count_latencies(self) -> None:
+        """Count those that are not counted yet, while they are still here."""
+        n_new = self.n_records - self._counted_at
+        if n_new:
+            self.buckets.add(self._events.latencies_s(newest=n_new))
+            self._counted_at = self.n_records
 
     def block_means(self) -> BlockMeans:
         """Means of the last blocks."""
@@ -299,6 +301,12 @@ class Window:
             duration_s=float(times_s[-1] - times_s[0]) if len(times_s) else 0.0,
             latencies_s=self._events.latencies_s(),
             errors=self._events.errors(),
+            partners=(self._partners.values() - self.predictions.first).astype(np.intp),
+            last_s=float(times_s[-1]) if len(times_s) else None,
+            n_since={
+                "prediction": self.n_records - self._predictions_at,
+                "feature": self.n_records - self._features_at,
+            },
             metrics={name: series.values() for name, series in self.metrics.items()},
         )
 
@@ -330,33 +338,27 @@ class Window:
     def _added(self) -> tuple[int, int, int]:
         return (self._events.n_added, self.predictions.n_added, self.features.n_added)
 
-    def _add_rows(self, ring: Rows, value: Any, labels: Labels) -> None:
-        rows = as_rows(value, labels)
-        if rows is None:
-            self.odd.unreadable += 1
+    def _add_features(self, columns: NDArray[Any], position: int) -> None:
+        """Take rows of features, and note which prediction each goes with."""
+        before = self.features.n_added
+        self.features.add(columns)
+        self._features_at = self._events.n_added
+        n = self.features.n_added - before
+        if n == 1 <= self.predictions.n_added - position:
+            self._partners.add(float(position))
+        elif n:
+            partners = np.arange(position, position + n, dtype=np.float64)
+            has_them = self.predictions.n_added - position >= n
+            self._partners.extend(partners if has_them else np.full(n, -1.0))
+
+    def _miss_prediction(self, *, is_silent: bool) -> None:
+        self.predictions.add_missing()
+        if is_silent:
+            self.odd.missing_prediction += 1
         else:
-            ring.add(rows)
+            self.odd.unreadable += 1
 
-    def _add_features(self, features: Any) -> None:
-        if isinstance(features, Mapping):
-            features = self._in_order(features)
-        self._add_rows(self.features, features, self.feature_labels)
-
-    def _in_order(self, features: Mapping[str, Any]) -> list[Any]:
-        """Features by name as a row; one that is missing is None."""
-        if not self.feature_names:
-            self.feature_names = tuple(str(name) for name in features)
-        values = [features.get(name) for name in self.feature_names]
-        if len(features) - sum(name in features for name in self.feature_names):
-            self.odd.unknown_features += 1
-        return values
-
-    def _checked_latency(self, latency_s: Any) -> float:
-        try:
-            value = float(latency_s)
-        except Exception:  # noqa: BLE001 - whatever is handed in must not stop the caller's loop
-            value = math.nan
-        if not 0.0 <= value < MAX_LATENCY_S:
-            self.odd.bad_latency += 1
-            return math.nan
-        return value
+    def _miss_features(self) -> None:
+        self.odd.unreadable += 1
+        if self.features.add_missing():
+            self._partners.add(-1.0)

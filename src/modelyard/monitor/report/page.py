@@ -14,7 +14,7 @@ from modelyard.monitor.report.view import MonitorView, view_of
 from modelyard.reporting import Report, render
 
 if TYPE_CHECKING:
-    from modelyard.monitor.monitor import ModelMonitor
+    from modelyard.monitor.telling import Teller
 
 
 def monitor_report(view: MonitorView) -> str:
@@ -41,7 +41,7 @@ def monitor_report(view: MonitorView) -> str:
 
 
 def write_report(
-    monitor: "ModelMonitor", path: str | Path, *, since: datetime | str | None = None
+    monitor: "Teller", path: str | Path, *, since: datetime | str | None = None
 ) -> Path:
     """Write the page of a monitor, whole or not at all; makes the folder.
 

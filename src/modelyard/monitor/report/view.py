@@ -15,7 +15,7 @@ from modelyard.monitor.outputs import DistributionDict, DriftDict, Summary
 from modelyard.monitor.performance.report import PerformanceDict
 
 if TYPE_CHECKING:
-    from modelyard.monitor.monitor import ModelMonitor
+    from modelyard.monitor.telling import Teller
 
 HISTORY = (
     "latency.median_ms",
@@ -67,7 +67,7 @@ class MonitorView:
 
 
 def view_of(
-    monitor: "ModelMonitor",
+    monitor: "Teller",
     *,
     since: datetime | str | None = None,
     query: Callable[[str], Sequence[Point]] | None = None,

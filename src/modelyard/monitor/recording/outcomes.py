@@ -1,6 +1,7 @@
 """Predictions and what came of them, in pairs."""
 
 from collections import deque
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -48,14 +49,19 @@ class Outcomes:
             self._pairs.append((prediction, truth))
             self.n_added += 1
 
-    def pairs(self) -> tuple[Row, Row]:
+    def pairs(self, *, newest: int | None = None) -> tuple[Row, Row]:
         """Predictions, shape (n, outputs), and truths, shape (n, k), oldest first.
 
         Those of another form than the newest are left out.
+
+        Args:
+            newest: How many of the last to look at; all by default.
         """
-        if not self._pairs:
+        n = len(self._pairs) if newest is None else min(newest, len(self._pairs))
+        if not n:
             return np.empty((0, 0)), np.empty((0, 0))
-        forms = [(len(prediction), len(truth)) for prediction, truth in self._pairs]
-        alike = [pair for pair, form in zip(self._pairs, forms, strict=True) if form == forms[-1]]
+        kept = list(islice(self._pairs, len(self._pairs) - n, None))
+        forms = [(len(prediction), len(truth)) for prediction, truth in kept]
+        alike = [pair for pair, form in zip(kept, forms, strict=True) if form == forms[-1]]
         predictions, truths = zip(*alike, strict=True)
         return np.stack(predictions), np.stack(truths)

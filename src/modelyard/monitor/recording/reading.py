@@ -1,0 +1,113 @@
+"""What was handed in, as numbers. Nothing in it can make this raise.
+
+Done without any lock: it may take long, or run code of the caller's.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelyard.monitor.recording.labels import Labels
+from modelyard.monitor.recording.rings import as_rows
+
+# Thirty years: longer ones are no latencies, and sums of them would overflow.
+MAX_LATENCY_S = 1e9
+
+
+class Reading(NamedTuple):
+    """One prediction as it was read.
+
+    Attributes:
+        rows: Outputs; None where there are none, or none that could be read.
+        latency_s: Seconds; NaN for one that cannot be used.
+        columns: Features, as `rows`.
+        is_silent: Whether there was no prediction.
+        is_bare: Whether there were no features.
+        is_unknown: Whether there was a feature that was not there before.
+    """
+
+    rows: NDArray[Any] | None
+    latency_s: float
+    columns: NDArray[Any] | None
+    is_silent: bool
+    is_bare: bool
+    is_unknown: bool
+
+
+class Reader:
+    """Knows the names and labels of what it has read.
+
+    Args:
+        feature_names: In which order features come that are given by name; by default that of the
+            first ones.
+    """
+
+    def __init__(self, feature_names: tuple[str, ...] = ()) -> None:
+        self.feature_names = feature_names
+        self.prediction_labels, self.feature_labels = Labels(), Labels()
+
+    def read(self, prediction: Any, latency_s: Any, features: Any) -> Reading:
+        """One prediction."""
+        rows = None if prediction is None else as_rows(prediction, self.prediction_labels)
+        is_unknown = False
+        # An array of floats needs no looking at: the common case, at a third of the cost.
+        if type(features) is np.ndarray and features.dtype.kind == "f" and features.ndim == 1:
+            columns: NDArray[Any] | None = features
+        elif features is None:
+            columns = None
+        else:
+            if isinstance(features, Mapping):
+                features, is_unknown = self.in_order(features)
+            columns = as_rows(features, self.feature_labels)
+        return Reading(
+            rows, seconds(latency_s), columns, prediction is None, features is None, is_unknown
+        )
+
+    def in_order(self, features: Mapping[Any, Any]) -> tuple[Any, bool]:
+        """Features by name as a row, missing ones None, and whether there was an unknown one.
+
+        What cannot be read stays as it is: no row can be made of it.
+        """
+        try:
+            given = {str(name): value for name, value in features.items()}
+        except Exception:  # noqa: BLE001 - whatever is handed in must not stop the caller's loop
+            return features, False
+        if not self.feature_names:
+            self.feature_names = tuple(given)
+        is_unknown = not given.keys() <= set(self.feature_names)
+        return [given.get(name) for name in self.feature_names], is_unknown
+
+    def tables(self, predictions: Any, features: Any) -> tuple[list[NDArray[Any] | None], ...]:
+        """The rows of several predictions, and of their features if there are any.
+
+        All together where they are of one kind; else one by one, None for what cannot be read.
+        """
+        if features is not None and not hasattr(features, "shape"):
+            features = [
+                self.in_order(row)[0] if isinstance(row, Mapping) else row for row in features
+            ]
+        return (
+            _table(predictions, self.prediction_labels),
+            [] if features is None else _table(features, self.feature_labels),
+        )
+
+
+def seconds(latency_s: Any) -> float:
+    """A latency as it can be used; NaN for one that cannot."""
+    try:
+        value = float(latency_s)
+    except Exception:  # noqa: BLE001 - whatever is handed in must not stop the caller's loop
+        return math.nan
+    return value if 0.0 <= value < MAX_LATENCY_S else math.nan
+
+
+def _table(rows: Any, labels: Labels) -> list[NDArray[Any] | None]:
+    """One array with all rows, or one for each."""
+    table = as_rows(rows, labels)
+    if table is not None and len(table) == len(rows):
+        return [table.reshape(len(table), -1)]
+    found = [as_rows(row, labels) for row in rows]
+    return [None if one is None else one.reshape(-1) for one in found]
