@@ -7,7 +7,16 @@ from typer.core import TyperGroup
 
 from modelyard import __version__
 from modelyard._core.errors import ModelyardError
-from modelyard.cli import compression, graphs, inference, lifecycle, rollout, upkeep, versions
+from modelyard.cli import (
+    compression,
+    graphs,
+    inference,
+    lifecycle,
+    monitoring,
+    rollout,
+    upkeep,
+    versions,
+)
 from modelyard.cli.showing import errors
 
 FAILED = 1
@@ -37,12 +46,13 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="From trained model to production and back: versions, rollouts, compression, inference, "
-    "export, lifecycle.",
+    help="From trained model to production and back: versions, rollouts, monitoring, compression, "
+    "inference, export, lifecycle.",
 )
 versions.app.add_typer(upkeep.app)
 app.add_typer(versions.app, name="versions")
 app.add_typer(rollout.app, name="rollout")
+app.add_typer(monitoring.app, name="monitor")
 app.command("compress")(compression.compress)
 app.command("bench")(inference.bench)
 app.command("export")(graphs.export)

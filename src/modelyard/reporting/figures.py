@@ -50,15 +50,16 @@ def escaped(text: str) -> str:
 
 
 def labels(names: Sequence[str]) -> list[str]:
-    """Names short enough to stand beside bars, each with the part that tells it from the others."""
+    """Names short enough to stand beside bars, with the part that tells one from another."""
     short = [_shortened(name) for name in names]
     alike: dict[str, list[int]] = {}
     for i, label in enumerate(short):
         alike.setdefault(label, []).append(i)
     for group in alike.values():
-        different = os.path.commonprefix([names[i] for i in group])
-        if len(set(names[i] for i in group)) > 1:
-            start = max(0, len(different) - _CONTEXT)
+        own = [names[i] for i in group]
+        if len(set(own)) > 1:
+            n_alike = len(os.path.commonprefix(own))  # noqa: RUF071 - of characters is meant
+            start = max(0, n_alike - _CONTEXT)
             for i in group:
                 short[i] = _shortened(f"…{names[i][start:]}", n_last=0)
     return short

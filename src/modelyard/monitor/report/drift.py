@@ -27,7 +27,7 @@ _COLUMNS = ["score", "limit", "p-value", "adjusted", "drifted"]
 def prediction_section(view: MonitorView) -> Section:
     """Drift of the predictions: over time, by output, and which features explain it."""
     drift = view.prediction_drift
-    blocks: list[Block] = [Chart(_over_time(view, "prediction", drift), _history_caption(drift))]
+    blocks = _over_time(view, "prediction", drift)
     columns = ranked(drift)
     if len(columns) > 1:
         blocks.append(_table("output", columns))
@@ -45,7 +45,7 @@ def prediction_section(view: MonitorView) -> Section:
 def feature_section(view: MonitorView) -> Section:
     """Drift of the features: over time, ranked, and the distributions that moved most."""
     drift = view.feature_drift
-    blocks: list[Block] = [Chart(_over_time(view, "feature", drift), _history_caption(drift))]
+    blocks = _over_time(view, "feature", drift)
     columns = ranked(drift)
     names = {column["index"]: column["name"] for column in columns}
     if columns:
@@ -84,15 +84,17 @@ def change_section(view: MonitorView) -> Section:
     return Section("Change points", text, [table])
 
 
-def _over_time(view: MonitorView, kind: str, drift: DriftDict) -> Any:
-    history = view.history
+def _over_time(view: MonitorView, kind: str, drift: DriftDict) -> list[Block]:
     name = f"drift.{kind}"
-    points, limits = history.get(name, ()), history.get(f"{name}.threshold", ())
-    return drift_figure(
+    points, limits = view.history.get(name, ()), view.history.get(f"{name}.threshold", ())
+    if all(point["value"] is None for point in points):
+        return []
+    figure = drift_figure(
         {f"{kind.capitalize()}s": (points, limits)},
         unit=_unit(drift),
         title=f"{kind.capitalize()} drift of each window against its limit",
     )
+    return [Chart(figure, _history_caption(drift))]
 
 
 def _history_caption(drift: DriftDict) -> str:

@@ -1,6 +1,7 @@
 """The page of one monitor."""
 
 from datetime import datetime
+from errno import EISDIR
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,12 +56,26 @@ def write_report(
     Raises:
         ConfigError: A path that cannot be written, or a `since` that is no time.
     """
+    return write_page(view_of(monitor, since=since), path)
+
+
+def write_page(view: MonitorView, path: str | Path) -> Path:
+    """Write the page of a view, whole or not at all; makes the folder.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: A path that cannot be written.
+    """
     target = Path(path)
-    if target.is_dir():
-        raise ConfigError(f"A report is a file, such as monitor.html; {str(path)!r} is a folder.")
-    page = monitor_report(view_of(monitor, since=since))
     try:
-        write_text(target, page)
+        if target.is_dir():
+            raise IsADirectoryError(EISDIR, "it is a folder")
+        write_text(target, monitor_report(view))
     except OSError as error:
-        raise ConfigError(f"The report {str(path)!r} cannot be written: {error}") from error
+        raise ConfigError(
+            f"The report {str(path)!r} cannot be written: {error}. Name a file such as "
+            "monitor.html."
+        ) from error
     return target

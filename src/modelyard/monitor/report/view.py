@@ -75,12 +75,10 @@ def view_of(monitor: "ModelMonitor", *, since: datetime | str | None = None) -> 
     Raises:
         ConfigError: A `since` that is no time.
     """
-    # First: reading history stores what is new, and must not find verdicts of this very call.
-    history = {name: points for name in HISTORY if (points := _points(monitor, name, since))}
+    metrics = [f"metrics.{name}" for name in list(monitor.health().metrics)[:_MOST_METRICS]]
+    # First: reading history stores what is new, which is not to be the verdicts of this call.
+    history = {name: _points(monitor, name, since) for name in (*HISTORY, *metrics)}
     summary = monitor.get_summary()
-    for metric in list(summary["metrics"])[:_MOST_METRICS]:
-        name = f"metrics.{metric}"
-        history[name] = _points(monitor, name, since)
     prediction_drift = monitor.detect_prediction_drift()
     feature_drift = monitor.detect_feature_drift()
     outputs, features = _most_moved(prediction_drift, feature_drift)
