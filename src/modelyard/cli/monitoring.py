@@ -19,6 +19,7 @@ from modelyard.cli.watching import (
     refresh_baseline,
     resolved,
     stored_alerts,
+    stored_points,
     view_beside,
     whoever,
 )
@@ -192,8 +193,7 @@ def query(
     as_json: AsJson = False,
 ) -> None:
     """Show one figure of every window, oldest first."""
-    monitor = opened_monitor(registry.store, model_name, None, None)
-    points = monitor.query(metric, since=since, until=until)
+    points = stored_points(journal_of(registry.store, model_name), metric, since, until)
     if as_json:
         show_json(points)
         return
@@ -239,12 +239,10 @@ def _summary_pairs(found: "Summary") -> dict[str, Any]:
     severities = Counter(alert["severity"] for alert in found["active_alerts"])
     return {
         "model": found["model_name"],
-        "predictions": found["total_predictions"],
-        "in the window": f"{found['n_window']} of {found['window_size']}",
-        **{
-            f"latency {name} (ms)": latency[key]
-            for name, key in (("median", "median_ms"), ("p95", "p95_ms"), ("p99", "p99_ms"))
-        },
+        "predictions": f"{found['n_window']} of {found['window_size']}",
+        "latency median (ms)": latency["median_ms"],
+        "latency p95 (ms)": latency["p95_ms"],
+        "latency p99 (ms)": latency["p99_ms"],
         "error rate": found["error_rate"],
         "predictions a second": found["throughput_qps"],
         **{f"{name} (mean)": one["mean"] for name, one in found["metrics"].items()},

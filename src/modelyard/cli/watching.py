@@ -1,14 +1,15 @@
 """Monitors as a command sees them: from the store, beside the process that records.
 
 That process alone decides what is an alert: it knows its thresholds and rules, and a command does
-not. So a command takes alerts from the store as they are, and of what a monitor that it opens works
-out nothing is stored.
+not. So a command takes alerts from the store as they are, and stores nothing of what the monitor
+that it opens works out.
 """
 
 import getpass
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from modelyard.monitor import ModelMonitor
     from modelyard.monitor.alerting.alerts import AlertDict
     from modelyard.monitor.history.journal import Journal
+    from modelyard.monitor.history.queries import Point
     from modelyard.monitor.report import MonitorView
     from modelyard.storage import Store
 
@@ -164,21 +166,40 @@ def refresh_baseline(monitor: "ModelMonitor", store: "Store", *, force: bool) ->
     return result
 
 
+def stored_points(
+    journal: "Journal", metric: str, since: str | None = None, until: str | None = None
+) -> list["Point"]:
+    """One figure of every window stored, oldest first.
+
+    Args:
+        journal: Of the model.
+        metric: Such as `latency.p99_ms`.
+        since: Only of windows that ended at this time or later; ISO 8601, no zone means UTC.
+        until: Only of those that ended at this time or before.
+
+    Raises:
+        ConfigError: No such figure, or a time that is none.
+    """
+    from modelyard.monitor.alerting.alerts import as_utc_text  # noqa: PLC0415 - brings SciPy
+
+    return journal.query(metric, as_utc_text(since), as_utc_text(until))
+
+
 def view_beside(
     monitor: "ModelMonitor", store: "Store", *, since: str | None = None
 ) -> "MonitorView":
-    """What a report shows, with the alerts as they are stored.
+    """What a report shows, with history and alerts as they are stored.
 
     Raises:
         ConfigError: A `since` that is no time.
     """
     from modelyard.monitor.report import view_of  # noqa: PLC0415 - brings SciPy
 
-    view, journal = view_of(monitor, since=since), journal_of(store, monitor.model_name)
-    active = stored_alerts(journal, active=True)
+    journal = journal_of(store, monitor.model_name)
+    view = view_of(monitor, since=since, query=partial(stored_points, journal, since=since))
     return replace(
         view,
-        summary={**view.summary, "active_alerts": active},
+        summary={**view.summary, "active_alerts": stored_alerts(journal, active=True)},
         alerts=stored_alerts(journal, since=since),
     )
 

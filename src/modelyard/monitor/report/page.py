@@ -23,8 +23,8 @@ def monitor_report(view: MonitorView) -> str:
     return render(
         Report(
             title=f"Monitor of {summary['model_name']}",
-            subtitle=f"{summary['total_predictions']:,} predictions so far, the last "
-            f"{summary['n_window']:,} of them in the window; times in UTC",
+            subtitle=f"The last {summary['n_window']:,} predictions and the windows before them; "
+            "times in UTC",
             generated_at=view.generated_at,
             sections=[
                 overview(view),
