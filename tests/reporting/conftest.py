@@ -8,10 +8,13 @@ import pytest
 from modelyard.reporting import (
     Chart,
     KeyFigures,
+    Lasting,
     Note,
+    Ranked,
     Report,
     Section,
     Table,
+    TimePanel,
     backend_latencies,
     compression_overview,
     drift_over_time,
@@ -19,8 +22,13 @@ from modelyard.reporting import (
     histogram,
     interval_over_time,
     metric_bars,
+    quantile_histograms,
+    ranked_bars,
+    scores_against_limits,
+    timeline,
     traffic_shares,
     training_curves,
+    values_over_time,
 )
 
 
@@ -77,6 +85,28 @@ def make_figures():
         "interval": interval_over_time([10, 20], [0.1, 0.2], [-1, 0], [1, 0.4], "difference"),
         "metrics": metric_bars({"policy": {"sharpe": 0.5}, "random": {"sharpe": -0.1, "x": 1}}),
         "histogram": histogram({"original": np.arange(50.0)}, "return (%)"),
+        "quantiles": quantile_histograms(
+            {"price": {"baseline": np.arange(101.0), "window": np.arange(101.0) ** 2}}
+        ),
+        "limits": scores_against_limits(
+            {"outputs": (["2008-09-01", "2008-10-01"], [0.1, 0.5], [0.3, None])}
+        ),
+        "history": values_over_time(
+            [
+                TimePanel("Latency", "ms", {"median": (dates, [1, 2, None, 4, 5])}),
+                TimePanel("Errors", "%", {"errors": (dates, np.zeros(5))}),
+            ]
+        ),
+        "ranking": ranked_bars(
+            [Ranked("spread", 0.9, 0.3, is_over=True), Ranked("volume", 0.1, 0.3)], unit="sigma"
+        ),
+        "timeline": timeline(
+            [
+                Lasting("errors", "critical", "2008-01-01", "2008-01-03"),
+                Lasting("drift", "info", "2008-01-02", "2008-01-02", "a moment"),
+            ],
+            [("critical", "#D55E00"), ("info", "#56B4E9")],
+        ),
     }
 
 
@@ -103,6 +133,8 @@ def report(figures):
                         [["policy", 1234.5, None], ["encoder", 7, -0.5]],
                         "Sizes in MB.",
                         {1},
+                        bars=["size"],
+                        whole=["model"],
                     ),
                 ],
             ),

@@ -16,8 +16,13 @@ from modelyard.reporting import (
     histogram,
     interval_over_time,
     metric_bars,
+    quantile_histograms,
+    ranked_bars,
+    scores_against_limits,
+    timeline,
     traffic_shares,
     training_curves,
+    values_over_time,
 )
 
 EMPTY = {
@@ -34,6 +39,11 @@ EMPTY = {
     "interval": lambda: interval_over_time([], [], [], [], "difference"),
     "metrics": lambda: metric_bars({"a": {"sharpe": None}}),
     "histogram": lambda: histogram({"a": np.array([])}, "x"),
+    "quantiles": lambda: quantile_histograms({"a": {"window": [], "baseline": [float("nan")]}}),
+    "limits": lambda: scores_against_limits({"a": (["2008-01-01"], [None], [0.3])}),
+    "history": lambda: values_over_time([]),
+    "ranking": lambda: ranked_bars([], unit="x"),
+    "timeline": lambda: timeline([], []),
 }
 
 

@@ -172,3 +172,20 @@ def test_time_is_shown_in_utc(report):
 def test_figure_with_an_unserialisable_value_names_the_place():
     with pytest.raises(ConfigError, match=r"figure\.data\[0\]"):
         render(one_section(Chart({"data": [{"x": object()}], "layout": {}})))
+
+
+def test_bars_are_as_long_as_their_numbers():
+    page = render(
+        one_section(Table(["a", "b"], [["x", -4.0], ["y", 1.0], ["z", None]], bars=["b"]))
+    )
+    assert re.findall(r"--length: (\d+)%", page) == ["100", "25"]
+
+
+def test_a_column_of_text_has_no_bars():
+    page = render(one_section(Table(["a"], [["x"], ["y"]], bars=["a"])))
+    assert "--length: " not in page.replace("var(--length)", "")
+
+
+def test_whole_columns_are_not_broken():
+    page = render(one_section(Table(["at", "b"], [["2024-01-01", "x"]], whole=["at"])))
+    assert '<td class="whole">2024-01-01</td><td>x</td>' in page

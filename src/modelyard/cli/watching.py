@@ -105,7 +105,10 @@ def stored_alerts(
     Raises:
         ConfigError: No such severity, or a `since` that is no time.
     """
-    from modelyard.monitor.alerting.alerts import as_utc_text, checked_severity  # noqa: PLC0415
+    from modelyard.monitor.alerting.alerts import (  # noqa: PLC0415 - brings SciPy
+        as_utc_text,
+        checked_severity,
+    )
 
     found = journal.alerts.select(
         severity=checked_severity(severity), since=as_utc_text(since), active=active

@@ -22,6 +22,8 @@ Traces = list[dict[str, Any]]
 
 # Of the drawn range, so that a value that occurs often at its end is not cut off.
 _MARGIN = 0.03
+# Beyond it, sums and differences of two values would be no numbers.
+_LARGEST = 1e300
 
 
 def histogram(
@@ -120,19 +122,15 @@ def shares_between(
 
 def _finite(values: Sequence[float]) -> NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
-    return array[np.isfinite(array)]
+    return np.clip(array[np.isfinite(array)], -_LARGEST, _LARGEST)
 
 
 def _edges(samples: Sequence[NDArray[np.float64]], n_bins: int) -> NDArray[np.float64]:
     ends = [(values[len(values) // 100], values[-1 - len(values) // 100]) for values in samples]
     low, high = min(first for first, _ in ends), max(last for _, last in ends)
-    # Halves, as the difference of two huge numbers may be no number.
-    half = (high / 2 - low / 2) or 0.5 * max(abs(high), 1.0)
-    margin = 2 * _MARGIN * half
-    largest = np.finfo(np.float64).max
-    return np.linspace(
-        max(low - margin, -largest / 4), min(high + margin, largest / 4), n_bins + 1
-    )
+    spread = (high - low) or max(abs(high), 1.0)
+    margin = _MARGIN * spread
+    return np.linspace(low - margin, high + margin, n_bins + 1)
 
 
 def _steps(
