@@ -18,6 +18,7 @@ from modelyard._core.errors import (
     VersionNotFoundError,
 )
 from modelyard.deployment import Deployment
+from modelyard.monitor import ModelMonitor
 from modelyard.version_manager import ModelVersionManager
 
 X = torch.ones(1, 3)
@@ -355,3 +356,27 @@ def test_no_request_fails_while_versions_come_and_go(deployment):
         worker.join()
     assert errors == []
     assert len(n_answers) == 4
+
+
+def test_a_version_brings_its_baseline(registry, caplog):
+    version_id = registry.save_model(nn.Linear(3, 1), "ppo", example_input=X)
+    watching = ModelMonitor("ppo", background=False)
+    with pytest.raises(ConfigError, match="no baseline to save"):
+        watching.save_baseline(registry, version_id)
+    with pytest.raises(LookupError):
+        watching.load_baseline_of(registry, version_id)
+    watching.set_baseline(predictions=np.random.default_rng(0).normal(size=(500, 4)))
+    watching.save_baseline(registry, version_id)
+    deployment = Deployment(registry, "ppo", seed=0)
+    deployment.serve(version_id)
+    monitor = deployment.monitor(version_id)
+    assert monitor.baseline_status == "set"
+    assert monitor.baseline_history()[-1]["source"] == "version"
+    again = ModelMonitor("ppo", background=False)
+    again.load_baseline_of(registry, version_id, actor="ann")
+    assert again.baseline_state() == watching.baseline_state()
+    registry.attach(version_id, "baseline", {"poem": 1})
+    damaged = Deployment(registry, "ppo", seed=0)
+    damaged.serve(version_id)
+    assert damaged.monitor(version_id).baseline_status == "none"
+    assert "cannot be used" in caplog.text

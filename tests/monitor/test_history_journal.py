@@ -216,7 +216,9 @@ def test_old_windows_are_put_together_once_an_hour(store, monkeypatch):
     monkeypatch.setattr(MonitorRows, "thin", lambda self, now: calls.append(now))
     journal = journal_on(store)
     for minutes in (0, 1, 59, 60, 61, 119, 121):
+        journal.note_records(records(minutes, 1))
         journal.write(at=START + timedelta(minutes=minutes))
+        journal.write(at=START + timedelta(days=minutes))  # nothing new: nothing is changed
     assert [(now - START).total_seconds() / 60 for now in calls] == [0, 60, 121]
 
 

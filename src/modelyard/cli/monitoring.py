@@ -1,66 +1,67 @@
-"""`modelyard monitor ...`: what a monitor knows, from any terminal.
+"""`modelyard monitor ...`: how a model is doing, from what its monitor has stored.
 
-Commands read the registry's store. The process that records predictions, the one that holds a
-`ModelMonitor` with this store, writes there at least once a second.
+Every command reads the registry's store; `ack`, `resolve` and `baseline --refresh` also write to
+it. The process that serves the model keeps recording meanwhile.
 """
 
-from collections import Counter
+import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from modelyard._core.errors import ConflictError, NotFoundError
 from modelyard.cli.registry import AsJson, on_registry
-from modelyard.cli.showing import as_text, show_json, show_line, show_pairs, show_table
-from modelyard.cli.watching import (
-    acknowledged,
-    journal_of,
-    opened_monitor,
-    refresh_baseline,
-    resolved,
-    stored_alerts,
-    stored_points,
-    view_beside,
-    whoever,
-)
+from modelyard.cli.showing import show_json, show_line, show_pairs, show_table
 
 if TYPE_CHECKING:
-    from modelyard.monitor.outputs import DriftDict, Summary
+    from modelyard.monitor import ModelMonitor
+    from modelyard.monitor.outputs import DriftDict
     from modelyard.version_manager import ModelVersionManager
 
-app = typer.Typer(no_args_is_help=True, help="What a monitor knows: health, drift, alerts.")
+app = typer.Typer(no_args_is_help=True, help="How a model is doing: drift, alerts, history.")
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.")]
-AlertId = Annotated[str, typer.Argument(metavar="ALERT", help="Id of the alert.")]
-By = Annotated[str | None, typer.Option(help="Who; by default whoever runs the command.")]
-Since = Annotated[str | None, typer.Option(help="From this time on, such as 2024-06-01.")]
-Until = Annotated[str | None, typer.Option(help="Up to this time.")]
-Config = Annotated[
-    Path | None, typer.Option(help="YAML file whose section monitoring holds the options.")
+AlertId = Annotated[str, typer.Argument(help="As `monitor alerts` shows it.")]
+Since = Annotated[
+    str | None, typer.Option(help="Not older than this; ISO 8601, UTC if it has no zone.")
 ]
-WindowSize = Annotated[
-    int | None, typer.Option(min=1, help="Predictions to look at; as stored, if not given.")
-]
+Until = Annotated[str | None, typer.Option(help="Not younger than this.")]
+By = Annotated[str | None, typer.Option(help="Who says so; by default whoever is logged in.")]
 DRIFTED = 1
+_SECONDS = 19
 
 
 @app.command()
 @on_registry
 def summary(
-    registry: "ModelVersionManager",
-    model_name: ModelName,
-    config: Config = None,
-    window_size: WindowSize = None,
-    as_json: AsJson = False,
+    registry: "ModelVersionManager", model_name: ModelName, as_json: AsJson = False
 ) -> None:
-    """Show latency, errors, predictions, drift and active alerts of the last window."""
-    monitor = opened_monitor(registry.store, model_name, config, window_size)
-    found = monitor.get_summary()
-    found["active_alerts"] = stored_alerts(journal_of(registry.store, model_name), active=True)
+    """Show latency, errors, drift and alerts of the last window."""
+    found = _monitor(registry, model_name).get_summary()
     if as_json:
         show_json(found)
         return
-    show_pairs(_summary_pairs(found))
+    latency = found["latency"]
+    show_pairs(
+        {
+            "predictions": found["total_predictions"],
+            "in the window": f"{found['n_window']} of {found['window_size']}",
+            "latency (ms)": {
+                "median": latency["median_ms"],
+                "p95": latency["p95_ms"],
+                "p99": latency["p99_ms"],
+            },
+            "error rate": found["error_rate"],
+            "a second": found["throughput_qps"],
+            "prediction drift": _verdict(found["drift"]["prediction"]),
+            "feature drift": _verdict(found["drift"]["feature"]),
+            "baseline": found["baseline"],
+            "active alerts": [f"{a['severity']} {a['name']}" for a in found["active_alerts"]],
+            "metrics": {name: metric["mean"] for name, metric in found["metrics"].items()},
+            "versions": found["versions"],
+        }
+    )
 
 
 @app.command()
@@ -68,33 +69,40 @@ def summary(
 def drift(
     registry: "ModelVersionManager",
     model_name: ModelName,
+    top: Annotated[int, typer.Option(min=1, help="Show at most so many features.")] = 10,
     method: Annotated[
-        str | None,
-        typer.Option(help="wasserstein, ks, psi, js, hellinger, domain_classifier or mmd."),
+        str | None, typer.Option(help="Measure in another way, such as psi or mmd.")
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Score that may not be exceeded, in the method's unit.")
+        float | None, typer.Option(help="Another threshold, in the method's unit.")
     ] = None,
-    top: Annotated[int, typer.Option(min=0, help="Show so many features.")] = 10,
     exit_code: Annotated[
-        bool, typer.Option("--exit-code", help="End with 1 when something has drifted.")
+        bool, typer.Option("--exit-code", help="End with 1 where something has drifted.")
     ] = False,
-    config: Config = None,
-    window_size: WindowSize = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether predictions and features have moved away from the baseline."""
-    monitor = opened_monitor(registry.store, model_name, config, window_size)
-    found = {
-        "prediction": monitor.detect_prediction_drift(method=method, threshold=threshold),
-        "feature": monitor.detect_feature_drift(method=method, threshold=threshold),
-    }
+    """Show whether predictions and features have moved, and which features most."""
+    monitor = _monitor(registry, model_name)
+    prediction = monitor.detect_prediction_drift(method=method, threshold=threshold)
+    feature = monitor.detect_feature_drift(method=method, threshold=threshold)
     if as_json:
-        show_json(found)
+        show_json({"prediction": prediction, "feature": feature})
     else:
-        _show_drift(found, top)
-    if exit_code and any(verdict["is_drifted"] for verdict in found.values()):
+        _show_drift(prediction, feature, top)
+    if exit_code and (prediction["is_drifted"] or feature["is_drifted"]):
         raise typer.Exit(DRIFTED)
+
+
+def _show_drift(prediction: "DriftDict", feature: "DriftDict", top: int) -> None:
+    from modelyard.monitor.report.view import ranked  # noqa: PLC0415 - brings SciPy
+
+    show_line(f"predictions: {_verdict(prediction)}. {prediction['reason']}")
+    show_line(f"features: {_verdict(feature)}. {feature['reason']}")
+    most_moved = ranked(feature)[:top]
+    if most_moved:
+        keys = ("drift_score", "threshold", "p_value", "adjusted_p_value", "is_drifted")
+        rows = [(row["name"], *(row.get(key) for key in keys)) for row in most_moved]
+        show_table(["feature", "score", "limit", "p-value", "adjusted", "drifted"], rows)
 
 
 @app.command()
@@ -102,36 +110,106 @@ def drift(
 def alerts(
     registry: "ModelVersionManager",
     model_name: ModelName,
-    severity: Annotated[
-        str | None, typer.Option(help="Only these: info, warning or critical.")
-    ] = None,
+    severity: Annotated[str | None, typer.Option(help="info, warning or critical.")] = None,
     since: Since = None,
-    active: Annotated[bool, typer.Option("--active", help="Only those that go on.")] = False,
+    active: Annotated[
+        bool, typer.Option("--active", help="Only those that are not over.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show alerts, oldest first."""
-    journal = journal_of(registry.store, model_name)
-    found = stored_alerts(journal, severity=severity, since=since, active=active)
+    found = [
+        alert
+        for alert in _monitor(registry, model_name).get_alerts(severity, since)
+        if alert["is_active"] or not active
+    ]
     if as_json:
         show_json(found)
         return
-    show_table(
-        ["alert", "severity", "name", "first seen", "last seen", "times", "state", "message"],
-        [
-            (
-                one["alert_id"],
-                one["severity"],
-                one["name"],
-                one["first_seen"][:19],
-                one["last_seen"][:19],
-                one["count"],
-                _state(one),
-                one["message"],
-            )
-            for one in found
-        ],
-        whole=3,
-    )
+    columns = ["alert", "severity", "name", "first seen", "last seen", "seen", "state", "message"]
+    rows = [
+        (
+            alert["alert_id"],
+            alert["severity"],
+            alert["name"],
+            _moment(alert["first_seen"]),
+            _moment(alert["last_seen"]),
+            alert["count"],
+            _state(alert),
+            alert["message"],
+        )
+        for alert in found
+    ]
+    show_table(columns, rows, whole=5)
+
+
+@app.command()
+@on_registry
+def query(
+    registry: "ModelVersionManager",
+    model_name: ModelName,
+    metric: Annotated[
+        str, typer.Argument(help="Such as latency.p99_ms, error_rate, drift.feature.")
+    ],
+    since: Since = None,
+    until: Until = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one figure of every window that is kept, oldest first."""
+    points = _monitor(registry, model_name).query(metric, since, until)
+    if as_json:
+        show_json(points)
+        return
+    rows = [(_moment(p["at"]), p["value"], p["n"], p["span"]) for p in points]
+    show_table(["ended", metric, "n", "span"], rows)
+
+
+@app.command()
+@on_registry
+def baseline(
+    registry: "ModelVersionManager",
+    model_name: ModelName,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Make the last window the baseline first.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where it has drifted or alerts are active.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show every baseline that was set: when, by whom, from what."""
+    monitor = _monitor(registry, model_name)
+    if refresh:
+        _refresh(monitor, force=force)
+    found = monitor.baseline_history()
+    if as_json:
+        show_json(found)
+        return
+    rows = [
+        (_moment(one["at"]), one["source"], one["actor"], one["forced"], one["reason"] or None)
+        for one in found
+    ]
+    show_table(["set", "from", "by", "forced", "reason"], rows, whole=2)
+
+
+@app.command()
+@on_registry
+def report(
+    registry: "ModelVersionManager",
+    model_name: ModelName,
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file; MODEL-monitoring.html by default.")
+    ] = None,
+    since: Since = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a page with history, drift and alerts that opens in any browser."""
+    target = out or Path(f"{model_name}-monitoring.html")
+    path = _monitor(registry, model_name).report(target, since=since)
+    if as_json:
+        show_json({"report": path})
+    else:
+        show_line(f"Report: {path}")
 
 
 @app.command()
@@ -143,9 +221,10 @@ def ack(
     by: By = None,
     as_json: AsJson = False,
 ) -> None:
-    """Note that you have seen an alert: nobody is told of it again unless it gets worse."""
-    found = acknowledged(registry.store, model_name, alert_id, by=by or whoever())
-    _show_alert(found, as_json=as_json)
+    """Say that you have seen an alert."""
+    monitor = _monitor(registry, model_name)
+    _tell(monitor.acknowledge_alert(alert_id, by=by or _me()), as_json=as_json)
+    monitor.flush()
 
 
 @app.command()
@@ -157,135 +236,105 @@ def resolve(
     by: By = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say that an alert is over: its rule is silent until it was calm once, or is worse."""
-    found = resolved(registry.store, model_name, alert_id, by=by or whoever())
-    _show_alert(found, as_json=as_json)
+    """Say that an alert is over; it stays silent until it was calm once, or is worse."""
+    monitor = _monitor(registry, model_name)
+    _tell(monitor.resolve_alert(alert_id, by=by or _me()), as_json=as_json)
+    monitor.flush()
 
 
 @app.command()
-@on_registry
-def report(
-    registry: "ModelVersionManager",
-    model_name: ModelName,
-    out: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("monitor.html"),
-    since: Since = None,
-    config: Config = None,
-    window_size: WindowSize = None,
-) -> None:
-    """Write everything a monitor knows as one HTML page that needs no network."""
-    from modelyard.monitor.report import write_page  # noqa: PLC0415 - brings SciPy
-
-    monitor = opened_monitor(registry.store, model_name, config, window_size)
-    path = write_page(view_beside(monitor, registry.store, since=since), out)
-    show_line(f"Report: {path}")
-
-
-@app.command()
-@on_registry
-def query(
-    registry: "ModelVersionManager",
-    model_name: ModelName,
-    metric: Annotated[
-        str, typer.Argument(metavar="METRIC", help="Such as latency.p99_ms or drift.feature.")
-    ],
-    since: Since = None,
-    until: Until = None,
+def grafana(
+    out: Annotated[Path, typer.Argument(help="JSON file that Grafana imports.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show one figure of every window, oldest first."""
-    points = stored_points(journal_of(registry.store, model_name), metric, since, until)
-    if as_json:
-        show_json(points)
-        return
-    rows = [(p["at"][:19], p["value"], p["n"], p["span"]) for p in points]
-    show_table(["at", metric, "n", "span"], rows)
+    """Write a dashboard for the figures that monitors export to Prometheus."""
+    from modelyard.monitor.exporting.grafana import write_dashboard  # noqa: PLC0415 - as above
+
+    _written("dashboard", write_dashboard(out), as_json=as_json)
 
 
-@app.command()
-@on_registry
-def baseline(
-    registry: "ModelVersionManager",
-    model_name: ModelName,
-    refresh: Annotated[
-        bool,
-        typer.Option("--refresh", help="Make the last window the baseline unless it has drifted."),
-    ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="With --refresh: also where it has.")
-    ] = False,
-    config: Config = None,
-    window_size: WindowSize = None,
+@app.command("prometheus-rules")
+def prometheus_rules(
+    out: Annotated[Path, typer.Argument(help="YAML file for Prometheus' rule_files.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show what was taken for normal, when and by whom; or take the last window for it."""
-    if refresh:
-        monitor = opened_monitor(registry.store, model_name, config, window_size)
-        refresh_baseline(monitor, registry.store, force=force)
-    journal = journal_of(registry.store, model_name)
-    history = journal.baseline_history()
+    """Write alert rules for the figures that monitors export to Prometheus."""
+    from modelyard.monitor.exporting.prometheus_rules import (  # noqa: PLC0415 - as above
+        write_prometheus_rules,
+    )
+
+    _written("rules", write_prometheus_rules(out), as_json=as_json)
+
+
+def _written(what: str, path: str, *, as_json: bool) -> None:
     if as_json:
-        status = "none" if journal.baseline is None else "set"
-        show_json({"baseline": status, "history": history})
-        return
-    rows = [
-        (one["at"][:19], one["actor"], one["source"], one["n"], one["forced"], one["reason"])
-        for one in history
-    ]
-    show_table(["at", "actor", "from", "rows", "forced", "reason"], rows)
+        show_json({what: path})
+    else:
+        show_line(f"{what.capitalize()}: {path}")
 
 
-def _summary_pairs(found: "Summary") -> dict[str, Any]:
-    latency = found["latency"]
-    severities = Counter(alert["severity"] for alert in found["active_alerts"])
-    return {
-        "model": found["model_name"],
-        "predictions": f"{found['n_window']} of {found['window_size']}",
-        "latency median (ms)": latency["median_ms"],
-        "latency p95 (ms)": latency["p95_ms"],
-        "latency p99 (ms)": latency["p99_ms"],
-        "error rate": found["error_rate"],
-        "predictions a second": found["throughput_qps"],
-        **{f"{name} (mean)": one["mean"] for name, one in found["metrics"].items()},
-        "prediction drift": _verdict(found["drift"]["prediction"]),
-        "feature drift": _verdict(found["drift"]["feature"]),
-        "active alerts": dict(severities) or "none",
-        "baseline": found["baseline"],
-    }
+def _monitor(registry: "ModelVersionManager", model_name: str) -> "ModelMonitor":
+    """The monitor of this name, as the store has it.
+
+    Raises:
+        NotFoundError: Nothing of the model has been stored.
+    """
+    from modelyard.monitor import ModelMonitor  # noqa: PLC0415 - brings SciPy
+    from modelyard.monitor.history.rows import monitored_models  # noqa: PLC0415 - brings SQL
+
+    known = monitored_models(registry.store)
+    if model_name not in known:
+        named = f"Monitored are: {', '.join(known)}." if known else "No model has been monitored."
+        raise NotFoundError(
+            f"No monitor of {model_name!r} has stored anything here. {named} A monitor stores "
+            "what it sees when it is given store=."
+        )
+    return ModelMonitor.opened(model_name, registry.store)
 
 
-def _verdict(found: "DriftDict") -> str:
-    score = found["drift_score"]
-    if score is None:
-        return f"no verdict: {found['reason']}"
-    word = "drifted" if found["is_drifted"] else "not drifted"
-    return f"{word}, {score:.3g} (limit {found['effective_threshold']:.3g}): {found['reason']}"
+def _refresh(monitor: "ModelMonitor", *, force: bool) -> None:
+    """Make the last window the baseline, and store it.
+
+    Raises:
+        ConflictError: Something speaks against it.
+    """
+    n_before = len(monitor.baseline_history())
+    result = monitor.refresh_baseline(force=force, actor=_me())
+    if not result["refreshed"]:
+        reason = result["reason"].rstrip(".")
+        raise ConflictError(f"The baseline stays: {reason}. --force replaces it all the same.")
+    if len(monitor.baseline_history()) == n_before:
+        raise ConflictError("The baseline stays: too few predictions are stored for another.")
+    monitor.flush()
 
 
-def _show_drift(found: dict[str, "DriftDict"], top: int) -> None:
-    for name, verdict in found.items():
-        show_line(f"{name}: {_verdict(verdict)}")
-    from modelyard.monitor.report.view import ranked  # noqa: PLC0415 - brings SciPy
-
-    columns = ranked(found["feature"])[:top]
-    if columns:
-        rows = [
-            (c["name"], c["drift_score"], c["threshold"], c["adjusted_p_value"], c["is_drifted"])
-            for c in columns
-        ]
-        show_table(["feature", "score", "limit", "adjusted p", "drifted"], rows)
-
-
-def _show_alert(found: Any, *, as_json: bool) -> None:
+def _tell(alert: Any, *, as_json: bool) -> None:
     if as_json:
-        show_json(found)
-        return
-    show_line(f"{found['alert_id']} ({found['name']}): {_state(found)}")
+        show_json(alert)
+    else:
+        show_line(f"{alert['alert_id']} ({alert['severity']} {alert['name']}): {_state(alert)}")
 
 
-def _state(found: Any) -> str:
-    words = ["active" if found["is_active"] else "over"]
-    if found["acknowledged_by"]:
-        words.append(f"seen by {found['acknowledged_by']}")
-    if found["resolved_by"]:
-        words.append(f"resolved by {found['resolved_by']}")
-    return as_text(words)
+def _state(alert: Any) -> str:
+    if not alert["is_active"]:
+        by = alert["resolved_by"]
+        return f"resolved{f' by {by}' if by else ''} {_moment(alert['resolved_at'])}"
+    by = alert["acknowledged_by"]
+    return f"active, acknowledged by {by}" if by else "active"
+
+
+def _verdict(found: Any) -> str:
+    if found["drift_score"] is None:
+        return "no verdict"
+    state = "drifted" if found["is_drifted"] else "not drifted"
+    calibrated = "" if found["calibrated"] else ", not calibrated"
+    score, limit = found["drift_score"], found["effective_threshold"]
+    return f"{state} (score {score:.3g}, limit {limit:.3g}{calibrated})"
+
+
+def _moment(at: str) -> str:
+    return at[:_SECONDS].replace("T", " ")
+
+
+def _me() -> str:
+    return f"{getpass.getuser()} (cli)"

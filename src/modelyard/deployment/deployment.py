@@ -111,7 +111,8 @@ class Deployment:
         cache_size: Answers each version caches; 0, the default, computes every one.
         optimize: Whether a version's backends are measured when it is added, unless its
             attachment `tuning` holds a choice made on equal hardware; one that cannot be read is
-            measured anew, with a warning.
+            measured anew, with a warning. An attachment `baseline` (`ModelMonitor.save_baseline`)
+            is taken by the version's monitor.
         clock: Where the time of monitors and request records comes from.
         seed: Of the routing of requests without a user id.
         store: Keeps the monitors' windows and alerts.
@@ -356,6 +357,7 @@ class Deployment:
             clock=self._clock,
             store=self._store,
         )
+        self._give_baseline(monitor, version_id)
         return _Served(version_id=version_id, optimizer=optimizer, monitor=monitor)
 
     def _example_of(self, version_id: str) -> Any:
@@ -363,6 +365,23 @@ class Deployment:
             return as_inputs(self._source.read_artifact(version_id, "example_input"))
         except LookupError:
             return None
+
+    def _give_baseline(self, monitor: ModelMonitor, version_id: str) -> None:
+        """Have a monitor that knows no baseline take the one that is stored with the version."""
+        if monitor.baseline_status != "none":
+            return
+        try:
+            state = self._source.read_attachment(version_id, "baseline")
+            monitor.load_baseline(state, actor="deployment")
+        except LookupError:
+            return  # none was stored with it
+        except (ValueError, IntegrityError) as error:
+            _logger.warning(
+                "The baseline stored with %s cannot be used, so that its drift is not judged "
+                "until another is set: %s",
+                version_id,
+                error,
+            )
 
     def _tuning_of(self, version_id: str) -> Any:
         """The choice of backends that was stored with the version; None if none can be read."""

@@ -33,6 +33,7 @@ class Evaluation:
         data: The window.
         past: The full windows before it.
         odd_counts: What could not be used in this window and the one before, by kind.
+        versions: Predictions so far by the version that answered.
         drift: Verdicts under `prediction_drift` and `feature_drift`.
         changes: When streams began to change.
     """
@@ -44,6 +45,7 @@ class Evaluation:
     data: WindowData
     past: Past
     odd_counts: Mapping[str, int]
+    versions: Mapping[str, int]
     drift: Mapping[str, DriftVerdict]
     changes: Sequence[ChangeDict]
 

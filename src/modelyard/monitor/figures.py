@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import numpy as np
+
 from modelyard._core.plain import finite_or_none
 from modelyard.monitor.drift.baseline import Baseline
 from modelyard.monitor.drift.references import Reference
 from modelyard.monitor.evaluation import Evaluation
-from modelyard.monitor.outputs import drift_dict, latency_of, throughput_of
+from modelyard.monitor.outputs import drift_dict, latency_of, quantiles_of, throughput_of
 from modelyard.monitor.performance.report import PerformanceDict
 
 
@@ -31,6 +33,7 @@ def rule_figures(evaluation: Evaluation, performance: PerformanceDict) -> dict[s
             for name, verdict in evaluation.drift.items()
         },
         "odd_values": dict(evaluation.odd_counts),
+        "versions": dict(evaluation.versions),
         "performance": performance,
         "baseline": _baseline_figures(evaluation.baseline),
     }
@@ -59,6 +62,7 @@ def _of_reference(reference: Reference) -> dict[str, Any]:
         "n": reference.n,
         "mean": finite_or_none(means[0]) if is_one else None,
         "std": finite_or_none(stds[0]) if is_one else None,
+        "quantiles": quantiles_of(reference.sketch[0] if is_one else np.empty(0)),
         "per_output": {
             "mean": [finite_or_none(mean) for mean in means],
             "std": [finite_or_none(std) for std in stds],

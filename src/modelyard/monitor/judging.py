@@ -174,6 +174,7 @@ class Judge(Normal):
             data, n_records = self._window.data(), self._window.n_records
             blocks, odd_counts = self._window.block_means(), self._odd_lately()
             baseline, past = self._journal.baseline, self._past()
+            versions = dict(self._window.versions)
         evaluation = Evaluation(
             at=self._clock.now(),
             monotonic_s=self._clock.monotonic_s(),
@@ -182,6 +183,7 @@ class Judge(Normal):
             data=data,
             past=past,
             odd_counts=odd_counts,
+            versions=versions,
             drift=drift_verdicts(data, baseline, past, self._settings.drift),
             changes=change_points(
                 blocks,
@@ -215,6 +217,8 @@ class Judge(Normal):
             return self._journal.alerts.would_open(readings)
 
     def _tell(self, evaluation: Evaluation) -> None:
+        if self._is_looking:
+            return
         readings = self._readings(evaluation)
         with self._lock:
             events = self._journal.note_readings(readings, at=evaluation.at)
@@ -272,7 +276,7 @@ class Judge(Normal):
 
     def _refresh_if_due(self, evaluation: Evaluation) -> None:
         every = self._settings.refresh_every
-        if every is None or self._windows_since_baseline < every:
+        if self._is_looking or every is None or self._windows_since_baseline < every:
             return
         if self._journal.baseline is None or self._reason_not_to_refresh(evaluation):
             return

@@ -14,7 +14,7 @@ from modelyard.monitor.alerting.alerts import AlertEvent
 from modelyard.monitor.alerting.dispatch import Dispatcher
 from modelyard.monitor.drift.detection import DriftVerdict
 from modelyard.monitor.drift.past import PastSketches
-from modelyard.monitor.drift.verdicts import Past
+from modelyard.monitor.drift.verdicts import Past, drift_verdicts
 from modelyard.monitor.evaluation import Evaluation
 from modelyard.monitor.exporting.json_files import JsonLines
 from modelyard.monitor.history.journal import Journal
@@ -78,6 +78,7 @@ class Keeper(Recorder):
         self._evaluation: Evaluation | None = None
         self._flushed_at_s = self._clock.monotonic_s()
         self._is_flush_asked = False
+        self._is_looking = False
         self._past_windows: Past | None = None
         self._mark = Mark()
         self._delivery_revision = self._dispatcher.revision
@@ -97,7 +98,8 @@ class Keeper(Recorder):
     def _close_window(self) -> None:
         """Called with the lock held when a window is full."""
         ended_at = self._clock.now().isoformat()
-        self._waiting.append((self._window.data(), self._window_began, ended_at, self._is_armed))
+        data = self._window.data_of_full()
+        self._waiting.append((data, self._window_began, ended_at, self._is_armed))
         self._is_armed = False
         self._window_began = ended_at
         self._odd_marks = (self._odd_marks[1], self._window.odd_counts())
@@ -145,9 +147,9 @@ class Keeper(Recorder):
         while self._waiting:
             with self._lock:
                 data, began_at, ended_at, is_armed = self._waiting[0]
-                blocks = self._window.block_means()
-            evaluation = self._evaluation
-            drift = evaluation.drift if evaluation else {}
+                blocks, past = self._window.block_means(), self._past()
+                baseline = self._journal.baseline
+            drift = drift_verdicts(data, baseline, past, self._settings.drift)
             summary = WindowSummary.of(
                 data,
                 started_at=began_at,
@@ -235,6 +237,8 @@ _stored: "weakref.WeakSet[Keeper]" = weakref.WeakSet()
 
 def _flush_at_exit() -> None:
     for keeper in list(_stored):
+        if keeper._is_looking:  # noqa: SLF001 - of this module's own class
+            continue
         try:
             keeper.flush()
         except Exception:

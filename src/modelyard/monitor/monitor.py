@@ -52,6 +52,8 @@ from modelyard.storage import Store
 _logger = logging.getLogger(__name__)
 
 MIN_DRIFT_SAMPLES = 200
+# What a monitor was made with, for those who open it later.
+_SETTINGS = "monitor_settings"
 DURABILITIES = ("batched", "sync")
 
 
@@ -179,6 +181,50 @@ class ModelMonitor(Judge):
             dispatcher=Dispatcher(sinks, clock=clock, seed=seed, outbox=journal.deliveries),
             log_dir=log_dir,
         )
+        self._told_settings: dict[str, Any] = {
+            "window_size": window_size,
+            "alert_thresholds": {name: thresholds[name] for name in thresholds},
+            "evaluate_every": evaluate_every,
+            "min_drift_samples": min_drift_samples,
+            "feature_names": list(names_of(feature_names, what="feature_names")) or None,
+            "output_names": list(settings.output_names) or None,
+            "categorical_features": list(categorical_features),
+            "prediction_kind": prediction_kind,
+            "drift_method": drift_method,
+            "return_metrics": list(return_metrics),
+            "periods_per_year": periods_per_year,
+        }
+        self._store = store
+        self._are_settings_stored = False
+
+    def flush(self) -> None:
+        """Store what is new; durable on return (with a store).
+
+        Raises:
+            StorageError: The store refuses; nothing is lost, the next flush tries again.
+        """
+        super().flush()
+        if self._store is not None and not self._are_settings_stored and not self._is_looking:
+            self._store.save_snapshot(
+                _SETTINGS, self.model_name, self._told_settings, clock=self._clock
+            )
+            self._are_settings_stored = True
+
+    @classmethod
+    def opened(cls, model_name: str, store: Store) -> Self:
+        """A monitor to look at what one of this name has stored, as it judges.
+
+        Reading changes nothing in the store; acknowledging and resolving alerts does, at the next
+        `flush`.
+
+        Args:
+            model_name: Whose.
+            store: Where.
+        """
+        known = store.load_snapshot(_SETTINGS, model_name) or {}
+        monitor = cls(model_name, store=store, background=False, **known)
+        monitor._is_looking = True
+        return monitor
 
     def __enter__(self) -> Self:
         """The monitor itself."""
@@ -353,7 +399,7 @@ class ModelMonitor(Judge):
         Raises:
             ConfigError: No such figure, or a time that is none.
         """
-        if self._journal.is_stored:
+        if self._is_stored and not self._is_looking:
             self.flush()
         self._settle()
         return self._journal.query(metric, as_utc_text(since), as_utc_text(until))
@@ -420,6 +466,44 @@ class ModelMonitor(Judge):
             take(self._window, delta, now_s=self._clock.monotonic_s(), now=self._now_s())
             if self._window.is_anything_full():
                 self._close_what_is_full()
+
+    def plot(
+        self,
+        metric: str,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+    ) -> Any:
+        """One figure of every full window over time, as a Plotly figure.
+
+        Args:
+            metric: As `query`.
+            since: As `query`.
+            until: As `query`.
+
+        Raises:
+            ConfigError: As `query`.
+        """
+        # Plotly is only brought where something is drawn.
+        from modelyard.monitor.report import history_figure  # noqa: PLC0415
+
+        return history_figure(self.query(metric, since, until), metric)
+
+    def report(self, path: str | Path, *, since: datetime | str | None = None) -> str:
+        """Write a page with history, drift and alerts that opens without a network.
+
+        Args:
+            path: The HTML file; its folder is made.
+            since: History and alerts from this time on only.
+
+        Returns:
+            The path.
+
+        Raises:
+            ConfigError: A path that cannot be written, or a `since` that is no time.
+        """
+        from modelyard.monitor.report import write_report  # noqa: PLC0415 - brings Plotly
+
+        return str(write_report(self, path, since=since))
 
     def export_metrics(self, output_path: str | Path) -> str:
         """Write what is known to a file; the folder is made.

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from modelyard._core.errors import ConfigError
 from modelyard.monitor.alerting.alerts import as_utc_text
@@ -20,6 +20,20 @@ from modelyard.monitor.performance.kinds import PredictionKind, kind_of
 from modelyard.monitor.recording.blocks import BlockMeans
 from modelyard.monitor.recording.health import Health
 from modelyard.monitor.recording.windows import WindowData
+
+
+# Under this name a version carries its baseline.
+BASELINE = "baseline"
+
+
+class Versions(Protocol):
+    """Where versions keep what is attached to them; a `ModelVersionManager` is one."""
+
+    def attach(self, version_id: str, name: str, data: Any) -> None:
+        """Add data to a version."""
+
+    def read_attachment(self, version_id: str, name: str) -> Any:
+        """What was added under this name."""
 
 
 class Normal(Keeper):
@@ -82,6 +96,38 @@ class Normal(Keeper):
         with self._working:
             self._adopt(baseline, source="version", actor=actor)
         self._flush_if_sync()
+
+    def save_baseline(self, versions: Versions, version_id: str) -> None:
+        """Store the baseline with a version, as its attachment `baseline`.
+
+        Args:
+            versions: A `ModelVersionManager`.
+            version_id: Which version.
+
+        Raises:
+            ConfigError: There is no baseline yet.
+            VersionNotFoundError: No such version.
+        """
+        state = self.baseline_state()
+        if state is None:
+            raise ConfigError("There is no baseline to save: call set_baseline() first.")
+        versions.attach(version_id, BASELINE, state)
+
+    def load_baseline_of(
+        self, versions: Versions, version_id: str, *, actor: str = "caller"
+    ) -> None:
+        """Take the baseline that `save_baseline` stored with a version.
+
+        Args:
+            versions: A `ModelVersionManager`.
+            version_id: Which version.
+            actor: Who does it, for `baseline_history`.
+
+        Raises:
+            NotFoundError: No such version, or none was stored with it.
+            ConfigError: What was stored is no baseline.
+        """
+        self.load_baseline(versions.read_attachment(version_id, BASELINE), actor=actor)
 
     def baseline_history(self) -> list[dict[str, Any]]:
         """Every baseline that was set, oldest first: when, by whom, from what."""

@@ -161,17 +161,23 @@ def throughput_of(data: WindowData) -> float | None:
 def prediction_stats(rows: NDArray[np.float64]) -> PredictionStats:
     """The window's predictions, shape (n, outputs); what is not finite is left out."""
     known = rows[np.isfinite(rows)]
-    values = quantiles(known, list(_LEVELS.values())) if known.size else [None] * len(_LEVELS)
     return {
         "n": len(rows),
         "mean": finite_or_none(known.mean()) if known.size else None,
         "std": finite_or_none(known.std()) if known.size else None,
-        "quantiles": dict(zip(_LEVELS, values, strict=True)),
+        "quantiles": quantiles_of(known),
         "per_output": {
             "mean": [_mean(column) for column in rows.T],
             "std": [_std(column) for column in rows.T],
         },
     }
+
+
+def quantiles_of(values: NDArray[np.float64]) -> dict[str, float | None]:
+    """`p05` to `p95` of the finite values; None without any."""
+    known = values[np.isfinite(values)]
+    found = quantiles(known, list(_LEVELS.values())) if known.size else [None] * len(_LEVELS)
+    return dict(zip(_LEVELS, found, strict=True))
 
 
 def drift_dict(verdict: DriftVerdict) -> DriftDict:

@@ -7,8 +7,10 @@ its own switched off, on floats only, so no expression can run code or fill the 
 
 import ast
 import difflib
+import keyword
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -63,8 +65,14 @@ _FIGURES_OF_NOW = (
     "drift.feature.p_value",
     "drift.feature.autocorrelation",
     "odd_values.*",
+    "performance.realised.*.value",
+    "performance.estimated.*.value",
+    "performance.metrics.*.mean.value",
+    "performance.metrics.*.sharpe.value",
     "versions.*",
 )
+# Names such as `return` are none to Python's parser, except in quotes.
+_KEYWORD = re.compile(rf"\.\s*({'|'.join(keyword.kwlist)})\b")
 KNOWN_NAMES = (*_FIGURES, *_FIGURES_OF_NOW, *(f"baseline.{name}" for name in _FIGURES))
 
 FigurePath = tuple[str | int, ...]
@@ -125,7 +133,7 @@ class Expression:
                 f"{_known()}"
             )
         try:
-            return ast.parse(text.strip(), mode="eval")
+            return ast.parse(_KEYWORD.sub(r'["\1"]', text.strip()), mode="eval")
         except SyntaxError as error:
             # Python says 0 where the text ends too early.
             position = error.offset or len(text)

@@ -215,10 +215,11 @@ class Journal:
         if self._rows is None:
             return
         news = self._waiting.news()
-        if news is not None:
-            told = self._rows.write(news, at=at)
-            self._waiting.forget(news, told)
-            self._word_of_others.extend(told)
+        if news is None:
+            return
+        told = self._rows.write(news, at=at)
+        self._waiting.forget(news, told)
+        self._word_of_others.extend(told)
         if self._thinned_at is None or (at - self._thinned_at).total_seconds() >= _THIN_EVERY_S:
             self._rows.thin(now=at)
             self._thinned_at = at

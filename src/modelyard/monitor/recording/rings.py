@@ -37,20 +37,70 @@ class Series:
         self._values[self.n_added % self._capacity] = value
         self.n_added += 1
 
-    def extend(self, values: NDArray[np.float64], *, n_gone: int = 0) -> None:
-        """Take several numbers, shape (k,), oldest first.
-
-        Args:
-            values: As many as fit, if there were more.
-            n_gone: How many more there were before them.
-        """
-        self.n_added += n_gone
+    def extend(self, values: NDArray[np.float64]) -> None:
+        """Take several numbers, shape (k,), oldest first."""
         _put(self._values, self.n_added, values)
         self.n_added += len(values)
 
     def values(self, *, newest: int | None = None) -> NDArray[np.float64]:
         """A copy, oldest first; of the `newest` only, if given."""
         return _newest(self._values, self.n_added, newest)
+
+
+class Events:
+    """The last `capacity` predictions as events: how long each took, whether it failed, when.
+
+    Args:
+        capacity: How many are kept.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._latencies_s, self._errors = np.empty(capacity), np.empty(capacity)
+        self._times_s = np.empty(capacity)
+        self._capacity = capacity
+        self.n_added = 0
+
+    def add(self, latency_s: float, *, error: bool, time_s: float) -> None:
+        """Take one; the oldest goes when there are too many."""
+        place = self.n_added % self._capacity
+        self._latencies_s[place] = latency_s
+        self._errors[place] = error
+        self._times_s[place] = time_s
+        self.n_added += 1
+
+    def extend(
+        self,
+        latencies_s: NDArray[np.float64],
+        errors: NDArray[np.float64],
+        times_s: NDArray[np.float64],
+        *,
+        n_gone: int = 0,
+    ) -> None:
+        """Take several, each array of shape (k,), oldest first.
+
+        Args:
+            latencies_s: Seconds; NaN where unknown.
+            errors: 1 where one failed, else 0.
+            times_s: When.
+            n_gone: How many more there were before them.
+        """
+        self.n_added += n_gone
+        _put(self._latencies_s, self.n_added, latencies_s)
+        _put(self._errors, self.n_added, errors)
+        _put(self._times_s, self.n_added, times_s)
+        self.n_added += len(errors)
+
+    def latencies_s(self, *, newest: int | None = None) -> NDArray[np.float64]:
+        """A copy, oldest first; of the `newest` only, if given."""
+        return _newest(self._latencies_s, self.n_added, newest)
+
+    def errors(self, *, newest: int | None = None) -> NDArray[np.float64]:
+        """A copy, oldest first; of the `newest` only, if given."""
+        return _newest(self._errors, self.n_added, newest)
+
+    def times_s(self, *, newest: int | None = None) -> NDArray[np.float64]:
+        """A copy, oldest first; of the `newest` only, if given."""
+        return _newest(self._times_s, self.n_added, newest)
 
 
 class Rows:
@@ -98,6 +148,19 @@ class Rows:
             return np.empty((0, 0))
         return _newest(self._rows, self.n_added, min(newest or self._size, self._size))
 
+    def look(self, *, newest: int) -> NDArray[np.float64]:
+        """The newest rows, shape (n, width), oldest first, without a copy where that is possible.
+
+        Only until the next `add`, and not to be written to.
+        """
+        if self._rows is None:
+            return np.empty((0, 0))
+        n = min(newest, self.n_added, self._size)
+        start = (self.n_added - n) % len(self._rows)
+        if start + n <= len(self._rows):
+            return self._rows[start : start + n]
+        return _newest(self._rows, self.n_added, n)
+
     def at(self, position: int) -> NDArray[np.float64] | None:
         """A copy of the row that was added as the `position`-th; None if it is gone."""
         if self._rows is None or not 0 <= self.n_added - position - 1 < len(self._rows):
@@ -128,7 +191,7 @@ class Rows:
     def _check(self) -> None:
         n_new = self.n_added - self._n_checked
         if n_new > 0 and self._rows is not None:
-            newest = _newest(self._rows, self.n_added, n_new)
+            newest = self.look(newest=n_new)
             with np.errstate(over="ignore", invalid="ignore"):
                 total = newest.sum()
             # A sum finds out at a third of the cost; one that overflows is looked at again.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from modelyard.monitor.recording.blocks import BlockMeans, Blocks
 from modelyard.monitor.recording.buckets import LatencyBuckets
 from modelyard.monitor.recording.health import Health, health_of
 from modelyard.monitor.recording.labels import Labels
-from modelyard.monitor.recording.rings import Rows, Series, as_rows
+from modelyard.monitor.recording.rings import Events, Rows, Series, as_rows
 
 # Thirty years: longer ones are no latencies, and sums of them would overflow.
 MAX_LATENCY_S = 1e9
@@ -116,34 +116,32 @@ class Window:
         self.blocks = Blocks(min(1000, max(20, 20 * size // block_size)))
         self.metrics: dict[str, Series] = {}
         self._block_size = block_size
-        self._latencies_s = Series(size)
-        self._errors = Series(size)
-        self._times_s = Series(size)
+        self._events = Events(size)
         self._closed_at = (0, 0, 0)
+        self._metrics_closed_at: dict[str, int] = {}
         self._blocked_at = (0, 0, 0)
         self._health: tuple[tuple[int, ...], Health] | None = None
 
     @property
     def n_records(self) -> int:
         """Predictions so far."""
-        return self._errors.n_added
+        return self._events.n_added
 
     def record(
         self, prediction: Any, latency_s: Any, features: Any, *, error: bool, now_s: float
     ) -> None:
         """Take one prediction; nothing in it can make this raise."""
-        self._latencies_s.add(self._checked_latency(latency_s))
-        self._times_s.add(now_s)
+        self._events.add(self._checked_latency(latency_s), error=error, time_s=now_s)
         if error:
             self.n_errors += 1
-            self._errors.add(1.0)
-        else:
-            self._errors.add(0.0)
         if prediction is not None:
             self._add_rows(self.predictions, prediction, self.prediction_labels)
         elif not error:
             self.odd.missing_prediction += 1
-        if features is not None:
+        # An array of floats needs no looking at: the common case, at a third of the cost.
+        if type(features) is np.ndarray and features.dtype.kind == "f" and features.ndim == 1:
+            self.features.add(features)
+        elif features is not None:
             self._add_features(features)
 
     def record_batch(
@@ -158,9 +156,9 @@ class Window:
         """Take several predictions, one in each row."""
         usable = (latencies_s >= 0.0) & (latencies_s < MAX_LATENCY_S)
         self.odd.bad_latency += int((~usable).sum())
-        self._latencies_s.extend(np.where(usable, latencies_s, math.nan))
-        self._times_s.extend(np.full(len(errors), now_s))
-        self._errors.extend(errors)
+        self._events.extend(
+            np.where(usable, latencies_s, math.nan), errors, np.full(len(errors), now_s)
+        )
         self.n_errors += int(errors.sum())
         self._add_rows(self.predictions, predictions, self.prediction_labels)
         if features is not None:
@@ -178,9 +176,9 @@ class Window:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Latencies, errors and times of the newest predictions, oldest first."""
         return (
-            self._latencies_s.values(newest=newest),
-            self._errors.values(newest=newest),
-            self._times_s.values(newest=newest),
+            self._events.latencies_s(newest=newest),
+            self._events.errors(newest=newest),
+            self._events.times_s(newest=newest),
         )
 
     def add_records(
@@ -199,10 +197,7 @@ class Window:
             times_s: In the time of `record`.
             n: How many there were; of more than are given, the newest are.
         """
-        n_gone = n - len(errors)
-        self._latencies_s.extend(latencies_s, n_gone=n_gone)
-        self._errors.extend(errors, n_gone=n_gone)
-        self._times_s.extend(times_s, n_gone=n_gone)
+        self._events.extend(latencies_s, errors, times_s, n_gone=n - len(errors))
         self.n_errors += int(errors.sum())
 
     def series_of(self, name: str) -> Series:
@@ -218,7 +213,7 @@ class Window:
 
     def is_anything_full(self) -> bool:
         """Whether the block or the window is full."""
-        n = self._errors.n_added
+        n = self._events.n_added
         records, predictions, features = self._closed_at
         return (
             n - self._blocked_at[0] >= self._block_size
@@ -231,7 +226,7 @@ class Window:
         """Whether a whole window has gone by since `close`."""
         records, predictions, features = self._closed_at
         return (
-            self._errors.n_added - records >= self.size
+            self._events.n_added - records >= self.size
             or self.predictions.n_added - predictions >= self.size
             or self.features.n_added - features >= self.size
         )
@@ -239,15 +234,16 @@ class Window:
     def close(self) -> None:
         """Begin to count the next window; the last values stay."""
         self._closed_at = self._added()
+        self._metrics_closed_at = {name: one.n_added for name, one in self.metrics.items()}
 
     def begin(self) -> None:
         """Count windows and blocks from here on."""
         self._closed_at = self._blocked_at = self._added()
-        self.buckets.add(self._latencies_s.values())
+        self.buckets.add(self._events.latencies_s())
 
     def is_block_full(self) -> bool:
         """Whether a block has gone by since `close_block`."""
-        return self._errors.n_added - self._blocked_at[0] >= self._block_size
+        return self._events.n_added - self._blocked_at[0] >= self._block_size
 
     def close_block(self, *, at: float) -> None:
         """Take the means of what came since the last block, and count its latencies.
@@ -258,16 +254,16 @@ class Window:
         records, predictions, features = (
             now - then for now, then in zip(self._added(), self._blocked_at, strict=True)
         )
-        latencies_s = self._latencies_s.values(newest=records)
+        latencies_s = self._events.latencies_s(newest=records)
         self.buckets.add(latencies_s)
         rows = {
             "latency_ms": latencies_s * _MS_PER_S,
-            "error_rate": self._errors.values(newest=records),
+            "error_rate": self._events.errors(newest=records),
         }
         if predictions:
-            rows["prediction"] = self.predictions.values(newest=predictions)
+            rows["prediction"] = self.predictions.look(newest=predictions)
         if features:
-            rows["feature"] = self.features.values(newest=features)
+            rows["feature"] = self.features.look(newest=features)
         self.blocks.add(at, self.n_records, rows)
         self._blocked_at = self._added()
 
@@ -276,7 +272,7 @@ class Window:
         rest = LatencyBuckets()
         n_open = self.n_records - self._blocked_at[0]
         if n_open:
-            rest.add(self._latencies_s.values(newest=n_open))
+            rest.add(self._events.latencies_s(newest=n_open))
         counts = zip(self.buckets.cumulative(), rest.cumulative(), strict=True)
         return [a + b for a, b in counts], self.buckets.sum_s + rest.sum_s
 
@@ -289,22 +285,33 @@ class Window:
         counts = (self.n_records, *(series.n_added for series in self.metrics.values()))
         if self._health is None or self._health[0] != counts:
             metrics = {name: series.values() for name, series in self.metrics.items()}
-            health = health_of(self._latencies_s.values(), self._errors.values(), metrics)
+            health = health_of(self._events.latencies_s(), self._events.errors(), metrics)
             self._health = (counts, health)
         return self._health[1]
 
     def data(self) -> WindowData:
         """A copy of everything in the window."""
-        times_s = self._times_s.values()
+        times_s = self._events.times_s()
         return WindowData(
             health=self.health(),
             predictions=self.predictions.values(),
             features=self.features.values(),
             duration_s=float(times_s[-1] - times_s[0]) if len(times_s) else 0.0,
-            latencies_s=self._latencies_s.values(),
-            errors=self._errors.values(),
+            latencies_s=self._events.latencies_s(),
+            errors=self._events.errors(),
             metrics={name: series.values() for name, series in self.metrics.items()},
         )
+
+    def data_of_full(self) -> WindowData:
+        """The window as `data`, its metrics only those that came since the last one was full."""
+        metrics = {
+            name: series.values(newest=series.n_added - self._metrics_closed_at.get(name, 0))
+            for name, series in self.metrics.items()
+        }
+        metrics = {name: values for name, values in metrics.items() if len(values)}
+        data = self.data()
+        health = health_of(data.latencies_s, data.errors, metrics)
+        return replace(data, health=health, metrics=metrics)
 
     def odd_counts(self) -> dict[str, int]:
         """Everything odd so far, by kind."""
@@ -321,7 +328,7 @@ class Window:
         }
 
     def _added(self) -> tuple[int, int, int]:
-        return (self._errors.n_added, self.predictions.n_added, self.features.n_added)
+        return (self._events.n_added, self.predictions.n_added, self.features.n_added)
 
     def _add_rows(self, ring: Rows, value: Any, labels: Labels) -> None:
         rows = as_rows(value, labels)
