@@ -21,7 +21,6 @@ from modelyard.monitor.recording.blocks import BlockMeans
 from modelyard.monitor.recording.health import Health
 from modelyard.monitor.recording.windows import WindowData
 
-
 # Under this name a version carries its baseline.
 BASELINE = "baseline"
 
