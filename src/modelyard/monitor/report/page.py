@@ -56,18 +56,6 @@ def write_report(
     Raises:
         ConfigError: A path that cannot be written, or a `since` that is no time.
     """
-    return write_page(view_of(monitor, since=since), path)
-
-
-def write_page(view: MonitorView, path: str | Path) -> Path:
-    """Write the page of a view, whole or not at all; makes the folder.
-
-    Returns:
-        The path.
-
-    Raises:
-        ConfigError: A path that cannot be written.
-    """
     target = Path(path)
     try:
         if target.is_dir():

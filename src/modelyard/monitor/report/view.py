@@ -1,9 +1,8 @@
 """Everything that a report shows, gathered from a monitor as plain values."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from modelyard._core.errors import ConfigError
@@ -76,7 +75,6 @@ def view_of(
     Args:
         monitor: Whose.
         since: History and alerts from this time on only; text is ISO 8601, no zone means UTC.
-        query: Gives one figure's history by its name, in place of the monitor's own `query`.
 
     Raises:
         ConfigError: A `since` that is no time.
@@ -127,10 +125,10 @@ def _most_moved(prediction: DriftDict, feature: DriftDict) -> tuple[list[int], l
     return outputs, features
 
 
-def _points(query: Callable[[str], Sequence[Point]], metric: str) -> Sequence[Point]:
+def _points(monitor: "ModelMonitor", metric: str, since: datetime | str | None) -> Sequence[Point]:
     """The figure of every window; none where the monitor has not measured it yet."""
     try:
-        return query(metric)
+        return monitor.query(metric, since=since)
     except ConfigError:
         # No such figure yet; a time that is none fails again in get_alerts, with its message.
         return ()
