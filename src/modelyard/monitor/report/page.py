@@ -56,11 +56,13 @@ def write_report(
     Raises:
         ConfigError: A path that cannot be written, or a `since` that is no time.
     """
+    # Outside the `try`: a store that refuses says so itself.
+    page = monitor_report(view_of(monitor, since=since))
     target = Path(path)
     try:
         if target.is_dir():
             raise IsADirectoryError(EISDIR, "it is a folder")
-        write_text(target, monitor_report(view_of(monitor, since=since)))
+        write_text(target, page)
     except OSError as error:
         raise ConfigError(
             f"The report {str(path)!r} cannot be written: {error}. Name a file such as "
