@@ -99,7 +99,7 @@ def _state(alert: AlertDict) -> str:
     elif alert["resolved_by"]:
         words.append(f"resolved by {alert['resolved_by']}")
     else:
-        words.append(f"over {_minute(alert['resolved_at'] or alert['last_seen'])}")
+        words.append("over")
     return ", ".join(words)
 
 
