@@ -1,5 +1,6 @@
 """`modelyard monitor`: what a monitor has stored, for whoever asks."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -42,6 +43,23 @@ def serving(registry, clock):
     return monitor
 
 
+@pytest.fixture
+def calm(registry, clock):
+    """A monitor in whose three windows nothing has happened."""
+    monitor = ModelMonitor(
+        "ppo", window_size=300, store=registry.store, clock=clock, background=False
+    )
+    rng = np.random.default_rng(0)
+    for i in range(900):
+        if i == 300:
+            monitor.set_baseline()
+        monitor.record_prediction(0.0, 0.001, rng.normal(size=2))
+        clock.advance(0.01)
+    monitor.get_summary()
+    monitor.flush()
+    return monitor
+
+
 def test_a_summary_is_that_of_the_monitor(run, run_json, serving):
     found = run_json("monitor", "summary", "ppo")
     assert found["latency"]["p99_ms"] == pytest.approx(500.0)
@@ -58,6 +76,38 @@ def test_drift_is_told_with_its_reason_and_features(run, run_json, serving):
     shown = run("monitor", "drift", "ppo", "--top", 1).stdout
     assert shown.startswith("predictions: drifted (score")
     assert "feature_0" in shown or "feature_1" in shown
+
+
+def test_the_exit_code_tells_of_drift_only_where_asked(run, serving):
+    run("monitor", "drift", "ppo")
+    run("monitor", "drift", "ppo", "--exit-code", exit_code=1)
+    said = run("monitor", "drift", "ppo", "--exit-code", "--json", exit_code=1).stdout
+    assert json.loads(said)["feature"]["is_drifted"]
+
+
+def test_without_drift_the_exit_code_is_0(run, calm):
+    run("monitor", "drift", "ppo", "--exit-code")
+
+
+def test_drift_may_be_measured_in_another_way(run, run_json, serving):
+    found = run_json("monitor", "drift", "ppo", "--method", "psi", "--threshold", 0.5)
+    assert "psi" in found["feature"]["method"]
+    assert found["feature"]["threshold"] == 0.5
+    assert "'oops'" in run("monitor", "drift", "ppo", "--method", "oops", exit_code=1).stderr
+
+
+def test_as_many_features_are_shown_as_were_asked_for(run, registry, clock):
+    monitor = ModelMonitor(
+        "ppo", window_size=250, store=registry.store, clock=clock, background=False
+    )
+    rng = np.random.default_rng(0)
+    for i in range(500):
+        if i == 250:
+            monitor.set_baseline()
+        monitor.record_prediction(0.0, 0.001, rng.normal(size=30))
+    monitor.flush()
+    shown = run("monitor", "drift", "ppo", "--top", 25).stdout
+    assert shown.count("feature_") == 25
 
 
 def test_alerts_can_be_chosen_by_severity_time_and_state(run, run_json, serving):
@@ -99,6 +149,67 @@ def test_baselines_are_listed(run, run_json, serving):
     (one,) = run_json("monitor", "baseline", "ppo")
     assert one["source"] == "window"
     assert "window" in run("monitor", "baseline", "ppo").stdout
+
+
+def test_a_refreshed_baseline_is_that_of_the_next_monitor(run, run_json, calm, registry):
+    run("monitor", "baseline", "ppo", "--refresh")
+    again = ModelMonitor("ppo", window_size=300, store=registry.store, background=False)
+    assert len(again.baseline_history()) == len(calm.baseline_history()) + 1
+    assert again.baseline_history()[-1]["actor"].endswith("(cli)")
+    assert again.detect_feature_drift()["drift_score"] == pytest.approx(0.0, abs=0.05)
+
+
+def test_refreshing_a_baseline_stores_nothing_else(run, calm, registry):
+    before = _rows(registry)
+    run("monitor", "baseline", "ppo", "--refresh")
+    after = _rows(registry)
+    # Windows, chunks, alerts and deliveries; then the baseline and its audit.
+    is_equal = [old == new for old, new in zip(before, after, strict=True)]
+    assert is_equal == [True, True, True, True, False, False]
+
+
+def test_what_has_drifted_becomes_the_baseline_by_force_only(run, run_json, serving):
+    said = run("monitor", "baseline", "ppo", "--refresh", exit_code=1).stderr
+    assert "prediction_drift: " in said
+    assert "--force" in said
+    last = run_json("monitor", "baseline", "ppo", "--refresh", "--force")[-1]
+    assert last["forced"]
+    assert "prediction_drift: " in last["reason"]
+
+
+def test_too_few_predictions_are_no_baseline(run, monitored):
+    said = run("monitor", "baseline", "ppo", "--refresh", "--force", exit_code=1).stderr
+    assert "too few predictions" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["alerts", "--since", "never"], "got 'never'"),
+        (["query", "error_rate", "--since", "never"], "got 'never'"),
+        (["report", "--since", "never"], "got 'never'"),
+        (["report", "--out", "."], "cannot be written"),
+    ],
+)
+def test_errors_are_one_line_on_the_error_stream(run, monitored, words, said):
+    result = run("monitor", words[0], "ppo", *words[1:], exit_code=1)
+    assert result.stdout == ""
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_acknowledgement_reaches_the_process_that_serves(run, run_json, serving, clock):
+    alert_id = run_json("monitor", "alerts", "ppo", "--active")[-1]["alert_id"]
+    run("monitor", "ack", "ppo", alert_id, "--by", "ana")
+    rng = np.random.default_rng(1)
+    for _ in range(2):
+        for row in rng.normal(1.5, 1.0, size=(500, 2)):
+            serving.record_prediction(row, 0.5, row)
+        clock.advance(5.0)
+        serving.get_alerts()
+        serving.flush()
+    (own,) = [one for one in serving.get_alerts() if one["alert_id"] == alert_id]
+    assert own["acknowledged_by"] == "ana"
 
 
 def test_a_report_is_written(run, run_json, serving):

@@ -6,8 +6,8 @@ import pytest
 from report_helpers import WINDOW, Page, eventful, monitor_of, record
 
 from modelyard._core.clock import ManualClock
-from modelyard._core.errors import ConfigError
-from modelyard.monitor.report import monitor_report, view_of, write_page, write_report
+from modelyard._core.errors import ConfigError, StorageError
+from modelyard.monitor.report import monitor_report, view_of, write_report
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>"
 SECTIONS = [
@@ -152,11 +152,21 @@ def test_writing_makes_the_folder_and_replaces_an_older_page(tmp_path):
     assert [item.name for item in path.parent.iterdir()] == ["ppo.html"]
 
 
-def test_a_path_that_cannot_be_written_is_named(tmp_path, view):
+def test_a_path_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("x")
     for path in (tmp_path, tmp_path / "file" / "page.html"):
         with pytest.raises(ConfigError, match=r"cannot be written.*monitor\.html"):
-            write_page(view, path)
+            write_report(monitor_of(), path)
+
+
+def test_a_store_that_refuses_is_not_taken_for_a_path(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise StorageError("the database is gone")
+
+    monitor = monitor_of()
+    monkeypatch.setattr(monitor, "query", refuse)
+    with pytest.raises(StorageError, match="the database is gone"):
+        write_report(monitor, tmp_path / "page.html")
 
 
 def test_a_since_that_is_no_time_is_refused(tmp_path):

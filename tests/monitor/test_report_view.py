@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from plotly import graph_objects
-from report_helpers import eventful, monitor_of
+from report_helpers import eventful
 
 from modelyard.monitor.report import history_figure, view_of
 from modelyard.monitor.report.figures import MOST_POINTS, thinned
-from modelyard.monitor.report.view import HISTORY, ranked
+from modelyard.monitor.report.view import ranked
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +48,6 @@ def test_history_may_begin_later(monitor, view):
     later = view_of(monitor, since=since)
     assert later.history["error_rate"] == view.history["error_rate"][-2:]
     assert all(alert["last_seen"] >= since for alert in later.alerts)
-
-
-def test_history_may_come_from_elsewhere():
-    asked = []
-
-    def query(metric):
-        asked.append(metric)
-        return [point(0, 1.0)]
-
-    view = view_of(monitor_of(), query=query)
-    assert asked == list(HISTORY)
-    assert view.history["error_rate"] == [point(0, 1.0)]
 
 
 def test_columns_are_ranked_by_how_far_each_is_over_its_own_limit():

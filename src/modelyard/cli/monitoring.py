@@ -1,7 +1,7 @@
 """`modelyard monitor ...`: how a model is doing, from what its monitor has stored.
 
-Every command reads the registry's store; `ack` and `resolve` also write to it. The process that
-serves the model keeps recording meanwhile.
+Every command reads the registry's store; `ack`, `resolve` and `baseline --refresh` also write to
+it. The process that serves the model keeps recording meanwhile.
 """
 
 import getpass
@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelyard._core.errors import NotFoundError
+from modelyard._core.errors import ConflictError, NotFoundError
 from modelyard.cli.registry import AsJson, on_registry
 from modelyard.cli.showing import show_json, show_line, show_pairs, show_table
 
 if TYPE_CHECKING:
     from modelyard.monitor import ModelMonitor
+    from modelyard.monitor.outputs import DriftDict
     from modelyard.version_manager import ModelVersionManager
 
 app = typer.Typer(no_args_is_help=True, help="How a model is doing: drift, alerts, history.")
@@ -27,6 +28,7 @@ Since = Annotated[
 ]
 Until = Annotated[str | None, typer.Option(help="Not younger than this.")]
 By = Annotated[str | None, typer.Option(help="Who says so; by default whoever is logged in.")]
+DRIFTED = 1
 _SECONDS = 19
 
 
@@ -68,20 +70,38 @@ def drift(
     registry: "ModelVersionManager",
     model_name: ModelName,
     top: Annotated[int, typer.Option(min=1, help="Show at most so many features.")] = 10,
+    method: Annotated[
+        str | None, typer.Option(help="Measure in another way, such as psi or mmd.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Another threshold, in the method's unit.")
+    ] = None,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="End with 1 where something has drifted.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show whether predictions and features have moved, and which features most."""
     monitor = _monitor(registry, model_name)
-    prediction, feature = monitor.detect_prediction_drift(), monitor.detect_feature_drift()
+    prediction = monitor.detect_prediction_drift(method=method, threshold=threshold)
+    feature = monitor.detect_feature_drift(method=method, threshold=threshold)
     if as_json:
         show_json({"prediction": prediction, "feature": feature})
-        return
+    else:
+        _show_drift(prediction, feature, top)
+    if exit_code and (prediction["is_drifted"] or feature["is_drifted"]):
+        raise typer.Exit(DRIFTED)
+
+
+def _show_drift(prediction: "DriftDict", feature: "DriftDict", top: int) -> None:
+    from modelyard.monitor.report.view import ranked  # noqa: PLC0415 - brings SciPy
+
     show_line(f"predictions: {_verdict(prediction)}. {prediction['reason']}")
     show_line(f"features: {_verdict(feature)}. {feature['reason']}")
-    ranked = feature.get("top_features", [])[:top]
-    if ranked:
+    most_moved = ranked(feature)[:top]
+    if most_moved:
         keys = ("drift_score", "threshold", "p_value", "adjusted_p_value", "is_drifted")
-        rows = [(row["name"], *(row.get(key) for key in keys)) for row in ranked]
+        rows = [(row["name"], *(row.get(key) for key in keys)) for row in most_moved]
         show_table(["feature", "score", "limit", "p-value", "adjusted", "drifted"], rows)
 
 
@@ -147,10 +167,21 @@ def query(
 @app.command()
 @on_registry
 def baseline(
-    registry: "ModelVersionManager", model_name: ModelName, as_json: AsJson = False
+    registry: "ModelVersionManager",
+    model_name: ModelName,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Make the last window the baseline first.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where it has drifted or alerts are active.")
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show every baseline that was set: when, by whom, from what."""
-    found = _monitor(registry, model_name).baseline_history()
+    monitor = _monitor(registry, model_name)
+    if refresh:
+        _refresh(monitor, force=force)
+    found = monitor.baseline_history()
     if as_json:
         show_json(found)
         return
@@ -259,6 +290,22 @@ def _monitor(registry: "ModelVersionManager", model_name: str) -> "ModelMonitor"
             "what it sees when it is given store=."
         )
     return ModelMonitor.opened(model_name, registry.store)
+
+
+def _refresh(monitor: "ModelMonitor", *, force: bool) -> None:
+    """Make the last window the baseline, and store it.
+
+    Raises:
+        ConflictError: Something speaks against it.
+    """
+    n_before = len(monitor.baseline_history())
+    result = monitor.refresh_baseline(force=force, actor=_me())
+    if not result["refreshed"]:
+        reason = result["reason"].rstrip(".")
+        raise ConflictError(f"The baseline stays: {reason}. --force replaces it all the same.")
+    if len(monitor.baseline_history()) == n_before:
+        raise ConflictError("The baseline stays: too few predictions are stored for another.")
+    monitor.flush()
 
 
 def _tell(alert: Any, *, as_json: bool) -> None:

@@ -1,7 +1,7 @@
 """What a monitor knows as one page: plain values in (`view`), HTML out (`page`)."""
 
 from modelyard.monitor.report.figures import history_figure
-from modelyard.monitor.report.page import monitor_report, write_page, write_report
+from modelyard.monitor.report.page import monitor_report, write_report
 from modelyard.monitor.report.view import MonitorView, view_of
 
 __all__ = [
@@ -9,6 +9,5 @@ __all__ = [
     "history_figure",
     "monitor_report",
     "view_of",
-    "write_page",
     "write_report",
 ]

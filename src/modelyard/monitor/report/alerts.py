@@ -71,22 +71,21 @@ def _lasting(alerts: Sequence[AlertDict], now: datetime) -> list[Lasting]:
 def _table(alerts: Sequence[AlertDict]) -> Table:
     shown = alerts[:_MOST_ROWS]
     return Table(
-        ["severity", "alert", "message", "first seen", "last seen", "times", "state"],
+        ["severity", "alert", "state", "first seen", "times", "message"],
         [
             [
                 alert["severity"],
                 alert["name"],
-                alert["message"].removeprefix(f"{alert['name']}: "),
-                _minute(alert["first_seen"]),
-                _minute(alert["last_seen"]),
-                alert["count"],
                 _state(alert),
+                _minute(alert["first_seen"]),
+                alert["count"],
+                alert["message"].removeprefix(f"{alert['name']}: "),
             ]
             for alert in shown
         ],
         f"The newest {len(shown)} of {len(alerts):,}." if len(shown) < len(alerts) else "",
         highlight=[i for i, alert in enumerate(shown) if alert["is_active"]],
-        whole=["alert", "first seen", "last seen"],
+        whole=["first seen"],
     )
 
 

@@ -56,23 +56,13 @@ def write_report(
     Raises:
         ConfigError: A path that cannot be written, or a `since` that is no time.
     """
-    return write_page(view_of(monitor, since=since), path)
-
-
-def write_page(view: MonitorView, path: str | Path) -> Path:
-    """Write the page of a view, whole or not at all; makes the folder.
-
-    Returns:
-        The path.
-
-    Raises:
-        ConfigError: A path that cannot be written.
-    """
+    # Outside the `try`: a store that refuses says so itself.
+    page = monitor_report(view_of(monitor, since=since))
     target = Path(path)
     try:
         if target.is_dir():
             raise IsADirectoryError(EISDIR, "it is a folder")
-        write_text(target, monitor_report(view))
+        write_text(target, page)
     except OSError as error:
         raise ConfigError(
             f"The report {str(path)!r} cannot be written: {error}. Name a file such as "

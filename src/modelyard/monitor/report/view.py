@@ -1,9 +1,8 @@
 """Everything that a report shows, gathered from a monitor as plain values."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from modelyard._core.errors import ConfigError
@@ -70,21 +69,18 @@ def view_of(
     monitor: "Teller",
     *,
     since: datetime | str | None = None,
-    query: Callable[[str], Sequence[Point]] | None = None,
 ) -> MonitorView:
     """What a monitor knows now.
 
     Args:
         monitor: Whose.
         since: History and alerts from this time on only; text is ISO 8601, no zone means UTC.
-        query: Gives one figure's history by its name, in place of the monitor's own `query`.
 
     Raises:
         ConfigError: A `since` that is no time.
     """
     metrics = [f"metrics.{name}" for name in list(monitor.health().metrics)[:_MOST_METRICS]]
-    ask = query or partial(monitor.query, since=since)
-    history = {name: _points(ask, name) for name in (*HISTORY, *metrics)}
+    history = {name: _points(monitor, name, since) for name in (*HISTORY, *metrics)}
     summary = monitor.get_summary()
     prediction_drift = monitor.detect_prediction_drift()
     feature_drift = monitor.detect_feature_drift()
@@ -129,10 +125,10 @@ def _most_moved(prediction: DriftDict, feature: DriftDict) -> tuple[list[int], l
     return outputs, features
 
 
-def _points(query: Callable[[str], Sequence[Point]], metric: str) -> Sequence[Point]:
+def _points(monitor: "ModelMonitor", metric: str, since: datetime | str | None) -> Sequence[Point]:
     """The figure of every window; none where the monitor has not measured it yet."""
     try:
-        return query(metric)
+        return monitor.query(metric, since=since)
     except ConfigError:
         # No such figure yet; a time that is none fails again in get_alerts, with its message.
         return ()
