@@ -24,7 +24,7 @@ def rule_figures(evaluation: Evaluation, performance: PerformanceDict) -> dict[s
         "total_predictions": evaluation.n_records,
         "n_window": health.n_predictions,
         "latency": latency_of(health),
-        "throughput_qps": throughput_of(data),
+        "throughput_qps": throughput_of(data, now_s=evaluation.monotonic_s),
         "error_rate": finite_or_none(health.error_rate),
         "prediction": evaluation.prediction_stats,
         "metrics": health.to_plain()["metrics"],

@@ -86,8 +86,7 @@ class Judge(Normal):
             worst = 0 if verdict.columns is None else verdict.columns.worst
             found = explain_shift(
                 worst,
-                data.predictions,
-                data.features,
+                *data.paired(),
                 prediction_reference=baseline.predictions,
                 feature_reference=baseline.features,
             )

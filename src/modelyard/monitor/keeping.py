@@ -29,7 +29,7 @@ from modelyard.monitor.worker import worker
 _logger = logging.getLogger(__name__)
 
 FLUSH_INTERVAL_S = 1.0
-# Full windows that may wait to be summarised before recording has to do it itself.
+# Full windows that may wait to be summarised with their distributions.
 _MOST_WAITING = 20
 _N_SKETCHED = 20
 
@@ -37,7 +37,8 @@ _N_SKETCHED = 20
 class Keeper(Recorder):
     """Keeps full windows and writes what is new.
 
-    A second lock, `_working`, lets one thread at a time work out verdicts or write.
+    A second lock, `_working`, lets one thread at a time work out verdicts, a third, `_writing`,
+    lets one write.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Keeper(Recorder):
         self._dispatcher = dispatcher
         self._log = None if log_dir is None else JsonLines(Path(log_dir), model_name)
         self._working = Lock()
+        self._writing = Lock()
         self._waiting: list[tuple[WindowData, str, str, bool]] = []
         self._window_began = self._clock.now().isoformat()
         # Odd values counted when the last two windows were full.
@@ -99,6 +101,8 @@ class Keeper(Recorder):
         """Called with the lock held when a window is full."""
         ended_at = self._clock.now().isoformat()
         data = self._window.data_of_full()
+        if len(self._waiting) >= _MOST_WAITING:
+            data = data.without_rows()  # the worker is behind: what is large must not pile up
         self._waiting.append((data, self._window_began, ended_at, self._is_armed))
         self._is_armed = False
         self._window_began = ended_at
@@ -125,12 +129,9 @@ class Keeper(Recorder):
         before = self._odd_marks[0]
         return {name: n - before.get(name, 0) for name, n in self._window.odd_counts().items()}
 
-    def _has_too_much_to_do(self) -> bool:
-        return len(self._waiting) > _MOST_WAITING
-
     def _after_fork(self) -> None:
         super()._after_fork()
-        self._working = Lock()
+        self._working, self._writing = Lock(), Lock()
         self._is_flush_asked = False
         # What the parent has recorded the parent writes.
         self._journal.after_fork()
@@ -200,6 +201,8 @@ class Keeper(Recorder):
             with self._lock:
                 self._note_records()
                 self._note_deliveries()
+        # Whoever reads or evaluates does not wait for the store.
+        with self._writing:
             self._journal.write(at=self._clock.now())
 
     def _note_records(self) -> None:

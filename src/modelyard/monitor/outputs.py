@@ -149,11 +149,18 @@ def latency_of(health: Health) -> Latency:
     }
 
 
-def throughput_of(data: WindowData) -> float | None:
-    """Predictions a second over the window; None below two or while no time has passed."""
-    if data.duration_s <= 0.0:
+def throughput_of(data: WindowData, *, now_s: float) -> float | None:
+    """Predictions a second over the window; None below two or while no time has passed.
+
+    Args:
+        data: The window.
+        now_s: By the monotonic clock: a stream that has stopped grows slower.
+    """
+    n_gaps = data.health.n_predictions - 1
+    if data.duration_s <= 0.0 or n_gaps < 1 or data.last_s is None:
         return None
-    return (data.health.n_predictions - 1) / data.duration_s
+    idle_s = now_s - data.last_s - data.duration_s / n_gaps
+    return n_gaps / (data.duration_s + max(idle_s, 0.0))
 
 
 # Values whose squares overflow give a NaN or no verdict, never a warning to the caller.

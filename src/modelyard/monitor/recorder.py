@@ -233,17 +233,13 @@ class Recorder:
         if is_due:
             self._ask()
 
-    def _has_too_much_to_do(self) -> bool:
-        """Whether recording must do the work itself, so that what waits does not pile up."""
-        return False
-
     def _after_fork(self) -> None:
         """In the child of a fork: locks nobody holds, and ids that are not the parent's."""
         self._lock = Lock()
         self._run_id = new_id("request")
 
     def _ask(self) -> None:
-        if self._is_background and not self._has_too_much_to_do():
+        if self._is_background:
             worker().ask(self)
         else:
             self.work()

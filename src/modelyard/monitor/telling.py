@@ -132,7 +132,7 @@ class Teller(Judge):
             "window_size": self.window_size,
             "n_window": health.n_predictions,
             "latency": latency_of(health),
-            "throughput_qps": throughput_of(evaluation.data),
+            "throughput_qps": throughput_of(evaluation.data, now_s=self._clock.monotonic_s()),
             "error_rate": finite_or_none(health.error_rate),
             "prediction": evaluation.prediction_stats,
             "metrics": health.to_plain()["metrics"],

@@ -9,7 +9,7 @@ from typing import Protocol
 _logger = logging.getLogger(__name__)
 
 # It uses at most this share of a core.
-_LARGEST_SHARE = 0.1
+_LARGEST_SHARE = 0.25
 # Without work for so long the thread ends; the next work starts another.
 _IDLE_S = 5.0
 
@@ -25,7 +25,7 @@ class Worked(Protocol):
 class Worker:
     """Calls `work` of whoever asked for it, one at a time.
 
-    Whoever asks again before it was called is called once. After each call the thread rests nine
+    Whoever asks again before it was called is called once. After each call the thread rests three
     times as long as the call took. One condition guards all state.
     """
 

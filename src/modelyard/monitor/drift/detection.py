@@ -103,6 +103,8 @@ def detect_drift(
     rows: NDArray[np.float64],
     past: PastSketches,
     rule: DriftRule,
+    *,
+    n_since: int = 0,
 ) -> DriftVerdict:
     """Compare a window with the reference.
 
@@ -111,10 +113,11 @@ def detect_drift(
         rows: The window, shape (n, columns), oldest first.
         past: The full windows before it.
         rule: How to judge.
+        n_since: Predictions since the last of these rows came.
     """
     if reference is None:
         return _no_verdict("No baseline yet: call set_baseline().", rule, n=len(rows))
-    problem = _wrong_width(reference, rows)
+    problem = _stopped(n_since, rule) or _wrong_width(reference, rows)
     cannot = problem or _too_few(len(rows), rule)
     if cannot:
         return _no_verdict(cannot, rule, n=len(rows), problem=problem)
@@ -267,6 +270,10 @@ def _wrong_width(reference: Reference, rows: NDArray[np.float64]) -> str:
     if len(rows) == 0 or rows.shape[1] == reference.width:
         return ""
     return f"The baseline has {reference.width} columns, the window {rows.shape[1]}."
+
+
+def _stopped(n_since: int, rule: DriftRule) -> str:
+    return f"None came with the last {n_since} predictions." if n_since >= rule.window_size else ""
 
 
 def _too_few(n: int, rule: DriftRule) -> str:

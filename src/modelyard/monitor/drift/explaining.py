@@ -44,8 +44,8 @@ def explain_shift(
 
     Args:
         output: Index of the output.
-        predictions: shape (n, outputs).
-        features: shape (n, features), row by row those of the predictions.
+        predictions: Of the window, shape (n, outputs).
+        features: That came with them, row by row, shape (n, features).
         prediction_reference: What was normal.
         feature_reference: The same for features.
 

@@ -34,7 +34,17 @@ def drift_verdicts(
     predictions, features = (baseline.predictions, baseline.features) if baseline else (None, None)
     return {
         PREDICTION_DRIFT: detect_drift(
-            predictions, data.predictions, past.predictions, rules[PREDICTION_DRIFT]
+            predictions,
+            data.predictions,
+            past.predictions,
+            rules[PREDICTION_DRIFT],
+            n_since=data.n_since.get("prediction", 0),
         ),
-        FEATURE_DRIFT: detect_drift(features, data.features, past.features, rules[FEATURE_DRIFT]),
+        FEATURE_DRIFT: detect_drift(
+            features,
+            data.features,
+            past.features,
+            rules[FEATURE_DRIFT],
+            n_since=data.n_since.get("feature", 0),
+        ),
     }

@@ -43,7 +43,7 @@ def figures_of(
         n_errors=window.n_errors,
         latency_s=Histogram(bounds=BOUNDS_S, counts=counts, total=total_s),
         latency_quantiles_s=_quantiles_s(health),
-        throughput_per_s=throughput_of(evaluation.data),
+        throughput_per_s=throughput_of(evaluation.data, now_s=now_s),
         error_rate=health.error_rate if health.n_predictions else None,
         drift={
             name.removesuffix("_drift"): _drift_figures(verdict)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,16 @@ class WindowData:
             last_s=self.last_s,
             n_since=self.n_since,
             metrics=self.metrics,
+        )
+
+    def without_rows(self) -> "WindowData":
+        """The window without its outputs and features."""
+        predictions, features = (rows[:0] for rows in (self.predictions, self.features))
+        return replace(
+            self,
+            predictions=predictions.copy(),
+            features=features.copy(),
+            partners=self.partners[:0],
         )
 
     def paired(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

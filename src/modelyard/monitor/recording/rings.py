@@ -217,12 +217,6 @@ class Rows:
             self._rows = np.full((n_rows, width), math.nan)
             self.width = width
 
-    def _take_width(self, width: int) -> None:
-        if 0 < width <= MAX_WIDTH:
-            n_rows = self._kept if width <= NARROW_WIDTH else self._size
-            self._rows = np.full((n_rows, width), math.nan)
-            self.width = width
-
     def _is_new_width(self, width: int, n_rows: int) -> bool:
         """Whether so many rows of another width came in a row that the first was the odd one."""
         if width != self._other_width or self._other_end != self.n_added:

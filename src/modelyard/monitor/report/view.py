@@ -125,7 +125,7 @@ def _most_moved(prediction: DriftDict, feature: DriftDict) -> tuple[list[int], l
     return outputs, features
 
 
-def _points(monitor: "ModelMonitor", metric: str, since: datetime | str | None) -> Sequence[Point]:
+def _points(monitor: "Teller", metric: str, since: datetime | str | None) -> Sequence[Point]:
     """The figure of every window; none where the monitor has not measured it yet."""
     try:
         return monitor.query(metric, since=since)
