@@ -141,9 +141,9 @@ def test_the_names_are_those_that_no_rule_may_take():
     assert set(readings(drift=drift)) == WATCHED_NAMES
 
 
-@pytest.mark.parametrize("value", [0, -1, math.nan, "1", 1j])
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "1", 1j, True, 10**400])
 def test_a_threshold_is_a_positive_number(value):
-    with pytest.raises(ConfigError, match="'error_rate' must be above 0"):
+    with pytest.raises(ConfigError, match="'error_rate' must be a finite number above 0"):
         checked_thresholds({"error_rate": value})
 
 

@@ -10,9 +10,11 @@ from sklearn import metrics as reference
 from modelyard._core.clock import ManualClock
 from modelyard._core.errors import ConfigError
 from modelyard.monitor import ModelMonitor
-from modelyard.monitor.performance.estimated import Calibration, estimated
+from modelyard.monitor.performance.calibration import Calibration
+from modelyard.monitor.performance.estimated import estimated
 from modelyard.monitor.performance.kinds import PredictionKind, kind_of
-from modelyard.monitor.performance.realised import measured_mean, realised
+from modelyard.monitor.performance.measured import measured_mean, measured_share
+from modelyard.monitor.performance.realised import realised
 
 
 @pytest.fixture

@@ -27,7 +27,8 @@ from modelyard.monitor.outputs import (
     feature_drift_dict,
     prediction_drift_dict,
 )
-from modelyard.monitor.performance.report import PerformanceDict, performance_of
+from modelyard.monitor.performance.report import Known, PerformanceDict, performance_of
+from modelyard.monitor.recording.outcomes import pairs_of
 
 _logger = logging.getLogger(__name__)
 
@@ -239,14 +240,19 @@ class Judge(Normal):
 
     def _performance(self, evaluation: Evaluation) -> PerformanceDict:
         settings = self._settings
+        outcomes = self._window.outcomes
         with self._lock:
-            pairs, n_unmatched = self._window.outcomes.pairs(), self._window.outcomes.n_unmatched
+            kept, n_unmatched = outcomes.kept(), outcomes.n_unmatched
+            labels = dict(outcomes.labels.by_code)
+        predictions, truths = pairs_of(kept)
         return performance_of(
             self._kind(evaluation.data.predictions),
             evaluation.data.predictions,
-            pairs,
+            Known(
+                predictions=predictions, truths=truths, labels=labels, n_unmatched=n_unmatched
+            ),
             evaluation.data.metrics,
-            n_unmatched=n_unmatched,
+            output_names=settings.output_names,
             return_metrics=settings.return_metrics,
             periods_per_year=settings.periods_per_year,
         )

@@ -12,7 +12,7 @@ from modelyard.monitor.alerting.dispatch import Dispatcher
 from modelyard.monitor.alerting.rules import AlertRule, checked_rules
 from modelyard.monitor.alerting.sinks import AlertSink
 from modelyard.monitor.alerting.thresholds import DEFAULT_THRESHOLDS, checked_thresholds
-from modelyard.monitor.arguments import at_least_one, names_of
+from modelyard.monitor.arguments import at_least_one, columns_of, names_of, positive_number
 from modelyard.monitor.drift.detection import DriftRule
 from modelyard.monitor.drift.methods import WASSERSTEIN, default_threshold
 from modelyard.monitor.drift.verdicts import FEATURE_DRIFT, PREDICTION_DRIFT
@@ -109,8 +109,13 @@ class ModelMonitor(Teller):
     ) -> None:
         if durability not in DURABILITIES:
             raise ConfigError(f"durability must be one of {DURABILITIES}; got {durability!r}.")
-        if not periods_per_year > 0.0:
-            raise ConfigError(f"periods_per_year must be above 0, got {periods_per_year!r}.")
+        periods_per_year = positive_number(periods_per_year, what="periods_per_year")
+        feature_names = names_of(feature_names, what="feature_names")
+        categorical = columns_of(
+            categorical_features, feature_names, what="categorical_features"
+        )
+        returns = names_of(return_metrics, what="return_metrics")
+        evaluate_every = at_least_one(evaluate_every, what="evaluate_every")
         window_size = at_least_one(window_size, what="window_size")
         min_drift_samples = at_least_one(min_drift_samples, what="min_drift_samples")
         _warn_of_short_window(model_name, window_size, min_drift_samples)
@@ -129,10 +134,10 @@ class ModelMonitor(Teller):
                 for name in (PREDICTION_DRIFT, FEATURE_DRIFT)
             },
             kind=checked_kind(prediction_kind),
-            categorical_features=frozenset(categorical_features),
+            categorical_features=frozenset(categorical),
             output_names=names_of(output_names, what="output_names"),
-            return_metrics=frozenset(return_metrics),
-            periods_per_year=float(periods_per_year),
+            return_metrics=frozenset(returns),
+            periods_per_year=periods_per_year,
             refresh_every=None
             if refresh_baseline_every is None
             else at_least_one(refresh_baseline_every, what="refresh_baseline_every"),
@@ -161,12 +166,12 @@ class ModelMonitor(Teller):
             "alert_thresholds": {name: thresholds[name] for name in thresholds},
             "evaluate_every": evaluate_every,
             "min_drift_samples": min_drift_samples,
-            "feature_names": list(names_of(feature_names, what="feature_names")) or None,
+            "feature_names": list(feature_names) or None,
             "output_names": list(settings.output_names) or None,
-            "categorical_features": list(categorical_features),
+            "categorical_features": list(categorical),
             "prediction_kind": prediction_kind,
             "drift_method": drift_method,
-            "return_metrics": list(return_metrics),
+            "return_metrics": list(returns),
             "periods_per_year": periods_per_year,
         }
         self._store = store

@@ -65,11 +65,12 @@ _FIGURES_OF_NOW = (
     "drift.feature.p_value",
     "drift.feature.autocorrelation",
     "odd_values.*",
-    "performance.realised.*.value",
-    "performance.estimated.*.value",
-    "performance.metrics.*.mean.value",
-    "performance.metrics.*.sharpe.value",
     "versions.*",
+    *(
+        f"performance.{figure}.{part}"
+        for figure in ("realised.*", "estimated.*", "metrics.*.mean", "metrics.*.sharpe")
+        for part in ("value", "lower", "upper", "n")
+    ),
 )
 # Names such as `return` are none to Python's parser, except in quotes.
 _KEYWORD = re.compile(rf"\.\s*({'|'.join(keyword.kwlist)})\b")

@@ -11,6 +11,7 @@ from modelyard.monitor.alerting.alerts import Severity, checked_severity
 from modelyard.monitor.alerting.expressions import Expression, UnknownFigureError
 from modelyard.monitor.alerting.readings import Limit, Reading, State, critical_limit
 from modelyard.monitor.alerting.thresholds import MIN_PREDICTIONS, WATCHED_NAMES
+from modelyard.monitor.arguments import whole_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,8 @@ class AlertRule:
         critical: Limit from which on a breach is critical. Without it a warning becomes critical
             a factor of two further in the bad direction: twice `above`, half of `below`; under
             0 it is half of `above`, twice `below`; for a limit of 0 never.
-        min_samples: Predictions in the window (values, of a metric) below which nothing is known.
+        min_samples: Predictions in the window below which nothing is known; of a metric or a figure
+            of the performance its own `n`. Give 0 for a rule on such an `n` itself.
         consecutive: Evaluations in breach in a row before an alert opens; 1 is at once, None is
             what the monitor does (two).
 
@@ -63,11 +65,9 @@ class AlertRule:
                 f"{', '.join(sorted(WATCHED_NAMES))}. Choose another one, or set its limit by "
                 "alert_thresholds=."
             )
-        if self.min_samples < 0 or (self.consecutive is not None and self.consecutive < 1):
-            raise ConfigError(
-                f"Rule {self.name!r}: min_samples must be 0 or more and consecutive 1 or more; "
-                f"got {self.min_samples} and {self.consecutive}."
-            )
+        whole_number(self.min_samples, what=f"Rule {self.name!r}: min_samples", least=0)
+        if self.consecutive is not None:
+            whole_number(self.consecutive, what=f"Rule {self.name!r}: consecutive", least=1)
         # The frozen class allows no other way to keep what is worked out once.
         object.__setattr__(self, "_expression", Expression(self.metric))
         object.__setattr__(self, "_limit", self._checked_limit())
@@ -162,7 +162,11 @@ def checked_rules(rules: Sequence[AlertRule]) -> tuple[AlertRule, ...]:
 
 def _samples_behind(path: Sequence[str | int], figures: Mapping[str, Any]) -> tuple[int, str]:
     """How many values a figure was made from, and what they are."""
-    if path[0] == "metrics":
-        metric = figures["metrics"][path[1]]
-        return int(metric.get("n") or 0), f"values of metric {path[1]!r}"
-    return int(figures.get("n_window") or 0), "predictions in the window"
+    if path[0] not in {"metrics", "performance"}:
+        return int(figures.get("n_window") or 0), "predictions in the window"
+    figure: Any = figures
+    for key in path[:-1]:
+        figure = figure[key]
+    name = ".".join(map(str, path[1 if path[0] == "metrics" else 0 : -1]))
+    what = f"metric {name!r}" if path[0] == "metrics" else name
+    return int(figure.get("n") or 0), f"values of {what}"

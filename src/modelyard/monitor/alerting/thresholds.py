@@ -3,12 +3,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from numbers import Real
 from typing import Any
 
 from modelyard._core.errors import ConfigError
 from modelyard.monitor.alerting.alerts import Severity
 from modelyard.monitor.alerting.readings import Limit, Reading, State, critical_limit
+from modelyard.monitor.arguments import positive_number
 from modelyard.monitor.drift.detection import DriftVerdict
 from modelyard.monitor.recording.health import Health
 
@@ -64,20 +64,30 @@ def checked_thresholds(
     """The default thresholds with those given in their place.
 
     Raises:
-        ConfigError: A threshold of unknown name, or no positive number.
+        ConfigError: A threshold of unknown name, or no finite number above 0 (of
+            `error_rate`, above 0 and up to 1).
     """
-    given: dict[str, Any] = dict(thresholds or {})
-    for name, value in given.items():
+    found: dict[str, float | None] = dict(DEFAULT_THRESHOLDS)
+    for name, value in dict(thresholds or {}).items():
         if name not in DEFAULT_THRESHOLDS:
             raise ConfigError(
                 f"No alert threshold {name!r}. There are: {', '.join(DEFAULT_THRESHOLDS)}. "
                 "An AlertRule watches any other figure."
             )
-        if value is not None and not (isinstance(value, Real) and float(value) > 0.0):
-            raise ConfigError(
-                f"Alert threshold {name!r} must be above 0, or None for no alert; got {value!r}."
-            )
-    return {**DEFAULT_THRESHOLDS, **given}
+        found[name] = None if value is None else _checked(name, value)
+    return found
+
+
+def _checked(name: str, value: Any) -> float:
+    try:
+        number = positive_number(value, what=f"Alert threshold {name!r}")
+    except ConfigError as error:
+        raise ConfigError(f"{error} None switches the alert off.") from error
+    if name == "error_rate" and number > 1.0:
+        raise ConfigError(
+            f"Alert threshold 'error_rate' is a share, 0 to 1, got {value!r}. 0.05 means 5 %."
+        )
+    return number
 
 
 def _health_reading(name: str, value: float, threshold: float, n_predictions: int) -> Reading:

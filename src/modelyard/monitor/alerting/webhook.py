@@ -38,7 +38,8 @@ class WebhookSink:
     else is tried again.
 
     Args:
-        url: `https://` or `http://`. It may hold a token: messages name its host only.
+        url: `https://` or `http://`. It may hold a token, but no user or password:
+            messages name its host only.
         secret: Known to the receiver; None for no signature.
         timeout_s: Longest wait for the connection and for each part of the answer.
         headers: Sent with each request, such as `Authorization`.
@@ -138,6 +139,11 @@ def _checked_host(url: str) -> str:
         raise ConfigError(
             "A webhook's url must be http:// or https:// with a host; got "
             f"{'text' if isinstance(url, str) else type(url).__qualname__} that is not."
+        )
+    if "@" in parts.netloc:
+        raise ConfigError(
+            "A webhook's url must not hold a user or password: they would not be sent. Give "
+            "headers={'Authorization': 'Basic ...'} instead."
         )
     return host
 

@@ -9,60 +9,11 @@ estimation with calibration as described by Białek et al. (2024), arXiv:2407.08
 """
 
 import math
-from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy import optimize
-
-from modelyard.monitor.performance.realised import Measured, chances_of, measured_mean
+from modelyard.monitor.performance.calibration import Calibration
+from modelyard.monitor.performance.measured import Measured, Rows, Z
+from modelyard.monitor.performance.realised import are_chances, chances_of
 from modelyard.stats.intervals import Interval
-
-# Pairs below which chances are taken as they are.
-MIN_PAIRS = 200
-
-Rows = NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Calibration:
-    """How often what was said with a confidence was right: rising steps.
-
-    Attributes:
-        confidence: Ascending, shape (k,).
-        accuracy: Of predictions with this confidence, ascending, shape (k,).
-    """
-
-    confidence: Rows
-    accuracy: Rows
-
-    @classmethod
-    def of(cls, predictions: Rows, truths: Rows) -> "Calibration | None":
-        """That of pairs; None where they are too few or do not go together.
-
-        Args:
-            predictions: Chances, shape (n, classes) or (n, 1).
-            truths: Classes, shape (n, 1).
-
-        Source:
-            Isotonic regression: Zadrozny and Elkan (2002), KDD 694-699.
-        """
-        if len(predictions) < MIN_PAIRS or truths.shape[1] != 1:
-            return None
-        chances = chances_of(predictions)
-        usable = np.isfinite(chances).all(axis=1) & np.isfinite(truths[:, 0])
-        if usable.sum() < MIN_PAIRS:
-            return None
-        chances, right = chances[usable], truths[usable, 0]
-        confidence = chances.max(axis=1)
-        order = np.argsort(confidence, kind="stable")
-        is_right = (chances.argmax(axis=1) == right).astype(np.float64)[order]
-        steps = optimize.isotonic_regression(is_right).x
-        return cls(confidence=confidence[order], accuracy=np.asarray(steps, np.float64))
-
-    def accuracy_at(self, confidence: Rows) -> Rows:
-        """The accuracy to expect, between the steps by a straight line."""
-        return np.interp(confidence, self.confidence, self.accuracy)
 
 
 def estimated(predictions: Rows, calibration: Calibration | None) -> dict[str, Measured]:
@@ -73,21 +24,20 @@ def estimated(predictions: Rows, calibration: Calibration | None) -> dict[str, M
         calibration: From earlier outcomes, if there were enough.
 
     Returns:
-        `accuracy`; its interval holds for the number of right answers among these predictions.
-        Empty without a usable row.
+        `accuracy`; its interval holds for the share of right answers among these predictions,
+        and allows for how few outcomes the calibration comes from. Empty without a usable row.
     """
     chances = chances_of(predictions)
-    usable = np.isfinite(chances).all(axis=1) & (chances >= 0.0).all(axis=1)
+    usable = are_chances(chances)
     if not usable.any():
         return {}
-    confidence = chances[usable].max(axis=1)
+    confidence = chances[usable].max(axis=1).clip(0.0, 1.0)
     expected = confidence if calibration is None else calibration.accuracy_at(confidence)
-    mean = measured_mean(expected)
+    n, mean = len(expected), float(expected.mean())
     # Each answer is right or wrong by chance, beside how the chances themselves vary.
-    own = float((expected * (1.0 - expected)).sum()) / len(expected) ** 2
-    half = 1.959963984540054 * math.sqrt(own)
-    return {
-        "accuracy": Measured(
-            value=mean.value, interval=Interval(mean.value - half, mean.value + half), n=mean.n
-        )
-    }
+    variance = float((expected * (1.0 - expected)).sum()) / n**2
+    if calibration is not None:
+        variance = variance * calibration.clustering() + calibration.variance_at(confidence)
+    half = Z * math.sqrt(variance)
+    interval = Interval(max(mean - half, 0.0), min(mean + half, 1.0))
+    return {"accuracy": Measured(value=mean, interval=interval, n=n)}

@@ -1,6 +1,7 @@
 """Predictions and what came of them, in pairs."""
 
 from collections import deque
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -12,6 +13,7 @@ from modelyard.monitor.recording.labels import Labels
 from modelyard.monitor.recording.rings import as_rows
 
 Row = NDArray[np.float64]
+Pair = tuple[Row, Row]
 
 
 class Outcomes:
@@ -22,7 +24,7 @@ class Outcomes:
     """
 
     def __init__(self, size: int) -> None:
-        self._pairs: deque[tuple[Row, Row]] = deque(maxlen=size)
+        self._pairs: deque[Pair] = deque(maxlen=size)
         self.labels = Labels()
         self.n_added = 0
         self.n_unmatched = 0
@@ -49,19 +51,31 @@ class Outcomes:
             self._pairs.append((prediction, truth))
             self.n_added += 1
 
-    def pairs(self, *, newest: int | None = None) -> tuple[Row, Row]:
-        """Predictions, shape (n, outputs), and truths, shape (n, k), oldest first.
-
-        Those of another form than the newest are left out.
+    def kept(self, *, newest: int | None = None) -> list[Pair]:
+        """The last pairs, oldest first: a copy to be worked on without the lock.
 
         Args:
-            newest: How many of the last to look at; all by default.
+            newest: How many at most; all by default.
         """
-        n = len(self._pairs) if newest is None else min(newest, len(self._pairs))
-        if not n:
-            return np.empty((0, 0)), np.empty((0, 0))
-        kept = list(islice(self._pairs, len(self._pairs) - n, None))
-        forms = [(len(prediction), len(truth)) for prediction, truth in kept]
-        alike = [pair for pair, form in zip(kept, forms, strict=True) if form == forms[-1]]
-        predictions, truths = zip(*alike, strict=True)
-        return np.stack(predictions), np.stack(truths)
+        n = len(self._pairs)
+        return list(islice(self._pairs, 0 if newest is None else max(0, n - newest), None))
+
+    def pairs(self, *, newest: int | None = None) -> tuple[Row, Row]:
+        """As `pairs_of(kept(newest=newest))`."""
+        return pairs_of(self.kept(newest=newest))
+
+
+def pairs_of(kept: Sequence[Pair]) -> tuple[Row, Row]:
+    """Predictions, shape (n, outputs), and truths, shape (n, k), oldest first.
+
+    Those of another form than the newest are left out.
+
+    Args:
+        kept: As `Outcomes.kept` gives them.
+    """
+    if not kept:
+        return np.empty((0, 0)), np.empty((0, 0))
+    form = [len(part) for part in kept[-1]]
+    alike = [pair for pair in kept if [len(part) for part in pair] == form]
+    predictions, truths = zip(*alike, strict=True)
+    return np.stack(predictions), np.stack(truths)
