@@ -44,7 +44,11 @@ def busy_monitor():
 
 
 def test_every_known_name_has_a_value_in_a_busy_monitor(busy_monitor):
-    figures = rule_figures(busy_monitor._fresh(), busy_monitor.get_performance())
+    figures = rule_figures(
+        busy_monitor._fresh(),
+        busy_monitor.get_performance(),
+        busy_monitor.get_summary()["prediction"],
+    )
     for name in KNOWN_NAMES:
         now = name.removeprefix("baseline.")
         of_all = now.replace("ed.*", "ed.accuracy")

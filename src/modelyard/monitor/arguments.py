@@ -40,7 +40,7 @@ def positive_number(value: Any, *, what: str) -> float:
         ConfigError: It is no number, not finite, or not above 0.
     """
     number = math.nan
-    if isinstance(value, Real) and not isinstance(value, bool):
+    if type(value) is not bool and isinstance(value, Real):
         try:
             number = float(value)
         except OverflowError:

@@ -9,7 +9,12 @@ from modelyard.monitor.changes import ChangeDict
 from modelyard.monitor.drift.baseline import Baseline
 from modelyard.monitor.drift.detection import DriftVerdict
 from modelyard.monitor.drift.verdicts import FEATURE_DRIFT, PREDICTION_DRIFT, Past
-from modelyard.monitor.outputs import PredictionStats, prediction_stats
+from modelyard.monitor.outputs import (
+    PredictionStats,
+    class_shares,
+    class_stats,
+    prediction_stats,
+)
 from modelyard.monitor.recording.data import WindowData
 
 # Which stream's change of the mean an alert of this name comes from.
@@ -51,8 +56,23 @@ class Evaluation:
 
     @cached_property
     def prediction_stats(self) -> PredictionStats:
-        """Of the window's predictions; worked out once."""
+        """Of the window's predictions as numbers; worked out once."""
         return prediction_stats(self.data.predictions)
+
+    def class_stats(self, labels: Mapping[float, str]) -> PredictionStats:
+        """Of the window's predictions as classes.
+
+        Args:
+            labels: Of classes that are text, by code.
+        """
+        n_outputs = self.data.predictions.shape[1]
+        return class_stats(
+            self._class_shares, labels, n=len(self.data.predictions), n_outputs=n_outputs
+        )
+
+    @cached_property
+    def _class_shares(self) -> Mapping[float, float]:
+        return class_shares(self.data.predictions)
 
     def of(self, data: WindowData, drift: Mapping[str, DriftVerdict]) -> "Evaluation":
         """The same with another window and its verdicts."""

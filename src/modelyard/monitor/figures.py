@@ -8,16 +8,25 @@ from modelyard._core.plain import finite_or_none
 from modelyard.monitor.drift.baseline import Baseline
 from modelyard.monitor.drift.references import Reference
 from modelyard.monitor.evaluation import Evaluation
-from modelyard.monitor.outputs import drift_dict, latency_of, quantiles_of, throughput_of
+from modelyard.monitor.outputs import (
+    PredictionStats,
+    drift_dict,
+    latency_of,
+    quantiles_of,
+    throughput_of,
+)
 from modelyard.monitor.performance.report import PerformanceDict
 
 
-def rule_figures(evaluation: Evaluation, performance: PerformanceDict) -> dict[str, Any]:
+def rule_figures(
+    evaluation: Evaluation, performance: PerformanceDict, predictions: PredictionStats
+) -> dict[str, Any]:
     """The summary's figures, those of the baseline under `baseline`, and the performance.
 
     Args:
         evaluation: Of now.
         performance: Of now.
+        predictions: Of the window.
     """
     health, data = evaluation.data.health, evaluation.data
     return {
@@ -26,7 +35,7 @@ def rule_figures(evaluation: Evaluation, performance: PerformanceDict) -> dict[s
         "latency": latency_of(health),
         "throughput_qps": throughput_of(data, now_s=evaluation.monotonic_s),
         "error_rate": finite_or_none(health.error_rate),
-        "prediction": evaluation.prediction_stats,
+        "prediction": predictions,
         "metrics": health.to_plain()["metrics"],
         "drift": {
             name.removesuffix("_drift"): drift_dict(verdict)
@@ -55,16 +64,23 @@ def _baseline_figures(baseline: Baseline | None) -> dict[str, Any]:
 
 
 def _of_reference(reference: Reference) -> dict[str, Any]:
-    """The same figures as those of a window; all outputs together only where there is one."""
-    means, stds = reference.sketch.mean(axis=1).tolist(), reference.std.tolist()
-    is_one = len(means) == 1
+    """The same figures as those of a window; all outputs together only where there is one.
+
+    Categories have shares, and no mean.
+    """
+    is_number = [i not in reference.categories for i in range(reference.width)]
+    means, stds = (
+        [
+            finite_or_none(one) if is_one else None
+            for one, is_one in zip(ones, is_number, strict=True)
+        ]
+        for ones in (reference.sketch.mean(axis=1).tolist(), reference.std.tolist())
+    )
+    is_single = is_number == [True]
     return {
         "n": reference.n,
-        "mean": finite_or_none(means[0]) if is_one else None,
-        "std": finite_or_none(stds[0]) if is_one else None,
-        "quantiles": quantiles_of(reference.sketch[0] if is_one else np.empty(0)),
-        "per_output": {
-            "mean": [finite_or_none(mean) for mean in means],
-            "std": [finite_or_none(std) for std in stds],
-        },
+        "mean": means[0] if is_single else None,
+        "std": stds[0] if is_single else None,
+        "quantiles": quantiles_of(reference.sketch[0] if is_single else np.empty(0)),
+        "per_output": {"mean": means, "std": stds},
     }

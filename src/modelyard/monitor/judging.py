@@ -22,11 +22,13 @@ from modelyard.monitor.figures import rule_figures
 from modelyard.monitor.normal import Normal
 from modelyard.monitor.outputs import (
     DriftDict,
+    PredictionStats,
     drift_dict,
     explained_by,
     feature_drift_dict,
     prediction_drift_dict,
 )
+from modelyard.monitor.performance.kinds import PredictionKind
 from modelyard.monitor.performance.report import Known, PerformanceDict, performance_of
 from modelyard.monitor.recording.outcomes import pairs_of
 
@@ -234,9 +236,18 @@ class Judge(Normal):
             began_at=evaluation.began_at(),
         )
         if settings.rules:
-            figures = rule_figures(evaluation, self._performance(evaluation))
+            figures = rule_figures(
+                evaluation, self._performance(evaluation), self._prediction_stats(evaluation)
+            )
             readings += [rule.reading(figures) for rule in settings.rules]
         return readings
+
+    def _prediction_stats(self, evaluation: Evaluation) -> PredictionStats:
+        if self._kind(evaluation.data.predictions) is not PredictionKind.CLASS:
+            return evaluation.prediction_stats
+        with self._lock:
+            labels = dict(self._window.reader.prediction_labels.by_code)
+        return evaluation.class_stats(labels)
 
     def _performance(self, evaluation: Evaluation) -> PerformanceDict:
         settings = self._settings
@@ -248,9 +259,7 @@ class Judge(Normal):
         return performance_of(
             self._kind(evaluation.data.predictions),
             evaluation.data.predictions,
-            Known(
-                predictions=predictions, truths=truths, labels=labels, n_unmatched=n_unmatched
-            ),
+            Known(predictions=predictions, truths=truths, labels=labels, n_unmatched=n_unmatched),
             evaluation.data.metrics,
             output_names=settings.output_names,
             return_metrics=settings.return_metrics,

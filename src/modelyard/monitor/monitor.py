@@ -111,9 +111,7 @@ class ModelMonitor(Teller):
             raise ConfigError(f"durability must be one of {DURABILITIES}; got {durability!r}.")
         periods_per_year = positive_number(periods_per_year, what="periods_per_year")
         feature_names = names_of(feature_names, what="feature_names")
-        categorical = columns_of(
-            categorical_features, feature_names, what="categorical_features"
-        )
+        categorical = columns_of(categorical_features, feature_names, what="categorical_features")
         returns = names_of(return_metrics, what="return_metrics")
         evaluate_every = at_least_one(evaluate_every, what="evaluate_every")
         window_size = at_least_one(window_size, what="window_size")

@@ -1,6 +1,6 @@
 """The dictionaries that `ModelMonitor` gives: plain, JSON-serialisable, NaN as None."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
@@ -16,6 +16,7 @@ from modelyard.monitor.recording.health import Health
 from modelyard.stats.quantiles import quantiles
 
 N_TOP_FEATURES = 10
+N_CLASSES = 100
 _LEVELS = {"p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95}
 
 
@@ -29,13 +30,18 @@ class Latency(TypedDict):
 
 
 class PredictionStats(TypedDict):
-    """The window's predictions, all outputs together, and each output's mean and spread."""
+    """The window's predictions, all outputs together, and each output's mean and spread.
+
+    Of classes, numbers say nothing and are None; `classes` then holds their shares (0 to 1), of
+    the 100 most frequent, the largest first; None for numbers and chances.
+    """
 
     n: int
     mean: float | None
     std: float | None
     quantiles: dict[str, float | None]
     per_output: dict[str, list[float | None]]
+    classes: dict[str, float] | None
 
 
 class ColumnDict(TypedDict):
@@ -177,6 +183,40 @@ def prediction_stats(rows: NDArray[np.float64]) -> PredictionStats:
             "mean": [_mean(column) for column in rows.T],
             "std": [_std(column) for column in rows.T],
         },
+        "classes": None,
+    }
+
+
+def class_shares(rows: NDArray[np.float64]) -> dict[float, float]:
+    """Share of each of the most frequent classes among predictions, the largest first.
+
+    Args:
+        rows: Classes, text as its code, shape (n, outputs); what is not finite is left out.
+    """
+    classes, counts = np.unique(rows[np.isfinite(rows)], return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:N_CLASSES]
+    shares = counts[order] / max(counts.sum(), 1)
+    return dict(zip(classes[order].tolist(), shares.tolist(), strict=True))
+
+
+def class_stats(
+    shares: Mapping[float, float], labels: Mapping[float, str], *, n: int, n_outputs: int
+) -> PredictionStats:
+    """The window's predictions where they are classes.
+
+    Args:
+        shares: By class, as `class_shares` gives them.
+        labels: Of classes that are text, by code.
+        n: Predictions.
+        n_outputs: Of a prediction.
+    """
+    return {
+        "n": n,
+        "mean": None,
+        "std": None,
+        "quantiles": quantiles_of(np.empty(0)),
+        "per_output": {"mean": [None] * n_outputs, "std": [None] * n_outputs},
+        "classes": {labels.get(one, f"{one:.16g}"): share for one, share in shares.items()},
     }
 
 
@@ -229,9 +269,18 @@ def distributions_of(
     indexes: Sequence[int],
     names: Sequence[str],
     *,
-    prefix: str,
+    kind: str,
 ) -> list[DistributionDict]:
-    """Quantiles of columns in the baseline and in the window, shape (n, columns)."""
+    """Quantiles of columns in the baseline and in the window.
+
+    Args:
+        reference: Of the baseline, if there is one.
+        rows: The window, shape (n, columns).
+        indexes: Which columns; those that are in neither are left out.
+        names: As far as known; others are named as the verdicts on drift name them.
+        kind: `prediction` or `feature`.
+    """
+    prefix = "output" if kind == "prediction" else kind
     width = max(reference.width if reference else 0, rows.shape[1])
     found: list[DistributionDict] = []
     for i in indexes:

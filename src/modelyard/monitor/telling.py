@@ -134,7 +134,7 @@ class Teller(Judge):
             "latency": latency_of(health),
             "throughput_qps": throughput_of(evaluation.data, now_s=self._clock.monotonic_s()),
             "error_rate": finite_or_none(health.error_rate),
-            "prediction": evaluation.prediction_stats,
+            "prediction": self._prediction_stats(evaluation),
             "metrics": health.to_plain()["metrics"],
             "drift": {
                 "prediction": drift_dict(evaluation.drift[PREDICTION_DRIFT]),
@@ -210,7 +210,7 @@ class Teller(Judge):
             reference = None
         else:
             reference = baseline.features if is_feature else baseline.predictions
-        return distributions_of(reference, rows, indexes, names[kind], prefix=kind)
+        return distributions_of(reference, rows, indexes, names[kind], kind=kind)
 
     def figures(self) -> Figures:
         """What is exported to other programs: `MonitorCollector(monitor.figures)` for Prometheus.

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 from modelyard._core.errors import ConfigError, NotFoundError
 from modelyard._core.ids import new_id
@@ -25,6 +26,9 @@ from modelyard.monitor.alerting.readings import Reading, State
 N_CONSECUTIVE = 2
 COOLDOWN_S = 300.0
 N_RESOLVED_KEPT = 10_000
+# A report whose message differs each time would otherwise leave an alert each time, and only a
+# hand resolves those.
+N_REPORTED = 100
 
 
 @dataclass(frozen=True)
@@ -106,27 +110,27 @@ class AlertBook:
     ) -> list[AlertEvent]:
         """Take something that no rule measures; only `resolve` ends it.
 
-        The same name and message again counts as the same alert.
+        The same name and message again counts as the same alert. At most 100 of one name are
+        active: another one resolves the one that was not seen for longest.
+
+        Raises:
+            ConfigError: A name or message that is no text.
         """
+        _checked_text(breach.name, what="the name of an alert")
+        _checked_text(breach.message, what="the message of an alert")
         moment = _text(at)
-        same = (breach.name, breach.message)
-        known = next(
-            (
-                alert
-                for alert in self._alerts.values()
-                if alert.is_active
-                and alert.origin is Origin.REPORT
-                and (alert.breach.name, alert.breach.message) == same
-            ),
-            None,
-        )
+        active = self._reported(breach.name)
+        known = next((alert for alert in active if alert.breach.message == breach.message), None)
         if known is not None:
             return [self._seen_again(known, breach, moment)]
-        return [
-            self._open(
-                breach, Origin.REPORT, _Pending(moment, 1), at=moment, began_at=began_at or moment
-            )
-        ]
+        # Sorting is stable: of those seen at one moment the first one opened goes first.
+        oldest = sorted(active, key=lambda alert: alert.last_seen)
+        n_over = max(0, len(active) + 1 - N_REPORTED)
+        events = [self._resolve(alert, moment, by="monitor") for alert in oldest[:n_over]]
+        opened = self._open(
+            breach, Origin.REPORT, _Pending(moment, 1), at=moment, began_at=began_at or moment
+        )
+        return [*events, opened]
 
     def would_open(self, readings: Sequence[Reading]) -> bool:
         """Whether a reading is in breach that would open an alert if it had been so before."""
@@ -143,8 +147,10 @@ class AlertBook:
         Should it get worse, that has not been seen: the acknowledgement goes.
 
         Raises:
+            ConfigError: `by` is no text.
             NotFoundError: No such alert.
         """
+        _checked_text(by, what="by")
         alert = self.get(alert_id)
         if alert.acknowledged_at is not None:
             return []
@@ -157,8 +163,10 @@ class AlertBook:
         Its rule is then silent until it was calm once, or is worse.
 
         Raises:
+            ConfigError: `by` is no text.
             NotFoundError: No such alert.
         """
+        _checked_text(by, what="by")
         alert = self.get(alert_id)
         if not alert.is_active:
             return []
@@ -194,6 +202,13 @@ class AlertBook:
             if (severity is None or alert.breach.severity == severity)
             and (since is None or alert.last_seen >= since)
             and not (active and not alert.is_active)
+        ]
+
+    def _reported(self, name: str) -> list[Alert]:
+        return [
+            alert
+            for alert in self._alerts.values()
+            if alert.is_active and alert.origin is Origin.REPORT and alert.breach.name == name
         ]
 
     def _is_active(self, name: str) -> bool:
@@ -317,6 +332,11 @@ class AlertBook:
         alert = self._alerts.pop(alert_id)
         if self._last.get(alert.breach.name) == alert_id:
             del self._last[alert.breach.name]
+
+
+def _checked_text(value: Any, *, what: str) -> None:
+    if not isinstance(value, str):
+        raise ConfigError(f"{what} must be text, got {type(value).__qualname__} {value!r}.")
 
 
 def _breach_of(reading: Reading) -> Breach:

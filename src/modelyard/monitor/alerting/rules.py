@@ -30,8 +30,8 @@ class AlertRule:
         critical: Limit from which on a breach is critical. Without it a warning becomes critical
             a factor of two further in the bad direction: twice `above`, half of `below`; under
             0 it is half of `above`, twice `below`; for a limit of 0 never.
-        min_samples: Predictions in the window below which nothing is known; of a metric or a figure
-            of the performance its own `n`. Give 0 for a rule on such an `n` itself.
+        min_samples: Predictions in the window below which nothing is known; of a metric or a
+            figure of the performance its own `n`. Give 0 for a rule on such an `n` itself.
         consecutive: Evaluations in breach in a row before an alert opens; 1 is at once, None is
             what the monitor does (two).
 

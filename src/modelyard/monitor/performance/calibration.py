@@ -83,9 +83,7 @@ class Calibration:
         return max(own, independent)
 
     def clustering(self) -> float:
-        """By how much right answers that follow one another widen the variance of their mean; 1
-        or more.
-        """
+        """By how much right answers that follow one another widen the variance; at least 1."""
         rest = self.is_right - self.accuracy[self.places]
         rest = rest - rest.mean()
         own = float(rest @ rest) / len(rest)

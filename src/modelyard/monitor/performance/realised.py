@@ -63,12 +63,12 @@ def chances_of(predictions: Rows) -> Rows:
 
 def are_chances(rows: Rows) -> NDArray[np.bool_]:
     """Which rows hold nothing but numbers from 0 to 1, shape (n,)."""
-    return ((rows >= -_ROUNDING) & (rows <= 1.0 + _ROUNDING)).all(axis=1)
+    return np.asarray(((rows >= -_ROUNDING) & (rows <= 1.0 + _ROUNDING)).all(axis=1))
 
 
 def are_positions(classes: Rows, n_classes: int) -> NDArray[np.bool_]:
     """Which are whole numbers from 0 on, below the number of classes, shape (n,)."""
-    return (classes == np.floor(classes)) & (classes >= 0) & (classes < n_classes)
+    return np.asarray((classes == np.floor(classes)) & (classes >= 0) & (classes < n_classes))
 
 
 def _of_classes(predictions: Rows, truths: Rows) -> dict[str, Measured]:

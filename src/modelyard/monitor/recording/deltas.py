@@ -22,7 +22,8 @@ class Delta:
         arrays: `latency_s`, `error`, `at` (Unix time), `prediction` and `feature` (a row each),
             `metric/<name>`, `outcome/prediction` and `outcome/truth`; oldest first, at most a
             window of each.
-        meta: Plain values: how many records there were in all, odd values, versions, labels.
+        meta: Plain values: how many records there were in all, odd values, versions, the labels
+            in these rows.
     """
 
     arrays: Mapping[str, NDArray[np.float64]]
@@ -100,8 +101,11 @@ def delta_since(window: Window, mark: Mark, *, now_s: float, now: float) -> Delt
         "versions": _grown(window.versions, mark.versions),
         "feature_names": list(window.reader.feature_names),
         "labels": {
-            "prediction": _labels_to_plain(window.reader.prediction_labels),
-            "feature": _labels_to_plain(window.reader.feature_labels),
+            "prediction": _labels_to_plain(
+                window.reader.prediction_labels, arrays.get("prediction")
+            ),
+            "feature": _labels_to_plain(window.reader.feature_labels, arrays.get("feature")),
+            "outcome": _labels_to_plain(window.outcomes.labels, arrays.get("outcome/truth")),
         },
     }
     return Delta(arrays=arrays, meta=meta)
@@ -134,6 +138,8 @@ def take(window: Window, delta: Delta, *, now_s: float, now: float) -> None:
         window.reader.feature_names = tuple(meta["feature_names"])
     _take_labels(window.reader.prediction_labels, meta["labels"]["prediction"])
     _take_labels(window.reader.feature_labels, meta["labels"]["feature"])
+    if "outcome" in meta["labels"]:  # not stored before there was a use for them
+        _take_labels(window.outcomes.labels, meta["labels"]["outcome"])
 
 
 def _take_values(window: Window, arrays: Mapping[str, NDArray[np.float64]]) -> None:
@@ -170,10 +176,17 @@ def _grown(now: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
     return {name: n for name, n in grown.items() if n}
 
 
-def _labels_to_plain(labels: Labels) -> dict[str, Any]:
+def _labels_to_plain(labels: Labels, rows: NDArray[np.float64] | None) -> dict[str, Any]:
+    """The labels in these rows: each delta can be read alone, and none holds a whole table."""
+    columns = sorted(labels.columns)
+    codes: set[float] = set()
+    if rows is not None and len(rows):
+        known = [column for column in columns if column < rows.shape[1]]
+        codes = set(rows[:, known].ravel().tolist())
+    by_code = labels.by_code
     return {
-        "by_code": [[code, label] for code, label in labels.by_code.items()],
-        "columns": sorted(labels.columns),
+        "by_code": [[code, by_code[code]] for code in sorted(codes & by_code.keys())],
+        "columns": columns,
     }
 
 
