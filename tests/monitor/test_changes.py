@@ -199,6 +199,21 @@ def test_calm_windows_refresh_the_baseline_by_themselves(clock, rng):
     assert len(monitor.baseline_history()) == 2  # never over a drifted window
 
 
+def test_a_slow_drift_does_not_carry_the_baseline_away(clock, rng):
+    monitor = monitor_of(clock, window_size=300, refresh_baseline_every=2)
+    monitor.set_baseline(features=rng.normal(size=(300, 1)), predictions=rng.normal(size=(300, 1)))
+    for window in range(100):
+        for row in rng.normal(0.04 * window, 1, size=(300, 1)):
+            monitor.record_prediction(row, 0.01, row)
+            clock.advance(1.0)
+    refreshed = [one for one in monitor.baseline_history() if one["actor"] == "monitor"]
+    assert refreshed
+    told = {alert["name"] for alert in monitor.get_alerts() if alert["is_active"]}
+    assert {"baseline_refresh", "feature_drift"} <= told
+    normal = monitor._journal.baseline.features.sketch.mean()
+    assert normal < 1.0  # not the 4 sigma that it has gone
+
+
 def test_a_past_period_can_be_the_baseline(clock, rng):
     monitor = monitor_of(clock)
     record(monitor, clock, rng.normal(size=(6000, 3)))

@@ -76,6 +76,8 @@ class Keeper(Recorder):
         self._odd_marks: tuple[dict[str, int], dict[str, int]] = ({}, {})
         self._is_armed = False
         self._baseline_since = 0
+        # The last baseline that somebody has set; what the monitor sets follows it.
+        self._anchor = journal.baseline
         self._windows_since_baseline = 0
         self._evaluation: Evaluation | None = None
         self._flushed_at_s = self._clock.monotonic_s()

@@ -23,6 +23,8 @@ from modelyard.monitor.recording.health import Health
 
 # Under this name a version carries its baseline.
 BASELINE = "baseline"
+# Who sets a baseline when nobody asked for it at the time.
+MONITOR = "monitor"
 
 
 class Versions(Protocol):
@@ -252,5 +254,7 @@ class Normal(Keeper):
                 baseline, source=source, actor=actor, is_forced=is_forced, reason=reason
             )
             self._is_armed = False
+            if actor != MONITOR:
+                self._anchor = baseline
             self._baseline_since = self._window.n_records
             self._windows_since_baseline = 0
