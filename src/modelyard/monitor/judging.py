@@ -186,11 +186,15 @@ class Judge(Normal):
                 since=self._baseline_since,
             ),
         )
-        n_new = n_records - (before.n_records if before else 0)
-        if (before is None or n_new >= self._evaluate_every) and self._is_news(evaluation):
+        n_new = n_records - self._told_at
+        is_full = before is None or n_new >= self._evaluate_every
+        if is_full and self._is_news(evaluation):
             # One breach alone says nothing, and the window may have filled since the last look.
             self._tell(self._earlier(evaluation))
-        self._tell(evaluation)
+        # The same records seen twice are no second evaluation.
+        if is_full or n_new >= max(1, data.health.n_predictions // 10):
+            self._tell(evaluation)
+            self._told_at = n_records
         self._evaluation = evaluation
         self._log_evaluation(evaluation)
         self._refresh_if_due(evaluation)
