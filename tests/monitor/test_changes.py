@@ -225,6 +225,7 @@ def test_a_past_period_can_be_the_baseline(clock, rng):
     drift = monitor.detect_feature_drift()
     assert drift["is_drifted"]
     assert drift["drift_score"] == pytest.approx(1.0, abs=0.15)
+    assert drift["calibrated"]
     with pytest.raises(ConfigError, match="No full window ended"):
         monitor.set_baseline(since="2030-01-01")
     with pytest.raises(ConfigError, match="not from both"):

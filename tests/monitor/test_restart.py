@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from modelyard._core.clock import ManualClock
+from modelyard._core.errors import StorageError
 from modelyard.monitor import ModelMonitor
+from modelyard.monitor.history.rows import MonitorRows
 from modelyard.storage import open_store
 
 
@@ -169,3 +171,28 @@ def test_the_child_of_a_fork_writes_what_it_recorded_and_nothing_else(store):
     monitor.flush()
     again = ModelMonitor("ppo", store=store, background=False)
     assert again.total_predictions == 8
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_what_the_parent_could_not_store_the_child_does_not_store_for_it(store, monkeypatch):
+    monitor = ModelMonitor("ppo", store=store, background=False)
+    for _ in range(5):
+        monitor.record_prediction(1.0, 0.01)
+
+    def refuse(*_args, **_options):
+        raise StorageError("The disk is full.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MonitorRows, "write", refuse)
+        with pytest.raises(StorageError):
+            monitor.flush()
+    pid = os.fork()
+    if pid == 0:
+        monitor.record_prediction(2.0, 0.01)
+        monitor.flush()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    monitor.flush()
+    stored = MonitorRows(store, "ppo").chunks(1000)
+    assert sorted(chunk.n_records for chunk in stored) == [1, 5]

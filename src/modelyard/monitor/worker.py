@@ -76,7 +76,11 @@ class Worker:
             one.work()
         except Exception:
             _logger.exception("A monitor could not be evaluated.")
-        time.sleep((time.perf_counter() - started) * (1.0 / _LARGEST_SHARE - 1.0))
+        _rest((time.perf_counter() - started) * (1.0 / _LARGEST_SHARE - 1.0))
+
+
+def _rest(seconds: float) -> None:
+    time.sleep(seconds)
 
 
 _worker: list[Worker] = []

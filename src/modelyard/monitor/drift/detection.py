@@ -91,6 +91,7 @@ class DriftVerdict:
         is_changing: Whether a column that has drifted also differs from the last full windows;
             None without drift or such windows.
         problem: What the window lacks that the baseline had, in words; empty if nothing.
+        is_lost: Whether none of the newest rows holds a number.
     """
 
     is_drifted: bool
@@ -107,6 +108,7 @@ class DriftVerdict:
     rolling_score: float | None = None
     is_changing: bool | None = None
     problem: str = ""
+    is_lost: bool = False
 
 
 # Values whose squares overflow give a NaN or no verdict, never a warning to the caller.
@@ -128,12 +130,15 @@ def detect_drift(
         rule: How to judge.
         n_since: Predictions since the last of these rows came.
     """
+    is_lost = len(rows) >= N_NEWEST and not np.isfinite(rows[-N_NEWEST:]).any()
     if reference is None:
-        return _no_verdict("No baseline yet: call set_baseline().", rule, n=len(rows))
+        problem = f"None of the newest {N_NEWEST} rows holds a number." if is_lost else ""
+        reason = problem or "No baseline yet: call set_baseline()."
+        return _no_verdict(reason, rule, n=len(rows), problem=problem, is_lost=is_lost)
     problem = _stopped(n_since, rule) or _wrong_width(reference, rows)
     cannot = problem or _too_few(len(rows), rule)
     if cannot:
-        return _no_verdict(cannot, rule, n=len(rows), problem=problem)
+        return _no_verdict(cannot, rule, n=len(rows), problem=problem, is_lost=is_lost)
     lost = np.isfinite(reference.std) & ~np.isfinite(rows[-N_NEWEST:]).any(axis=0)
     rows = np.where(lost, np.nan, rows) if lost.any() else rows
     problem = " ".join(problems_of(reference, rows, lost))
@@ -150,7 +155,7 @@ def detect_drift(
         reason = (
             problem or f"No column has {rule.min_samples} finite values in window and baseline."
         )
-        return _no_verdict(reason, rule, n=len(rows), problem=problem)
+        return _no_verdict(reason, rule, n=len(rows), problem=problem, is_lost=is_lost)
     return _verdict(
         columns, reference, past, rule, method, dependence=dependence, problem=problem,
         has_null=len(null) >= MIN_SCORES, n=len(rows),
@@ -299,7 +304,9 @@ def _too_few(n: int, rule: DriftRule) -> str:
     return f"{n} samples in the window; a verdict needs {needed}." if n < needed else ""
 
 
-def _no_verdict(reason: str, rule: DriftRule, *, n: int, problem: str = "") -> DriftVerdict:
+def _no_verdict(
+    reason: str, rule: DriftRule, *, n: int, problem: str = "", is_lost: bool = False
+) -> DriftVerdict:
     method = COLUMN_METHODS.get(rule.method)
     return DriftVerdict(
         is_drifted=False,
@@ -314,6 +321,7 @@ def _no_verdict(reason: str, rule: DriftRule, *, n: int, problem: str = "") -> D
         n=n,
         method=rule.method if method is None else method.label,
         problem=problem,
+        is_lost=is_lost,
     )
 
 
