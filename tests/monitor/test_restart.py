@@ -16,6 +16,7 @@ from modelyard._core.errors import StorageError
 from modelyard.monitor import ModelMonitor
 from modelyard.monitor.history.rows import MonitorRows
 from modelyard.storage import open_store
+from modelyard.storage import tables as t
 
 
 @pytest.fixture
@@ -196,3 +197,25 @@ def test_what_the_parent_could_not_store_the_child_does_not_store_for_it(store, 
     monitor.flush()
     stored = MonitorRows(store, "ppo").chunks(1000)
     assert sorted(chunk.n_records for chunk in stored) == [1, 5]
+
+
+def test_damaged_rows_keep_no_monitor_from_starting(store, caplog):
+    clock = ManualClock()
+    options = {"store": store, "clock": clock, "background": False, "window_size": 200}
+    first = ModelMonitor("ppo", **options)
+    for value in np.random.default_rng(0).normal(size=400):
+        first.record_prediction(value, 5.0)
+    first.set_baseline()
+    first.get_alerts()
+    first.flush()
+    poem = {"roses": "red"}
+    with store.database.writing() as connection:
+        connection.execute(t.monitor_window.update().values(summary=poem))
+        connection.execute(t.alert.update().values(body=poem))
+        connection.execute(t.snapshot.update().values(state=poem))
+        connection.execute(t.monitor_chunk.update().values(body=b"roses"))
+    again = ModelMonitor("ppo", **options)
+    assert again.total_predictions == 0
+    assert again.baseline_status == "none"
+    for what in ("Window", "Alert", "Baseline", "Chunk"):
+        assert f"{what} " in caplog.text

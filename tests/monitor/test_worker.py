@@ -5,8 +5,6 @@ import threading
 import time
 import weakref
 
-import pytest
-
 from modelyard.monitor import worker as worker_module
 from modelyard.monitor.worker import Worker
 
@@ -29,14 +27,6 @@ class Counter:
             raise self._error
 
 
-@pytest.fixture
-def rests(monkeypatch):
-    """Seconds that the worker rested."""
-    found = []
-    monkeypatch.setattr(worker_module, "_rest", found.append)
-    return found
-
-
 def until(condition):
     deadline = time.monotonic() + 10
     while not condition():
@@ -44,7 +34,7 @@ def until(condition):
         time.sleep(0.005)
 
 
-def test_whoever_asks_often_is_called_once_for_all(rests):
+def test_whoever_asks_often_is_called_once_for_all():
     worker, busy, asking = Worker(), Counter(), Counter()
     busy.go_on.clear()
     worker.ask(busy)
@@ -53,11 +43,12 @@ def test_whoever_asks_often_is_called_once_for_all(rests):
         worker.ask(asking)
     busy.go_on.set()
     assert asking.called.wait(10)
-    until(lambda: len(rests) == 2)
+    worker.ask(last := Counter())
+    assert last.called.wait(10)
     assert (busy.n, asking.n) == (1, 1)
 
 
-def test_work_for_later_is_done_later_and_sooner_if_asked_again(rests):
+def test_work_for_later_is_done_later_and_sooner_if_asked_again():
     worker, late, soon = Worker(), Counter(), Counter()
     worker.ask(late, after_s=3600.0)
     worker.ask(soon)
@@ -69,20 +60,47 @@ def test_work_for_later_is_done_later_and_sooner_if_asked_again(rests):
     assert late.called.wait(10)
 
 
-def test_after_each_call_the_thread_rests_so_that_it_takes_a_quarter_of_a_core(rests):
-    worker = Worker()
+def test_each_takes_a_quarter_of_a_core_and_others_do_not_wait_for_that():
+    worker, other = Worker(), Counter()
+    times = []
 
     class Slow:
         def work(self):
-            time.sleep(0.05)
+            started = time.thread_time()
+            while time.thread_time() < started + 0.1:
+                pass
+            times.append(time.monotonic())
 
-    worker.ask(Slow())
-    until(lambda: rests)
-    assert rests[0] == pytest.approx(0.15, abs=0.1)
-    assert rests[0] >= 3 * 0.05
+    slow = Slow()
+    worker.ask(slow)
+    until(lambda: len(times) == 1)
+    worker.ask(slow)
+    asked_at = time.monotonic()
+    worker.ask(other)
+    assert other.called.wait(10)
+    assert time.monotonic() < asked_at + 0.25
+    until(lambda: len(times) == 2)
+    assert times[1] - times[0] >= 0.3 + 0.1
 
 
-def test_a_failure_is_logged_and_harms_no_other(rests, caplog):
+def test_waiting_for_a_store_is_no_computing():
+    worker = Worker()
+    times = []
+
+    class Waiting:
+        def work(self):
+            time.sleep(0.2)
+            times.append(time.monotonic())
+
+    waiting = Waiting()
+    worker.ask(waiting)
+    until(lambda: len(times) == 1)
+    worker.ask(waiting)
+    until(lambda: len(times) == 2)
+    assert times[1] - times[0] < 0.2 + 0.3
+
+
+def test_a_failure_is_logged_and_harms_no_other(caplog):
     worker, failing, fine = Worker(), Counter(error=ValueError("no")), Counter()
     worker.ask(failing)
     worker.ask(fine)
@@ -90,7 +108,7 @@ def test_a_failure_is_logged_and_harms_no_other(rests, caplog):
     until(lambda: "could not be evaluated" in caplog.text)
 
 
-def test_a_thread_without_work_ends_and_another_one_begins(rests, monkeypatch):
+def test_a_thread_without_work_ends_and_another_one_begins(monkeypatch):
     monkeypatch.setattr(worker_module, "_IDLE_S", 0.05)
     worker, first, second = Worker(), Counter(), Counter()
     worker.ask(first)
@@ -99,7 +117,7 @@ def test_a_thread_without_work_ends_and_another_one_begins(rests, monkeypatch):
     until(lambda: second.n == 1)
 
 
-def test_whoever_nobody_holds_is_called_and_may_go_then(rests):
+def test_whoever_nobody_holds_is_called_and_may_go_then():
     worker, one = Worker(), Counter()
     reference = weakref.ref(one)
     worker.ask(one)
