@@ -14,6 +14,7 @@ from modelyard.monitor.changes import Norm, change_points, norm_of
 from modelyard.monitor.drift.explaining import explain_shift
 from modelyard.monitor.drift.references import reference_of
 from modelyard.monitor.recording.blocks import Blocks
+from modelyard.storage import open_store
 
 
 @pytest.fixture
@@ -199,6 +200,21 @@ def test_calm_windows_refresh_the_baseline_by_themselves(clock, rng):
     assert len(monitor.baseline_history()) == 2  # never over a drifted window
 
 
+def test_a_slow_drift_does_not_carry_the_baseline_away(clock, rng):
+    monitor = monitor_of(clock, window_size=300, refresh_baseline_every=2)
+    monitor.set_baseline(features=rng.normal(size=(300, 1)), predictions=rng.normal(size=(300, 1)))
+    for window in range(100):
+        for row in rng.normal(0.04 * window, 1, size=(300, 1)):
+            monitor.record_prediction(row, 0.01, row)
+            clock.advance(1.0)
+    refreshed = [one for one in monitor.baseline_history() if one["actor"] == "monitor"]
+    assert refreshed
+    told = {alert["name"] for alert in monitor.get_alerts() if alert["is_active"]}
+    assert {"baseline_refresh", "feature_drift"} <= told
+    normal = monitor._journal.baseline.features.sketch.mean()
+    assert normal < 1.0  # not the 4 sigma that it has gone
+
+
 def test_a_past_period_can_be_the_baseline(clock, rng):
     monitor = monitor_of(clock)
     record(monitor, clock, rng.normal(size=(6000, 3)))
@@ -209,10 +225,57 @@ def test_a_past_period_can_be_the_baseline(clock, rng):
     drift = monitor.detect_feature_drift()
     assert drift["is_drifted"]
     assert drift["drift_score"] == pytest.approx(1.0, abs=0.15)
+    assert drift["calibrated"]
     with pytest.raises(ConfigError, match="No full window ended"):
         monitor.set_baseline(since="2030-01-01")
     with pytest.raises(ConfigError, match="not from both"):
         monitor.set_baseline(features=rng.normal(size=(300, 3)), since=calm_until)
+
+
+class Frame:
+    """What data frames have in common: named columns."""
+
+    def __init__(self, columns, values):
+        self.columns, self._values = columns, np.asarray(values, dtype=object)
+
+    def to_numpy(self):
+        return self._values
+
+
+def test_a_baseline_knows_the_names_of_its_features(clock, rng):
+    rows = rng.normal([0.0, 50.0], 1, size=(500, 2))
+    first = monitor_of(clock, feature_names=["rsi", "price"])
+    first.set_baseline(features=rows)
+    state = json.loads(json.dumps(first.baseline_state()))
+    again = monitor_of(clock)
+    again.load_baseline(state)
+    for row in rows:
+        again.record_prediction(0.0, 0.01, {"price": row[1], "rsi": row[0]})
+    assert not again.detect_feature_drift()["is_drifted"]
+    other = monitor_of(clock, feature_names=["price", "rsi"])
+    with pytest.raises(ConfigError, match="in the baseline's order"):
+        other.load_baseline(state)
+
+
+def test_training_data_come_as_frames_with_text_and_in_any_order(clock, rng):
+    regimes = rng.choice(["bull", "bear"], size=500)
+    frame = Frame(["regime", "rsi"], list(zip(regimes, rng.normal(size=500), strict=True)))
+    monitor = monitor_of(clock, feature_names=["rsi", "regime"])
+    monitor.set_baseline(features=frame, predictions=["buy"] * 250 + ["sell"] * 250)
+    for i in range(500):
+        features = {"regime": rng.choice(["bull", "bear"]), "rsi": rng.normal()}
+        monitor.record_prediction("buy" if i % 2 else "sell", 0.01, features)
+    assert not monitor.detect_feature_drift()["is_drifted"]
+    assert not monitor.detect_prediction_drift()["is_drifted"]
+    for _ in range(500):
+        monitor.record_prediction("buy", 0.01, {"regime": "crash", "rsi": rng.normal()})
+    drift = monitor.detect_feature_drift()
+    assert [c["name"] for c in drift["per_feature"] if c["is_drifted"]] == ["regime"]
+    with pytest.raises(ConfigError, match="lack the features regime"):
+        monitor.set_baseline(features=Frame(["rsi"], [[1.0]] * 500))
+    named = [{"rsi": 0.1, "regime": "bull"}] * 300
+    monitor.set_baseline(features=named)
+    assert monitor.baseline_history()[-1]["n"] == 500  # the predictions stay
 
 
 # ── asking once in another way ──────────────────────────────────────────────────────────────
@@ -271,3 +334,33 @@ def test_distributions_are_given_as_hundred_quantiles(clock, rng):
     assert (a["name"], b["index"], len(a["reference"]), len(a["window"])) == ("a", 1, 101, 101)
     with pytest.raises(ConfigError, match="kind"):
         monitor.distributions("weather", [0])
+
+
+def test_reading_is_no_second_look_at_the_same_records(clock):
+    monitor = monitor_of(clock, evaluate_every=100)
+    for _ in range(99):
+        monitor.record_prediction(1.0, 0.01)
+    monitor.get_summary()
+    for _ in range(9):
+        monitor.record_prediction(1.0, 5.0)
+    for _ in range(5):
+        clock.advance(1.5)
+        assert monitor.get_summary()["active_alerts"] == []
+    for _ in range(100):
+        monitor.record_prediction(1.0, 5.0)
+    assert {a["name"] for a in monitor.get_alerts()} == {"latency_p99_ms"}
+
+
+def test_totals_go_on_after_a_restart(clock, tmp_path):
+    store = open_store(tmp_path)
+    options = {"window_size": 50, "store": store, "background": False, "clock": clock}
+    first = ModelMonitor("ppo", **options)
+    for _ in range(500):
+        first.record_prediction(1.0, 0.01)
+    first.flush()
+    again = ModelMonitor("ppo", **options)
+    assert again.total_predictions == 500
+    again.record_prediction(1.0, 0.01)
+    again.flush()
+    assert ModelMonitor("ppo", **options).total_predictions == 501
+    store.close()

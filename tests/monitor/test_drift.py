@@ -333,3 +333,86 @@ def test_a_joint_method_says_what_it_cannot_do(rng):
     reference = reference_of(rng.normal(size=(500, 2)))
     rows = np.full((500, 2), np.nan)
     assert verdict(reference, rows, method="mmd").score is None
+
+
+# ── what hides a change, and what only looks like one ───────────────────────────────────────
+
+
+def test_one_bad_tick_does_not_blind_a_column(rng):
+    for tick in (1e6, 100.0):
+        baseline = rng.normal(size=(1000, 1))
+        baseline[500] = tick
+        reference = reference_of(baseline)
+        assert reference.std[0] < 1.5
+        assert verdict(reference, rng.normal(1.0, 1, size=(1000, 1))).is_drifted
+
+
+def test_few_other_values_in_a_column_that_was_constant_are_drift(rng):
+    reference = reference_of(np.ones((1000, 263)))
+    rows = np.ones((1000, 263))
+    rows[rng.random(1000) < 0.05, 7] = 2.0
+    found = verdict(reference, rows)
+    assert np.flatnonzero(found.columns.is_drifted).tolist() == [7]
+
+
+@pytest.mark.parametrize("columns", [1, 263])
+@pytest.mark.parametrize("n", [200, 1000])
+def test_any_size_of_window_raises_no_alarm_by_chance(n, columns, rng):
+    alarms = sum(
+        verdict(
+            reference_of(rng.normal(size=(n, columns))),
+            rng.normal(size=(n, columns)),
+            window_size=n,
+        ).is_drifted
+        for _ in range(60)
+    )
+    assert alarms <= 2
+
+
+def test_slow_movement_under_noise_is_not_called_calibrated(rng):
+    alarms = 0
+    for _ in range(30):
+        slow = autoregression(rng, 0.999, 2000, 1)
+        x = math.sqrt(0.6) * rng.normal(size=(2000, 1)) + math.sqrt(0.4) * slow
+        found = verdict(reference_of(x[:1000]), x[1000:])
+        alarms += found.is_drifted and found.is_calibrated
+    assert alarms <= 2
+    season = np.sin(np.arange(2000) / 500.0)[:, None] + rng.normal(size=(2000, 1))
+    found = verdict(reference_of(season[:1000]), season[1000:])
+    assert not found.is_calibrated
+    assert "Not calibrated" in found.reason
+
+
+def test_an_incident_does_not_hide_the_next_change(rng):
+    found = alarms = 0
+    for _ in range(20):
+        x = rng.normal(size=(17_000, 1))
+        x[13_000:14_000] += 3.0
+        reference, past = reference_of(x[:1000]), windows(x, 1000, 16_000)
+        alarms += verdict(reference, x[16_000:], past).is_drifted
+        found += verdict(reference, x[16_000:] + 1.0, past).is_drifted
+    assert found == 20
+    assert alarms == 0
+
+
+def test_answers_of_one_value_only_are_a_problem(rng):
+    varied = rng.choice([0.0, 1.0], p=[0.96, 0.04], size=(1000, 1))
+    found = verdict(reference_of(varied), np.zeros((1000, 1)))
+    assert "had one value only" in found.problem
+    rare = rng.choice([0.0, 1.0], p=[0.999, 0.001], size=(1000, 1))
+    assert verdict(reference_of(rare), np.zeros((1000, 1))).problem == ""
+    constant = verdict(reference_of(rng.normal(size=(1000, 1))), np.full((1000, 1), 0.3))
+    assert constant.is_drifted
+    assert constant.is_calibrated
+    assert "had one value only" in constant.problem
+
+
+def test_a_column_that_goes_missing_more_often_is_a_problem(rng):
+    rows = rng.normal(size=(1000, 2))
+    half = rows.copy()
+    half[::2, 1] = np.nan
+    assert "1 of 2 columns miss up to 50% of rows" in verdict(reference_of(rows), half).problem
+    assert verdict(reference_of(half), half).problem == ""
+    few = rows.copy()
+    few[::50, 1] = np.nan
+    assert verdict(reference_of(rows), few).problem == ""

@@ -395,8 +395,9 @@ def alert_names(monitor, severity):
 )
 def test_predictions_that_stop_being_comparable_are_a_warning_and_no_verdict(stopped, n, clock):
     monitor = watched(clock)
+    rng = np.random.default_rng(1)
     for _ in range(n):
-        monitor.record_prediction(stopped, 0.01)
+        monitor.record_prediction(stopped, 0.01, rng.normal(size=3))
         clock.advance(0.1)
     found = monitor.detect_prediction_drift()
     assert found["drift_score"] is None
@@ -431,11 +432,14 @@ def test_a_window_of_another_width_than_the_loaded_baseline_is_a_warning(clock):
 
 def test_columns_that_return_resolve_the_alert(clock):
     monitor = watched(clock)
-    for n, value in ((100, np.nan), (60, 0.0)):
+    rng = np.random.default_rng(1)
+    for n, scale in ((100, np.nan), (60, 1.0), (400, 1.0)):
         for _ in range(n):
-            monitor.record_prediction(np.full(4, value), 0.01)
+            monitor.record_prediction(scale * rng.normal(size=4), 0.01)
             clock.advance(0.1)
         monitor.detect_prediction_drift()
+        if n == 60:  # a fifth of the window is missing still
+            assert "miss up to 20% of rows" in monitor.detect_prediction_drift()["reason"]
     alerts = [a for a in monitor.get_alerts() if a["name"] == "prediction_data"]
     assert [alert["is_active"] for alert in alerts] == [False]
 

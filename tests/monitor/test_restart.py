@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 from modelyard._core.clock import ManualClock
+from modelyard._core.errors import StorageError
 from modelyard.monitor import ModelMonitor
+from modelyard.monitor.history.rows import MonitorRows
 from modelyard.storage import open_store
+from modelyard.storage import tables as t
 
 
 @pytest.fixture
@@ -169,3 +172,50 @@ def test_the_child_of_a_fork_writes_what_it_recorded_and_nothing_else(store):
     monitor.flush()
     again = ModelMonitor("ppo", store=store, background=False)
     assert again.total_predictions == 8
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_what_the_parent_could_not_store_the_child_does_not_store_for_it(store, monkeypatch):
+    monitor = ModelMonitor("ppo", store=store, background=False)
+    for _ in range(5):
+        monitor.record_prediction(1.0, 0.01)
+
+    def refuse(*_args, **_options):
+        raise StorageError("The disk is full.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MonitorRows, "write", refuse)
+        with pytest.raises(StorageError):
+            monitor.flush()
+    pid = os.fork()
+    if pid == 0:
+        monitor.record_prediction(2.0, 0.01)
+        monitor.flush()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    monitor.flush()
+    stored = MonitorRows(store, "ppo").chunks(1000)
+    assert sorted(chunk.n_records for chunk in stored) == [1, 5]
+
+
+def test_damaged_rows_keep_no_monitor_from_starting(store, caplog):
+    clock = ManualClock()
+    options = {"store": store, "clock": clock, "background": False, "window_size": 200}
+    first = ModelMonitor("ppo", **options)
+    for value in np.random.default_rng(0).normal(size=400):
+        first.record_prediction(value, 5.0)
+    first.set_baseline()
+    first.get_alerts()
+    first.flush()
+    poem = {"roses": "red"}
+    with store.database.writing() as connection:
+        connection.execute(t.monitor_window.update().values(summary=poem))
+        connection.execute(t.alert.update().values(body=poem))
+        connection.execute(t.snapshot.update().values(state=poem))
+        connection.execute(t.monitor_chunk.update().values(body=b"roses"))
+    again = ModelMonitor("ppo", **options)
+    assert again.total_predictions == 0
+    assert again.baseline_status == "none"
+    for what in ("Window", "Alert", "Baseline", "Chunk"):
+        assert f"{what} " in caplog.text

@@ -34,6 +34,7 @@ class BaselineRule:
         methods: Those whose limits are calibrated.
         categorical_predictions: Outputs that hold categories.
         categorical_features: Features that do.
+        feature_names: In the order of the features, if they have names.
         labels: What their codes stand for.
     """
 
@@ -43,6 +44,7 @@ class BaselineRule:
     methods: tuple[ColumnMethod, ...]
     categorical_predictions: Collection[int] = ()
     categorical_features: Collection[int] = ()
+    feature_names: tuple[str, ...] = ()
     labels: Mapping[float, str] = field(default_factory=dict)
 
 
@@ -70,6 +72,7 @@ def baseline_of_window(
         features=features,
         health=data.health,
         source="window",
+        feature_names=rule.feature_names,
         labels=rule.labels,
         norms=_norms(blocks, rule, n_records=data.health.n_predictions,
                      predictions=predictions, features=features),
@@ -126,6 +129,7 @@ def baseline_of_data(
         features=references["feature"],
         health=health or (old.health if old else None),
         source="data",
+        feature_names=rule.feature_names,
         labels=rule.labels,
         norms=norms,
     )
@@ -169,6 +173,7 @@ def baseline_of_past(
         features=features,
         health=health,
         source="history",
+        feature_names=rule.feature_names,
         labels=rule.labels,
     )
 

@@ -1,12 +1,12 @@
 """Judging: what is normal, whether it still is, and who is told."""
 
 import logging
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from modelyard.monitor.alerting.alerts import (
-    Severity,
-)
+from modelyard.monitor.alerting.alerts import Breach, Severity
 from modelyard.monitor.alerting.thresholds import threshold_readings
 from modelyard.monitor.changes import change_points
 from modelyard.monitor.drift.detection import DriftRule, detect_drift
@@ -19,7 +19,7 @@ from modelyard.monitor.drift.verdicts import (
 )
 from modelyard.monitor.evaluation import Evaluation
 from modelyard.monitor.figures import rule_figures
-from modelyard.monitor.normal import Normal
+from modelyard.monitor.normal import MONITOR, Normal
 from modelyard.monitor.outputs import (
     DriftDict,
     PredictionStats,
@@ -35,17 +35,12 @@ from modelyard.monitor.recording.outcomes import pairs_of
 _logger = logging.getLogger(__name__)
 
 EVALUATION_INTERVAL_S = 1.0
-FLUSH_INTERVAL_S = 1.0
-# Full windows that may wait to be summarised before recording has to do it itself.
-_MOST_WAITING = 20
-_N_SKETCHED = 20
+# Thresholds that a window may be away from the last baseline somebody has set, to be the next one.
+_FURTHEST = 2.0
 
 
 class Judge(Normal):
-    """Works out verdicts from what was recorded; `ModelMonitor` tells them.
-
-    A second lock, `_working`, lets one thread at a time work out verdicts or write.
-    """
+    """Works out verdicts from what was recorded; `ModelMonitor` tells them."""
 
     def refresh_baseline(self, *, force: bool = False, actor: str = "caller") -> dict[str, Any]:
         """Make the current window the baseline unless it has drifted.
@@ -194,11 +189,15 @@ class Judge(Normal):
                 since=self._baseline_since,
             ),
         )
-        n_new = n_records - (before.n_records if before else 0)
-        if (before is None or n_new >= self._evaluate_every) and self._is_news(evaluation):
+        n_new = n_records - self._told_at
+        is_full = before is None or n_new >= self._evaluate_every
+        if is_full and self._is_news(evaluation):
             # One breach alone says nothing, and the window may have filled since the last look.
             self._tell(self._earlier(evaluation))
-        self._tell(evaluation)
+        # The same records seen twice are no second evaluation.
+        if is_full or n_new >= max(1, data.health.n_predictions // 10):
+            self._tell(evaluation)
+            self._told_at = n_records
         self._evaluation = evaluation
         self._log_evaluation(evaluation)
         self._refresh_if_due(evaluation)
@@ -294,8 +293,36 @@ class Judge(Normal):
             return
         if self._journal.baseline is None or self._reason_not_to_refresh(evaluation):
             return
+        if self._has_wandered(evaluation):
+            self._windows_since_baseline = 0  # asked again after as many windows
+            return
         at = self._clock.now().isoformat()
-        self._adopt_window(at=at, actor="monitor", reason=f"every {every} windows")
+        self._adopt_window(at=at, actor=MONITOR, reason=f"every {every} windows")
+
+    def _has_wandered(self, evaluation: Evaluation) -> bool:
+        """Whether the window is far from what somebody once called normal; tells it if so.
+
+        A drift that is slow enough is none from one baseline to the next, and any distance in all.
+        """
+        rules = {
+            name: replace(rule, threshold=_FURTHEST * rule.threshold)
+            for name, rule in self._settings.drift.items()
+        }
+        verdicts = drift_verdicts(evaluation.data, self._anchor, evaluation.past, rules)
+        if self._anchor is None or not any(one.is_drifted for one in verdicts.values()):
+            return False
+        breach = Breach(
+            name="baseline_refresh",
+            severity=Severity.WARNING,
+            value=math.nan,
+            threshold=math.nan,
+            message="The baseline is not refreshed any more: the window is far from the one that "
+            f"was set on {self._anchor.set_at[:10]}. If this is normal now, call set_baseline().",
+        )
+        with self._lock:
+            events = self._journal.report(breach, at=evaluation.at)
+        self._send(events)
+        return True
 
     def _names(self) -> dict[str, Sequence[str]]:
         return {

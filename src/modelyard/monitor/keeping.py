@@ -76,11 +76,14 @@ class Keeper(Recorder):
         self._odd_marks: tuple[dict[str, int], dict[str, int]] = ({}, {})
         self._is_armed = False
         self._baseline_since = 0
+        # The last baseline that somebody has set; what the monitor sets follows it.
+        self._anchor = journal.baseline
         self._windows_since_baseline = 0
         self._evaluation: Evaluation | None = None
         self._flushed_at_s = self._clock.monotonic_s()
         self._is_flush_asked = False
         self._is_looking = False
+        self._told_at = 0
         self._past_windows: Past | None = None
         self._mark = Mark()
         self._delivery_revision = self._dispatcher.revision
@@ -89,8 +92,11 @@ class Keeper(Recorder):
     def _restore(self) -> None:
         """Find the records of the last window again."""
         now_s, now = self._clock.monotonic_s(), self._now_s()
+        n_total = 0
         for chunk in self._journal.chunks():
             take(self._window, Delta(arrays=chunk.arrays, meta=chunk.meta), now_s=now_s, now=now)
+            n_total = max(n_total, int(chunk.meta.get("n_total", 0)))
+        self._n_before = max(0, n_total - self._window.n_records)
         self._mark = mark_of(self._window)
         self._odd_marks = (self._window.odd_counts(), self._window.odd_counts())
         self._window.begin()
@@ -213,6 +219,7 @@ class Keeper(Recorder):
         delta = delta_since(
             self._window, self._mark, now_s=self._clock.monotonic_s(), now=self._now_s()
         )
+        delta = Delta(arrays=delta.arrays, meta={**delta.meta, "n_total": self.total_predictions})
         if self._journal.note_records(delta):
             self._mark = mark
 

@@ -29,6 +29,19 @@ MIN_DRIFT_SAMPLES = 200
 # What a monitor was made with, for those who open it later.
 _SETTINGS = "monitor_settings"
 _IS_ARMED = "is_armed"
+_TOLD = (
+    "window_size",
+    "alert_thresholds",
+    "evaluate_every",
+    "min_drift_samples",
+    "feature_names",
+    "output_names",
+    "categorical_features",
+    "prediction_kind",
+    "drift_method",
+    "return_metrics",
+    "periods_per_year",
+)
 DURABILITIES = ("batched", "sync")
 
 
@@ -202,7 +215,7 @@ class ModelMonitor(Teller):
             store: Where.
         """
         known = store.load_snapshot(_SETTINGS, model_name) or {}
-        known.pop(_IS_ARMED, None)
+        known = {name: value for name, value in known.items() if name in _TOLD}
         monitor = cls(model_name, store=store, background=False, **known)
         monitor._is_looking = True
         return monitor

@@ -23,6 +23,8 @@ from modelyard.monitor.recording.health import Health
 
 # Under this name a version carries its baseline.
 BASELINE = "baseline"
+# Who sets a baseline when nobody asked for it at the time.
+MONITOR = "monitor"
 
 
 class Versions(Protocol):
@@ -93,6 +95,7 @@ class Normal(Keeper):
         """
         baseline = Baseline.from_plain(state)
         with self._working:
+            self._agree_on_names(baseline)
             self._adopt(baseline, source="version", actor=actor)
         self._store_soon()
 
@@ -149,6 +152,19 @@ class Normal(Keeper):
             return "collecting"
         return "none" if self._journal.baseline is None else "set"
 
+    def _agree_on_names(self, baseline: Baseline) -> None:
+        """Take the names of a baseline's features, or refuse those in another order."""
+        reader, names = self._window.reader, baseline.feature_names
+        if not names or names == reader.feature_names:
+            return
+        if reader.feature_names:
+            raise ConfigError(
+                f"The features of this baseline are {list(names)}, those of the monitor "
+                f"{list(reader.feature_names)}. Make the monitor with feature_names in the "
+                "baseline's order."
+            )
+        reader.feature_names = names
+
     # ── called with `_working` held ─────────────────────────────────────────────────────────
 
     def _rule(self) -> BaselineRule:
@@ -165,6 +181,7 @@ class Normal(Keeper):
             methods=tuple(methods.values()),
             categorical_predictions=self._categorical_predictions(),
             categorical_features=self._categorical_features(),
+            feature_names=window.reader.feature_names,
             labels={
                 **window.reader.prediction_labels.by_code,
                 **window.reader.feature_labels.by_code,
@@ -210,6 +227,9 @@ class Normal(Keeper):
         self._adopt(baseline, source="window", actor=actor, is_forced=is_forced, reason=reason)
 
     def _adopt_data(self, predictions: Any, features: Any, *, at: str, actor: str) -> None:
+        reader = self._window.reader
+        predictions = reader.past(predictions, reader.prediction_labels)
+        features = reader.past_features(features)
         with self._lock:
             old = self._journal.baseline
             health = self._window.health() if self._window.n_records else None
@@ -252,5 +272,7 @@ class Normal(Keeper):
                 baseline, source=source, actor=actor, is_forced=is_forced, reason=reason
             )
             self._is_armed = False
+            if actor != MONITOR:
+                self._anchor = baseline
             self._baseline_since = self._window.n_records
             self._windows_since_baseline = 0

@@ -1,5 +1,6 @@
 """Recording: what a prediction costs its caller, and nothing more."""
 
+import logging
 import os
 import weakref
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,8 @@ from modelyard.monitor.recording.requests import NO_PREDICTION
 from modelyard.monitor.recording.rings import as_rows
 from modelyard.monitor.recording.windows import Window
 from modelyard.monitor.worker import worker
+
+_logger = logging.getLogger(__name__)
 
 _FEWEST_OPEN = 10_000
 
@@ -60,6 +63,7 @@ class Recorder:
         )
         self._run_id = new_id("request")
         self._n_requests = 0
+        self._n_before = 0
         self._is_stored = False
         _recorders.add(self)
 
@@ -210,8 +214,8 @@ class Recorder:
 
     @property
     def total_predictions(self) -> int:
-        """Predictions recorded so far, those found again in the store included."""
-        return self._window.n_records
+        """Predictions recorded so far, those of before a restart included (with a store)."""
+        return self._n_before + self._window.n_records
 
     def work(self) -> None:
         """Do what is due; overridden by what there is to do."""
@@ -241,8 +245,12 @@ class Recorder:
     def _ask(self) -> None:
         if self._is_background:
             worker().ask(self)
-        else:
+            return
+        try:
             self.work()
+        except Exception:
+            # Whoever records must go on.
+            _logger.exception("Monitor %r could not be evaluated.", self.model_name)
 
     def _ids(self, n: int, given: Sequence[str] | None) -> list[str]:
         if given is not None:

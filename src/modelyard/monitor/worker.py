@@ -8,7 +8,7 @@ from typing import Protocol
 
 _logger = logging.getLogger(__name__)
 
-# It uses at most this share of a core.
+# Each uses at most this share of a core.
 _LARGEST_SHARE = 0.25
 # Without work for so long the thread ends; the next work starts another.
 _IDLE_S = 5.0
@@ -25,20 +25,23 @@ class Worked(Protocol):
 class Worker:
     """Calls `work` of whoever asked for it, one at a time.
 
-    Whoever asks again before it was called is called once. After each call the thread rests three
-    times as long as the call took. One condition guards all state.
+    Whoever asks again before it was called is called once, and not again before three times as
+    long as its last call computed. Others do not wait for that. One condition guards all state.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         # Who asked, and for when (`time.monotonic`). Whoever nobody else holds stays for its work.
         self._asked: dict[int, tuple[Worked, float]] = {}
+        # Before when nobody is called again, by identity.
+        self._resting: dict[int, float] = {}
         self._thread: threading.Thread | None = None
 
     def ask(self, one: Worked, *, after_s: float = 0.0) -> None:
         """Have `one.work()` called in `after_s` seconds, or soon after; returns at once."""
-        due = time.monotonic() + after_s
+        now = time.monotonic()
         with self._changed:
+            due = max(now + after_s, self._resting.get(id(one), 0.0))
             known = self._asked.get(id(one))
             if known is not None and known[1] <= due:
                 return
@@ -71,12 +74,20 @@ class Worker:
                     return None
 
     def _work(self, one: Worked) -> None:
-        started = time.perf_counter()
+        # Of a store that is slow to answer, nobody has to rest.
+        started = time.thread_time()
         try:
             one.work()
         except Exception:
             _logger.exception("A monitor could not be evaluated.")
-        time.sleep((time.perf_counter() - started) * (1.0 / _LARGEST_SHARE - 1.0))
+        rest_s = (time.thread_time() - started) * (1.0 / _LARGEST_SHARE - 1.0)
+        now = time.monotonic()
+        with self._changed:
+            self._resting = {key: until for key, until in self._resting.items() if until > now}
+            self._resting[id(one)] = now + rest_s
+            if id(one) in self._asked:
+                asked, due = self._asked[id(one)]
+                self._asked[id(one)] = (asked, max(due, now + rest_s))
 
 
 _worker: list[Worker] = []

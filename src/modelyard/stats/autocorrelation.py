@@ -12,6 +12,8 @@ from modelyard.stats.moments import Moments
 # Below these a measured autocorrelation is either chance or too small to matter.
 MIN_LAG1 = 0.1
 _STANDARD_ERRORS = 3.0
+# Of a constant column, anything below this share of its value is rounding.
+_ROUNDING = 1e-12
 
 
 @dataclass(slots=True)
@@ -62,7 +64,10 @@ def lag1(rows: NDArray[Any]) -> NDArray[np.float64]:
     centred = np.asarray(rows, dtype=np.float64) - rows.mean(axis=0, dtype=np.float64)
     squares = np.einsum("ij,ij->j", centred, centred)
     cross = np.einsum("ij,ij->j", centred[1:], centred[:-1])
-    return np.asarray(np.divide(cross, squares, out=np.zeros_like(cross), where=squares > 0.0))
+    rounding = len(rows) * (_ROUNDING * np.abs(rows).max(axis=0, initial=0.0)) ** 2
+    return np.asarray(
+        np.divide(cross, squares, out=np.zeros_like(cross), where=squares > rounding)
+    )
 
 
 def is_autocorrelated(correlation: float, n: int) -> bool:
@@ -81,3 +86,28 @@ def effective_share(correlation: float) -> float:
     """
     r = min(max(correlation, 0.0), 0.9999)
     return (1.0 - r) / (1.0 + r)
+
+
+def variance_ratio(rows: NDArray[Any], *, n_blocks: int = 20) -> NDArray[np.float64]:
+    """How much more the means of blocks vary than those of independent values, by column.
+
+    1 for independent values, (1 + r) / (1 - r) for a first-order autoregression; large also where
+    a slow movement lies under noise that hides it from the lag-1 autocorrelation. 1 for a constant
+    column, and with fewer than two rows a block.
+
+    Args:
+        rows: shape (n, columns), in time order, finite.
+        n_blocks: How many blocks to make.
+
+    Source:
+        Cochrane (1988), J. of Political Economy 96, 893-920, with means of blocks.
+    """
+    size = len(rows) // n_blocks
+    if size < 2:  # noqa: PLR2004 - a mean of one is the value
+        return np.ones(rows.shape[1])
+    used = np.asarray(rows[-size * n_blocks :], dtype=np.float64)
+    means = used.reshape(n_blocks, size, -1).mean(axis=1)
+    variance, of_means = used.var(axis=0), means.var(axis=0, ddof=1)
+    known = variance > (_ROUNDING * np.abs(used).max(axis=0)) ** 2
+    ratio = np.divide(size * of_means, variance, out=np.ones(rows.shape[1]), where=known)
+    return np.asarray(ratio)

@@ -54,8 +54,8 @@ def column_limits(
     limit of the others. The largest of these ratios in each window is what is limited, so the
     chance that any column of the next window exceeds its limit is 1 - `confidence_level`,
     whatever the dependence of the columns.
-    A window that stands out by a factor of three from all others is left out: something did
-    change there, which must not hide the next change.
+    One or two windows that stand out by a factor of three from all others are left out: something
+    did happen there (going away and coming back are two), which must not hide the next change.
 
     Args:
         scores: Of windows between which nothing changed, shape (windows, columns); NaN where
@@ -77,11 +77,18 @@ def column_limits(
     ratios = np.divide(scores, apart, out=np.zeros_like(scores), where=known & (apart > 0.0))
     if len(ratios) < _FEWEST or not ratios.size:
         return np.asarray(means)
-    largest = np.sort(ratios.max(axis=1))
-    if largest[-1] > _LEVEL_CHANGE * largest[-2]:
-        largest = largest[:-1]
+    largest = _without_events(np.sort(ratios.max(axis=1)))
     limit = prediction_limit(largest.tolist(), confidence_level=confidence_level)
     return np.asarray(means * limit)
+
+
+def _without_events(ascending: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores without the largest one or two, if these are no wandering."""
+    for n in (2, 1):
+        rest = ascending[:-n]
+        if len(rest) >= _FEWEST and ascending[-n] > _LEVEL_CHANGE * rest[-1]:
+            return rest
+    return ascending
 
 
 def leave_one_out(

@@ -20,6 +20,7 @@ class Baseline:
         features: None if there were too few.
         health: Latency, errors and metrics at the time; None if nothing had been recorded.
         source: Where it is from: `window`, `data`, `history` or `version`.
+        feature_names: In the order of the features; empty where they have none.
         labels: What codes of categories stand for.
         norms: How the block means of each stream wander.
     """
@@ -29,6 +30,7 @@ class Baseline:
     features: Reference | None
     health: Health | None
     source: str = "window"
+    feature_names: tuple[str, ...] = ()
     labels: Mapping[float, str] = field(default_factory=dict)
     norms: Mapping[str, Norm] = field(default_factory=dict)
 
@@ -40,6 +42,7 @@ class Baseline:
             "features": None if self.features is None else self.features.to_plain(),
             "health": None if self.health is None else self.health.to_plain(),
             "source": self.source,
+            "feature_names": list(self.feature_names),
             "labels": [[code, label] for code, label in self.labels.items()],
             "norms": {name: norm.to_plain() for name, norm in self.norms.items()},
         }
@@ -63,6 +66,7 @@ class Baseline:
                 features=None if features is None else Reference.from_plain(features),
                 health=None if health is None else Health.from_plain(health),
                 source=plain.get("source", "window"),
+                feature_names=tuple(str(name) for name in plain.get("feature_names", ())),
                 labels={float(code): str(label) for code, label in plain.get("labels", ())},
                 norms={
                     name: Norm.from_plain(norm) for name, norm in plain.get("norms", {}).items()

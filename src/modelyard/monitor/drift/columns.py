@@ -9,9 +9,10 @@ from modelyard.monitor.drift.categories import Categories, compare_categories
 from modelyard.monitor.drift.methods import ColumnMethod
 from modelyard.monitor.drift.references import Reference
 from modelyard.stats.distances import sort_columns
+from modelyard.stats.divergences import homogeneity_p
 from modelyard.stats.multiplicity import holm
 
-SIGNIFICANCE = 0.05
+SIGNIFICANCE = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,6 +81,8 @@ def column_drift(
         sketch, sizes = reference.sketch[one], (reference.n, known.shape[1])
         scores[one] = method.scores(sketch, reference.std[one], known)
         p_values[one] = method.p_values(sketch, known, sizes)
+    for i in np.flatnonzero(testable & _is_constant(reference)).tolist():
+        p_values[i] = _p_of_constant(reference, i, rows[:, i])
     for i, then in reference.categories.items():
         if testable[i]:
             scores[i], p_values[i] = compare_categories(then, Categories.of(rows[:, i]))
@@ -94,3 +97,23 @@ def column_drift(
         is_drifted=(scores > limits) & (adjusted < SIGNIFICANCE),
         ordered=ordered,
     )
+
+
+def _is_constant(reference: Reference) -> NDArray[np.bool_]:
+    sketch = reference.sketch
+    if not sketch.shape[1]:
+        return np.zeros(len(sketch), np.bool_)
+    return np.asarray(sketch[:, -1] - sketch[:, 0] <= reference.std)
+
+
+def _p_of_constant(reference: Reference, i: int, column: NDArray[np.float64]) -> float:
+    """P-value of how many values are others than the one there was.
+
+    A distribution function hardly moves where few values do, and here each is a surprise.
+    """
+    known = column[np.isfinite(column)]
+    is_other = np.abs(known - reference.sketch[i, 0]) > reference.std[i]
+    n_others = float(is_other.sum())
+    if not n_others:
+        return 1.0
+    return float(homogeneity_p([reference.n, 0.0], [len(known) - n_others, n_others]))

@@ -3,7 +3,7 @@
 By default the score of a column is its first Wasserstein distance from the reference in units of
 the reference's standard deviation: 0.3 means that the distribution moved by 0.3 sigma. A column
 has drifted when its score is over its limit and its p-value, adjusted for the number of columns
-(Holm), is below 0.05. A column's limit is the threshold, or what the column does while nothing
+(Holm), is below 0.01. A column's limit is the threshold, or what the column does while nothing
 changes if that is more.
 """
 
@@ -22,17 +22,17 @@ from modelyard.monitor.drift.methods import (
     default_threshold,
 )
 from modelyard.monitor.drift.past import PastSketches
-from modelyard.monitor.drift.references import Reference, scores_between
-from modelyard.stats.autocorrelation import lag1
+from modelyard.monitor.drift.problems import N_NEWEST, problems_of
+from modelyard.monitor.drift.references import Reference, dependence_of, scores_between
 from modelyard.stats.calibration import MIN_SCORES, column_limits
 from modelyard.stats.quantiles import midpoint_sketch
 
 # Above this, a window holds so few independent values that a threshold made for them cries wolf.
 AUTOCORRELATED = 0.5
+# The same for how much more its means vary; 3 for a first-order autoregression of 0.5.
+WANDERING = 5.0
 # Scores are skewed to the right, so a limit for 1 % of normal scores is exceeded by about 4 %.
 CALIBRATION_LEVEL = 0.99
-# A column without a usable value in this many newest rows has stopped: older ones say nothing.
-N_NEWEST = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +58,19 @@ class DriftRule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Dependence:
+    """How much values say about the next ones: the largest of all columns, then and now."""
+
+    lag1: float
+    wander: float
+
+    @property
+    def is_strong(self) -> bool:
+        """Whether limits for independent values would cry wolf."""
+        return self.lag1 > AUTOCORRELATED or self.wander > WANDERING
+
+
+@dataclass(frozen=True, kw_only=True)
 class DriftVerdict:
     """What a window says about drift.
 
@@ -78,6 +91,7 @@ class DriftVerdict:
         is_changing: Whether a column that has drifted also differs from the last full windows;
             None without drift or such windows.
         problem: What the window lacks that the baseline had, in words; empty if nothing.
+        is_lost: Whether none of the newest rows holds a number.
     """
 
     is_drifted: bool
@@ -94,6 +108,7 @@ class DriftVerdict:
     rolling_score: float | None = None
     is_changing: bool | None = None
     problem: str = ""
+    is_lost: bool = False
 
 
 # Values whose squares overflow give a NaN or no verdict, never a warning to the caller.
@@ -115,19 +130,22 @@ def detect_drift(
         rule: How to judge.
         n_since: Predictions since the last of these rows came.
     """
+    is_lost = len(rows) >= N_NEWEST and not np.isfinite(rows[-N_NEWEST:]).any()
     if reference is None:
-        return _no_verdict("No baseline yet: call set_baseline().", rule, n=len(rows))
+        problem = f"None of the newest {N_NEWEST} rows holds a number." if is_lost else ""
+        reason = problem or "No baseline yet: call set_baseline()."
+        return _no_verdict(reason, rule, n=len(rows), problem=problem, is_lost=is_lost)
     problem = _stopped(n_since, rule) or _wrong_width(reference, rows)
     cannot = problem or _too_few(len(rows), rule)
     if cannot:
-        return _no_verdict(cannot, rule, n=len(rows), problem=problem)
+        return _no_verdict(cannot, rule, n=len(rows), problem=problem, is_lost=is_lost)
     lost = np.isfinite(reference.std) & ~np.isfinite(rows[-N_NEWEST:]).any(axis=0)
-    problem = _lost(int(lost.sum()), rows.shape[1])
-    rows = np.where(lost, np.nan, rows) if problem else rows
-    autocorrelation = max(reference.lag1, _largest_lag1(rows))
+    rows = np.where(lost, np.nan, rows) if lost.any() else rows
+    problem = " ".join(problems_of(reference, rows, lost))
+    dependence = _dependence(reference, rows)
     method = COLUMN_METHODS.get(rule.method)
     if method is None:
-        return _joint(reference, rows, rule, autocorrelation=autocorrelation, problem=problem)
+        return _joint(reference, rows, rule, dependence=dependence, problem=problem)
     null = past.null_scores(reference, method)
     limits = _limits(null, rule, n_columns=rows.shape[1], n=len(rows))
     columns = column_drift(
@@ -137,9 +155,9 @@ def detect_drift(
         reason = (
             problem or f"No column has {rule.min_samples} finite values in window and baseline."
         )
-        return _no_verdict(reason, rule, n=len(rows), problem=problem)
+        return _no_verdict(reason, rule, n=len(rows), problem=problem, is_lost=is_lost)
     return _verdict(
-        columns, reference, past, rule, method, autocorrelation=autocorrelation, problem=problem,
+        columns, reference, past, rule, method, dependence=dependence, problem=problem,
         has_null=len(null) >= MIN_SCORES, n=len(rows),
     )  # fmt: skip
 
@@ -151,14 +169,14 @@ def _verdict(
     rule: DriftRule,
     method: ColumnMethod,
     *,
-    autocorrelation: float,
+    dependence: _Dependence,
     problem: str,
     has_null: bool,
     n: int,
 ) -> DriftVerdict:
     worst = columns.worst
     is_drifted = bool(columns.is_drifted.any())
-    is_calibrated = has_null or autocorrelation <= AUTOCORRELATED
+    is_calibrated = has_null or not dependence.is_strong
     rolling = _rolling(columns, reference, past, rule, method)
     is_changing = None
     if is_drifted and rolling is not None:
@@ -170,7 +188,7 @@ def _verdict(
         effective_threshold=float(columns.limits[worst]),
         p_value=float(columns.adjusted[worst]),
         is_calibrated=is_calibrated,
-        lag1=autocorrelation,
+        lag1=dependence.lag1,
         reason=problem
         if problem and not is_drifted
         else " ".join(
@@ -178,7 +196,7 @@ def _verdict(
                 *([problem] if problem else []),
                 _said(columns, worst, method),
                 *_said_of_pace(is_changing=is_changing),
-                *([] if is_calibrated else [_said_uncalibrated(autocorrelation)]),
+                *([] if is_calibrated else [_said_uncalibrated(dependence)]),
             ]
         ),
         columns=columns,
@@ -224,7 +242,7 @@ def _joint(
     rows: NDArray[np.float64],
     rule: DriftRule,
     *,
-    autocorrelation: float,
+    dependence: _Dependence,
     problem: str,
 ) -> DriftVerdict:
     score, p_value = joint_drift(
@@ -232,7 +250,7 @@ def _joint(
         reference.sample,
         rows,
         std=reference.std,
-        lag1=autocorrelation,
+        lag1=dependence.lag1,
         rng=np.random.default_rng(rule.seed),
     )
     if not math.isfinite(score):
@@ -250,8 +268,8 @@ def _joint(
         threshold=rule.threshold,
         effective_threshold=rule.threshold,
         p_value=p_value,
-        is_calibrated=autocorrelation <= AUTOCORRELATED,
-        lag1=autocorrelation,
+        is_calibrated=not dependence.is_strong,
+        lag1=dependence.lag1,
         reason=f"{text} (threshold {rule.threshold:.3g}, p {p_value:.2g}).",
         columns=None,
         n=len(rows),
@@ -260,10 +278,11 @@ def _joint(
     )
 
 
-def _largest_lag1(rows: NDArray[np.float64]) -> float:
+def _dependence(reference: Reference, rows: NDArray[np.float64]) -> _Dependence:
     complete = np.isfinite(rows).all(axis=0)
     chosen = rows if complete.all() else rows[:, complete]
-    return float(np.nan_to_num(lag1(chosen)).max()) if chosen.size else 0.0
+    now, wander = dependence_of(chosen)
+    return _Dependence(lag1=max(reference.lag1, now), wander=max(reference.wander, wander))
 
 
 def _wrong_width(reference: Reference, rows: NDArray[np.float64]) -> str:
@@ -285,16 +304,9 @@ def _too_few(n: int, rule: DriftRule) -> str:
     return f"{n} samples in the window; a verdict needs {needed}." if n < needed else ""
 
 
-def _lost(n_lost: int, n_columns: int) -> str:
-    if not n_lost:
-        return ""
-    return (
-        f"{n_lost} of {n_columns} columns had too few finite values: none in the newest "
-        f"{N_NEWEST} rows, which held NaN or had another width."
-    )
-
-
-def _no_verdict(reason: str, rule: DriftRule, *, n: int, problem: str = "") -> DriftVerdict:
+def _no_verdict(
+    reason: str, rule: DriftRule, *, n: int, problem: str = "", is_lost: bool = False
+) -> DriftVerdict:
     method = COLUMN_METHODS.get(rule.method)
     return DriftVerdict(
         is_drifted=False,
@@ -309,6 +321,7 @@ def _no_verdict(reason: str, rule: DriftRule, *, n: int, problem: str = "") -> D
         n=n,
         method=rule.method if method is None else method.label,
         problem=problem,
+        is_lost=is_lost,
     )
 
 
@@ -335,8 +348,9 @@ def _said_of_pace(*, is_changing: bool | None) -> list[str]:
     return ["The last full windows were alike: it moved before them, or little by little."]
 
 
-def _said_uncalibrated(autocorrelation: float) -> str:
+def _said_uncalibrated(dependence: _Dependence) -> str:
     return (
-        f"Not calibrated: values follow one another (lag-1 {autocorrelation:.2f}) and fewer than "
+        f"Not calibrated: values follow one another (lag-1 {dependence.lag1:.2f}, means vary "
+        f"{dependence.wander:.0f} times as much as independent ones) and fewer than "
         f"{MIN_SCORES + 1} full windows have shown how far they wander."
     )

@@ -12,7 +12,7 @@ from modelyard.monitor.drift.categories import Categories, compare_categories
 from modelyard.monitor.drift.methods import ColumnMethod
 from modelyard.monitor.drift.sketches import array_from_plain, array_to_plain, sketch_of
 from modelyard.monitor.recording.rings import as_rows
-from modelyard.stats.autocorrelation import lag1
+from modelyard.stats.autocorrelation import lag1, variance_ratio
 from modelyard.stats.calibration import MIN_SCORES, leave_one_out
 from modelyard.stats.quantiles import midpoint_sketch
 
@@ -24,6 +24,9 @@ _MOST_BLOCKS = 50
 # Of a column that never changed, anything below this share of its value is rounding.
 _ROUNDING = 1e-6
 _SMALLEST_SCALE = 1e-12
+# Width of the middle half of a normal distribution, in standard deviations.
+_HALF_WIDTH = 1.349
+_REACH = 20.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,6 +38,8 @@ class Reference:
         std: Standard deviations, shape (columns,); a floor for constant columns.
         n: Rows it was made of.
         lag1: Largest autocorrelation of a column, -1 to 1.
+        wander: Largest variance ratio of a column: how much more its means vary than those of
+            independent values.
         missing: Share of each column that was not finite, shape (columns,).
         null: By method, the scores of the windows it was made of, each against all the others,
             shape (windows, columns): how far windows wander while nothing changes. Empty if
@@ -47,6 +52,7 @@ class Reference:
     std: NDArray[np.float64]
     n: int
     lag1: float
+    wander: float = 1.0
     missing: NDArray[np.float64]
     null: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     categories: Mapping[int, Categories] = field(default_factory=dict)
@@ -64,6 +70,7 @@ class Reference:
             "std": array_to_plain(self.std),
             "n": self.n,
             "lag1": self.lag1,
+            "wander": self.wander,
             "missing": array_to_plain(self.missing),
             "null": {name: array_to_plain(scores) for name, scores in self.null.items()},
             "categories": {str(i): one.to_plain() for i, one in self.categories.items()},
@@ -87,6 +94,7 @@ class Reference:
             std=std,
             n=int(plain["n"]),
             lag1=float(plain["lag1"]),
+            wander=float(plain.get("wander", 1.0)),
             missing=_vector(plain.get("missing"), columns),
             null=_null_from_plain(plain, columns),
             categories={
@@ -117,12 +125,13 @@ def reference_of(
     is_known = np.isfinite(rows)
     known = np.where(is_known, rows, np.nan)
     complete = is_known.all(axis=0)
-    autocorrelation = lag1(known[:, complete]) if complete.any() else np.zeros(1)
+    autocorrelation, wander = dependence_of(known[:, complete])
     reference = Reference(
         sketch=sketch_of(rows, SKETCH_SIZE),
         std=_scales(known),
         n=len(rows),
-        lag1=float(np.nan_to_num(autocorrelation).max()),
+        lag1=autocorrelation,
+        wander=wander,
         missing=1.0 - is_known.mean(axis=0),
         categories={i: Categories.of(rows[:, i]) for i in categorical if i < rows.shape[1]},
         sample=_spread(rows),
@@ -269,13 +278,33 @@ def _null_from_plain(plain: Mapping[str, Any], columns: int) -> dict[str, NDArra
     return null
 
 
+def dependence_of(rows: NDArray[np.float64]) -> tuple[float, float]:
+    """Largest lag-1 autocorrelation and largest variance ratio of a column; 0 and 1 of none.
+
+    Args:
+        rows: shape (n, columns), in time order, finite.
+    """
+    if not rows.size:
+        return 0.0, 1.0
+    ratio = np.nan_to_num(variance_ratio(rows), nan=1.0, posinf=1.0)
+    return float(np.nan_to_num(lag1(rows)).max()), float(ratio.max())
+
+
 def _scales(known: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Standard deviation of each column, with a floor; NaN where nothing is known."""
+    """Standard deviation of each column, with a floor; NaN where nothing is known.
+
+    Values further from the median than twenty times what the middle half suggests are taken for
+    that far: one bad tick must not blind a column.
+    """
     scales = np.full(known.shape[1], np.nan)
     has_values = np.isfinite(known).any(axis=0)
     values = known[:, has_values]
-    floor = np.maximum(_ROUNDING * np.nanmax(np.abs(values), axis=0), _SMALLEST_SCALE)
-    scales[has_values] = np.maximum(np.nanstd(values, axis=0), floor)
+    floor = np.maximum(_ROUNDING * np.nanmedian(np.abs(values), axis=0), _SMALLEST_SCALE)
+    low, middle, high = np.nanpercentile(values, [25, 50, 75], axis=0)
+    reach = _REACH * (high - low) / _HALF_WIDTH
+    reach = np.where(reach > 0.0, reach, np.inf)
+    clipped = np.clip(values, middle - reach, middle + reach)
+    scales[has_values] = np.maximum(np.nanstd(clipped, axis=0), floor)
     return scales
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from modelyard.monitor.alerting.alerts import Alert
+from modelyard.monitor.history.readable import readable
 from modelyard.storage.tables import alert as alert_table
 from modelyard.storage.tables import alert_delivery, audit
 
@@ -58,7 +59,7 @@ def read_alerts(connection: Connection, model_name: str, n: int) -> list[Alert]:
         .limit(n)
     )
     found = connection.execute(query).scalars().all()
-    return [Alert.from_dict(body) for body in reversed(found)]
+    return readable(reversed(found), Alert.from_dict, what="alert", model_name=model_name)
 
 
 def write_alerts(

@@ -21,6 +21,7 @@ from modelyard.monitor.history.alert_rows import (
 )
 from modelyard.monitor.history.chunk_rows import append_chunks, newest_chunks, trim_chunks
 from modelyard.monitor.history.chunks import Chunk
+from modelyard.monitor.history.readable import readable
 from modelyard.monitor.history.retention import Retention
 from modelyard.monitor.history.summaries import WindowSummary
 from modelyard.monitor.history.window_rows import (
@@ -155,7 +156,9 @@ class MonitorRows:
     def baseline(self) -> Baseline | None:
         """The baseline that was set last, or None."""
         state = self._store.load_snapshot(_SNAPSHOT_KIND, self._model_name)
-        return None if state is None else Baseline.from_plain(state)
+        stored = [] if state is None else [state]
+        found = readable(stored, Baseline.from_plain, what="baseline", model_name=self._model_name)
+        return found[0] if found else None
 
     def baseline_changes(self) -> list[BaselineChange]:
         """Every baseline that was set, oldest first."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select, update
 
+from modelyard.monitor.history.readable import readable
 from modelyard.monitor.history.retention import Merge, Retention, Stored, merges, start_of
 from modelyard.monitor.history.summaries import DAY, HOUR, WINDOW, WindowSummary
 from modelyard.storage.tables import monitor_window
@@ -31,7 +32,12 @@ def newest_windows(connection: Connection, model_name: str, n: int) -> list[Wind
         .limit(n)
     )
     found = connection.execute(query).all()
-    return [WindowSummary.from_plain(row.summary, row.sketches) for row in reversed(found)]
+    return readable(
+        reversed(found),
+        lambda row: WindowSummary.from_plain(row.summary, row.sketches),
+        what="window",
+        model_name=model_name,
+    )
 
 
 def windows_between(
@@ -50,7 +56,8 @@ def windows_between(
         query = query.where(_row.ended_at >= since)
     if until is not None:
         query = query.where(_row.ended_at <= until)
-    return [WindowSummary.from_plain(plain) for plain in connection.execute(query).scalars()]
+    found = connection.execute(query).scalars()
+    return readable(found, WindowSummary.from_plain, what="window", model_name=model_name)
 
 
 def drop_old_sketches(connection: Connection, model_name: str, n_kept: int) -> None:

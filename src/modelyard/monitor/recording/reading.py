@@ -4,12 +4,13 @@ Done without any lock: it may take long, or run code of the caller's.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from modelyard._core.errors import ConfigError
 from modelyard.monitor.recording.labels import Labels
 from modelyard.monitor.recording.rings import as_rows
 
@@ -79,6 +80,37 @@ class Reader:
             self.feature_names = tuple(given)
         is_unknown = not given.keys() <= set(self.feature_names)
         return [given.get(name) for name in self.feature_names], is_unknown
+
+    def past(self, given: Any, labels: Labels) -> Any:
+        """Past rows as numbers, text as codes; what is none stays as it is, to be refused."""
+        if given is None or isinstance(given, str):
+            return given
+        rows = as_rows(given.to_numpy() if hasattr(given, "to_numpy") else given, labels)
+        return given if rows is None else rows
+
+    def past_features(self, given: Any) -> Any:
+        """Past features, shape (n, features): a table, a data frame, or a list of mappings.
+
+        Raises:
+            ConfigError: A data frame that lacks a feature.
+        """
+        columns = getattr(given, "columns", None)
+        if columns is not None:
+            given = self._framed_in_order(given, [str(name) for name in columns])
+        elif isinstance(given, Sequence) and not isinstance(given, str):
+            given = [self.in_order(row)[0] if isinstance(row, Mapping) else row for row in given]
+        return self.past(given, self.feature_labels)
+
+    def _framed_in_order(self, frame: Any, names: list[str]) -> Any:
+        values = frame.to_numpy() if hasattr(frame, "to_numpy") else np.asarray(frame)
+        if not self.feature_names:
+            self.feature_names = tuple(names)
+        missing = [name for name in self.feature_names if name not in names]
+        if missing:
+            raise ConfigError(
+                f"The data lack the features {', '.join(missing)}; they have {', '.join(names)}."
+            )
+        return values[:, [names.index(name) for name in self.feature_names]]
 
     def tables(self, predictions: Any, features: Any) -> tuple[list[NDArray[Any] | None], ...]:
         """The rows of several predictions, and of their features if there are any.
