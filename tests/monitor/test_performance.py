@@ -13,7 +13,7 @@ from modelyard.monitor import ModelMonitor
 from modelyard.monitor.performance.calibration import Calibration
 from modelyard.monitor.performance.estimated import estimated
 from modelyard.monitor.performance.kinds import PredictionKind, kind_of
-from modelyard.monitor.performance.measured import measured_mean, measured_share
+from modelyard.monitor.performance.measured import measured_mean
 from modelyard.monitor.performance.realised import realised
 
 
