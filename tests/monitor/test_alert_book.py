@@ -9,7 +9,7 @@ import pytest
 
 from modelyard._core.errors import ConfigError, NotFoundError
 from modelyard.monitor.alerting.alerts import Alert, Breach, EventKind, Origin, Severity
-from modelyard.monitor.alerting.book import N_REPORTED, AlertBook
+from modelyard.monitor.alerting.book import AlertBook
 from modelyard.monitor.alerting.readings import Reading, State
 
 START = datetime(2024, 6, 1, tzinfo=UTC)
@@ -250,47 +250,6 @@ def test_a_report_is_apart_from_the_alert_of_a_rule_of_the_same_name():
     same = alert.breach
     assert [event.kind.value for event in book.report(same, at=at(20))] == ["opened"]
     assert len(book.select(active=True)) == 2
-
-
-def test_reports_that_differ_each_time_do_not_pile_up():
-    book = AlertBook()
-    first = book.report(breach(message="0"), at=at(0))[0].alert
-    for number in range(1, N_REPORTED):
-        book.report(breach(message=str(number)), at=at(number))
-    book.report(breach("another"), at=at(200))
-    book.report(breach(message="0"), at=at(201))  # seen again, so no longer the oldest
-    resolved, opened = book.report(breach(message="new"), at=at(202))
-    assert (resolved.kind, opened.kind) == (EventKind.RESOLVED, EventKind.OPENED)
-    assert (resolved.alert.breach.message, resolved.alert.resolved_by) == ("1", "monitor")
-    active = book.select(active=True)
-    assert len(active) == N_REPORTED + 1
-    assert first.alert_id in {alert.alert_id for alert in active}
-
-
-def test_more_reports_than_that_from_before_go_with_the_next_one():
-    stored = [
-        replace(AlertBook().report(breach(message=str(i)), at=at(i))[0].alert, count=2)
-        for i in range(N_REPORTED + 20)
-    ]
-    book = AlertBook(stored)
-    events = book.report(breach(message="new"), at=at(500))
-    assert [event.kind.value for event in events] == ["resolved"] * 21 + ["opened"]
-    assert len(book.select(active=True)) == N_REPORTED
-
-
-@pytest.mark.parametrize("method", ["acknowledge", "resolve"])
-@pytest.mark.parametrize("by", [None, 5, object()])
-def test_who_did_it_is_text(method, by):
-    book, alert = opened()
-    with pytest.raises(ConfigError, match="by must be text"):
-        getattr(book, method)(alert.alert_id, by=by, at=at(100))
-    assert book.get(alert.alert_id) == alert
-
-
-def test_what_is_reported_is_text():
-    for odd in (breach(message=5), breach(name=None)):
-        with pytest.raises(ConfigError, match="must be text"):
-            AlertBook().report(odd, at=at(0))
 
 
 def test_no_evaluation_ends_a_report():

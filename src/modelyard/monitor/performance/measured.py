@@ -119,7 +119,8 @@ def wilson_interval(share: float, n: float) -> Interval:
     extra = Z * Z / n
     middle = (share + extra / 2.0) / (1.0 + extra)
     half = Z / (1.0 + extra) * math.sqrt(share * (1.0 - share) / n + extra / (4.0 * n))
-    return Interval(max(middle - half, 0.0), min(middle + half, 1.0))
+    # The share itself is inside, also where rounding says otherwise.
+    return Interval(min(max(middle - half, 0.0), share), max(min(middle + half, 1.0), share))
 
 
 def variance_of_mean(centred: Rows) -> float:
