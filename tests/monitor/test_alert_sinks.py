@@ -309,6 +309,14 @@ def test_a_url_that_is_no_web_address_is_refused_and_not_repeated(url):
         WebhookSink(url)
 
 
+@pytest.mark.parametrize("url", ["http://user:pass@host/x", "https://user@host", "http://@host"])
+def test_a_url_with_a_user_is_refused_without_a_word_of_it_and_headers_are_advised(url):
+    with pytest.raises(ConfigError, match="headers=") as refused:
+        WebhookSink(url)
+    assert "pass@" not in str(refused.value)
+    WebhookSink("http://host/path@2?user=a@b")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from modelyard.stats.autocorrelation import lag1
 from modelyard.stats.intervals import Interval
 from modelyard.stats.sharpe import long_run_covariance
 
@@ -118,7 +119,8 @@ def wilson_interval(share: float, n: float) -> Interval:
     extra = Z * Z / n
     middle = (share + extra / 2.0) / (1.0 + extra)
     half = Z / (1.0 + extra) * math.sqrt(share * (1.0 - share) / n + extra / (4.0 * n))
-    return Interval(max(middle - half, 0.0), min(middle + half, 1.0))
+    # The share itself is inside, also where rounding says otherwise.
+    return Interval(min(max(middle - half, 0.0), share), max(min(middle + half, 1.0), share))
 
 
 def variance_of_mean(centred: Rows) -> float:
@@ -129,7 +131,7 @@ def variance_of_mean(centred: Rows) -> float:
     """
     n = len(centred)
     plain = max(float(long_run_covariance(centred[:, None])[0, 0]), 0.0) / n
-    if _lag1(centred) * math.sqrt(n) <= _SIGNIFICANT:
+    if _memory(centred) * math.sqrt(n) <= _SIGNIFICANT:
         return plain
     size = round(n ** (1.0 / 3.0))
     blocks = centred[n % size :].reshape(-1, size).mean(axis=1)
@@ -142,12 +144,11 @@ def _whitened_variance(centred: Rows) -> float:
     Source:
         Andrews and Monahan (1992), Econometrica 60, 953-966.
     """
-    memory = min(max(_lag1(centred), 0.0), _MOST_MEMORY)
+    memory = min(max(_memory(centred), 0.0), _MOST_MEMORY)
     rest = centred[1:] - memory * centred[:-1]
     spread = float(long_run_covariance((rest - rest.mean())[:, None])[0, 0])
     return max(spread, 0.0) / (1.0 - memory) ** 2 / len(centred)
 
 
-def _lag1(centred: Rows) -> float:
-    total = float(centred @ centred)
-    return float(centred[1:] @ centred[:-1]) / total if total > 0.0 else 0.0
+def _memory(centred: Rows) -> float:
+    return float(lag1(centred[:, None])[0])
