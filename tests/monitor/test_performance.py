@@ -18,7 +18,7 @@ from modelyard.monitor import ModelMonitor
 from modelyard.monitor.performance.calibration import Calibration
 from modelyard.monitor.performance.estimated import estimated
 from modelyard.monitor.performance.kinds import PredictionKind, kind_of
-from modelyard.monitor.performance.measured import measured_mean
+from modelyard.monitor.performance.measured import measured_mean, measured_share
 from modelyard.monitor.performance.realised import realised
 from modelyard.monitor.performance.report import Known, performance_of
 from modelyard.monitor.recording.outcomes import Outcomes, pairs_of
