@@ -1,6 +1,7 @@
 """The four thresholds by name, columns that stopped, and odd values, as readings."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -113,11 +114,18 @@ def test_a_column_that_stopped_is_an_alert_of_its_own_at_once():
     assert found["prediction_drift"].state is State.UNKNOWN
 
 
-def test_without_a_verdict_nobody_knows_whether_columns_go_on():
-    assert readings(drift={"prediction_drift": verdict(None)})["prediction_data"].state is (
-        State.UNKNOWN
-    )
+def test_with_few_rows_nobody_knows_whether_they_go_on():
+    few = replace(verdict(None), n=49)
+    assert readings(drift={"prediction_drift": few})["prediction_data"].state is State.UNKNOWN
+    enough = replace(verdict(None), n=50)
+    assert readings(drift={"prediction_drift": enough})["prediction_data"].state is State.CALM
     assert readings(drift={"prediction_drift": verdict()})["prediction_data"].state is State.CALM
+
+
+def test_rows_without_any_number_are_critical():
+    lost = replace(verdict(None, problem="None holds a number."), is_lost=True)
+    found = readings(drift={"prediction_drift": lost})["prediction_data"]
+    assert (found.state, found.severity) == (State.BREACH, Severity.CRITICAL)
 
 
 def test_odd_values_are_information_at_once():

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
+from modelyard._core.clock import ManualClock
+from modelyard.monitor import ModelMonitor
 from modelyard.monitor.alerting.alerts import Severity
 from modelyard.monitor.alerting.readings import State
 from modelyard.monitor.alerting.thresholds import threshold_readings
@@ -416,3 +418,16 @@ def test_a_column_that_goes_missing_more_often_is_a_problem(rng):
     few = rows.copy()
     few[::50, 1] = np.nan
     assert verdict(reference_of(rows), few).problem == ""
+
+
+@pytest.mark.parametrize("has_baseline", [False, True])
+def test_answers_without_a_number_are_critical_and_over_when_numbers_come(has_baseline, rng):
+    monitor = ModelMonitor("ppo", background=False, clock=ManualClock())
+    if has_baseline:
+        monitor.set_baseline(predictions=rng.normal(size=(1000, 1)))
+    for _ in range(60):
+        monitor.record_prediction(math.nan, 0.01)
+    assert [a["name"] for a in monitor.get_alerts("critical")] == ["prediction_data"]
+    for value in rng.normal(size=1000):
+        monitor.record_prediction(value, 0.01)
+    assert [a["is_active"] for a in monitor.get_alerts("critical")] == [False]

@@ -8,6 +8,7 @@ from typing import Any
 
 from modelyard.monitor.alerting.alerts import Breach, Severity
 from modelyard.monitor.alerting.thresholds import threshold_readings
+from modelyard.monitor.arguments import positive_number
 from modelyard.monitor.changes import change_points
 from modelyard.monitor.drift.detection import DriftRule, detect_drift
 from modelyard.monitor.drift.explaining import explain_shift
@@ -131,7 +132,9 @@ class Judge(Normal):
         usual = self._settings.drift[name]
         wanted = usual.method if method is None else method
         rule = DriftRule(
-            threshold=default_threshold(wanted) if threshold is None else float(threshold),
+            threshold=default_threshold(wanted)
+            if threshold is None
+            else positive_number(threshold, what="threshold"),
             method=wanted,
             min_samples=usual.min_samples,
             window_size=usual.window_size,

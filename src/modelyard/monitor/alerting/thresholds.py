@@ -10,6 +10,7 @@ from modelyard.monitor.alerting.alerts import Severity
 from modelyard.monitor.alerting.readings import Limit, Reading, State, critical_limit
 from modelyard.monitor.arguments import positive_number
 from modelyard.monitor.drift.detection import DriftVerdict
+from modelyard.monitor.drift.problems import N_NEWEST
 from modelyard.monitor.recording.health import Health
 
 DEFAULT_THRESHOLDS: Mapping[str, float] = {
@@ -147,10 +148,12 @@ def _data_reading(name: str, verdict: DriftVerdict) -> Reading:
         return Reading(
             name=name,
             state=State.BREACH,
+            severity=Severity.CRITICAL if verdict.is_lost else Severity.WARNING,
             message=f"{name}: {verdict.problem}",
             n_consecutive=1,
         )
-    state = State.UNKNOWN if verdict.score is None else State.CALM
+    is_known = verdict.score is not None or verdict.n >= N_NEWEST
+    state = State.CALM if is_known else State.UNKNOWN
     return Reading(name=name, state=state, message=f"{name}: {verdict.reason}")
 
 

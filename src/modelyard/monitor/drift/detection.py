@@ -131,13 +131,15 @@ def detect_drift(
         n_since: Predictions since the last of these rows came.
     """
     is_lost = len(rows) >= N_NEWEST and not np.isfinite(rows[-N_NEWEST:]).any()
+    nothing = f"None of the newest {N_NEWEST} rows holds a number." if is_lost else ""
     if reference is None:
-        problem = f"None of the newest {N_NEWEST} rows holds a number." if is_lost else ""
+        problem = nothing
         reason = problem or "No baseline yet: call set_baseline()."
         return _no_verdict(reason, rule, n=len(rows), problem=problem, is_lost=is_lost)
     problem = _stopped(n_since, rule) or _wrong_width(reference, rows)
     cannot = problem or _too_few(len(rows), rule)
     if cannot:
+        problem = problem or nothing
         return _no_verdict(cannot, rule, n=len(rows), problem=problem, is_lost=is_lost)
     lost = np.isfinite(reference.std) & ~np.isfinite(rows[-N_NEWEST:]).any(axis=0)
     rows = np.where(lost, np.nan, rows) if lost.any() else rows

@@ -1,8 +1,7 @@
 """What is kept of a window when the next one begins, and of an hour or a day of windows."""
 
-import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard._core.plain import finite_or_none
-from modelyard.monitor.drift.sketches import sketch_of
+from modelyard.monitor.drift.sketches import array_from_plain, array_to_plain, sketch_of
 from modelyard.monitor.recording.health import Health
 from modelyard.stats.histogram import LogHistogram
 from modelyard.stats.moments import Moments, moments_of
@@ -205,8 +204,8 @@ class WindowSummary:
         if self.predictions is None or self.features is None:
             return None
         return {
-            "predictions": _array_to_plain(self.predictions),
-            "features": _array_to_plain(self.features),
+            "predictions": array_to_plain(self.predictions),
+            "features": array_to_plain(self.features),
         }
 
     @classmethod
@@ -239,8 +238,8 @@ class WindowSummary:
                 name: DriftFigures.from_plain(item)
                 for name, item in plain.get("drift", {}).items()
             },
-            predictions=_array_from_plain(kept.get("predictions")),
-            features=_array_from_plain(kept.get("features")),
+            predictions=_sketch_in(kept, "predictions"),
+            features=_sketch_in(kept, "features"),
         )
 
 
@@ -250,21 +249,8 @@ def _output_moments(rows: NDArray[np.float64]) -> tuple[Moments, ...]:
     return tuple(moments_of(column) for column in rows.T)
 
 
-def _array_to_plain(array: NDArray[Any]) -> dict[str, Any]:
-    exact = np.ascontiguousarray(array, dtype="<f8")
-    return {"shape": list(exact.shape), "float64": base64.b64encode(exact.tobytes()).decode()}
-
-
-def _array_from_plain(
-    plain: Mapping[str, Any] | Sequence[Sequence[float | None]] | None,
-) -> NDArray[np.float64] | None:
-    """The array that `_array_to_plain` described, or nested lists with None for NaN."""
-    if plain is None:
-        return None
-    if isinstance(plain, Mapping):
-        data = base64.b64decode(plain["float64"], validate=True)
-        return np.frombuffer(data, "<f8").reshape(plain["shape"]).astype(np.float64)
-    return np.array(plain, dtype=np.float64) if plain else np.empty((0, 0))
+def _sketch_in(plain: Mapping[str, Any], name: str) -> NDArray[np.float64] | None:
+    return None if plain.get(name) is None else array_from_plain(plain[name])
 
 
 def _number(value: float | None) -> float:

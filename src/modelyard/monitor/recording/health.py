@@ -118,6 +118,8 @@ def health_of(
     )
 
 
+# Values whose squares overflow have no spread, and never a warning to the caller.
+@np.errstate(over="ignore", invalid="ignore")
 def _metric_window(values: NDArray[np.float64]) -> MetricWindow:
     moments = moments_of(values)
     return MetricWindow(mean=moments.mean, n=moments.n, std=moments.std)

@@ -95,6 +95,8 @@ def performance_section(view: MonitorView) -> Section:
         text = "Nothing is known yet: no outcomes, no business metrics, no probabilities."
         return Section("Performance", text)
     caption = f"With 95 % intervals. {found['n_outcomes']:,} outcomes are known."
+    if found["reason"]:
+        caption += f" {found['reason']}"
     if found["n_unmatched"]:
         caption += f" {found['n_unmatched']:,} came too late for their prediction."
     blocks: list[Block] = [Table(["what", *_INTERVAL_COLUMNS], rows, caption)]
