@@ -126,6 +126,15 @@ def test_an_alert_whose_rule_is_gone_is_resolved():
 # After it
 
 
+def test_an_alert_of_a_rule_never_seen_here_is_left_to_whoever_has_it():
+    _, alert = opened()
+    other = AlertBook([alert])  # another process, with rules of its own
+    assert other.update([reading("calm", name="latency_p99_ms")], at=at(30)) == []
+    assert other.get(alert.alert_id).is_active
+    other.resolve(alert.alert_id, by="ann", at=at(40))
+    assert not other.get(alert.alert_id).is_active
+
+
 def test_a_breach_soon_after_reopens_the_same_alert_and_tells_nobody():
     book, alert = opened(cooldown_s=300)
     take(book, "calm", start=20)

@@ -85,19 +85,23 @@ class AlertBook:
         self._quiet_since: dict[str, str] = {}
         # Active alerts of a rule that has another one: two programs wrote to one store.
         self._strays: list[str] = []
+        # Rules that had a reading at the last evaluation.
+        self._watched: set[str] = set()
         self._load(alerts)
 
     def update(self, readings: Sequence[Reading], *, at: datetime) -> list[AlertEvent]:
         """Take one evaluation.
 
         Args:
-            readings: One of each rule. An active alert of a rule without a reading is resolved:
-                nothing watches it any more.
+            readings: One of each rule. An active alert of a rule that had a reading before and has
+                none now is resolved: nothing watches it any more. One of a rule never seen here
+                is another process's, and is left to it or to a person.
             at: When, with its zone.
         """
         moment = _text(at)
         names = {reading.name for reading in readings}
-        gone = [alert_id for name, alert_id in self._last.items() if name not in names]
+        gone = [self._last[name] for name in sorted(self._watched - names) if name in self._last]
+        self._watched = names
         unwatched = [self._alerts.get(alert_id) for alert_id in [*self._strays, *gone]]
         self._strays.clear()
         events = [self._resolve(alert, moment) for alert in unwatched if alert and alert.is_active]
