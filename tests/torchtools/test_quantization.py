@@ -65,6 +65,8 @@ def test_error_does_not_depend_on_offset_or_unit(array, offset, unit):
     about_mean = (by_channel - by_channel.mean(dim=0)).norm(dim=0)
     if bool((about_mean < 1e-2 * by_channel.norm(dim=0) + 1e-2).any()):
         return  # hardly any variation: relative to the size instead
+    if float((want * unit + offset).abs().max()) >= 1e3:
+        return  # from there on a value may be a fill, which has to be met exactly
     once = quantization.relative_error(want, got)
     moved = quantization.relative_error(want * unit + offset, got * unit + offset)
     assert moved == pytest.approx(once, rel=1e-6, abs=1e-9)
