@@ -431,3 +431,18 @@ def test_answers_without_a_number_are_critical_and_over_when_numbers_come(has_ba
     for value in rng.normal(size=1000):
         monitor.record_prediction(value, 0.01)
     assert [a["is_active"] for a in monitor.get_alerts("critical")] == [False]
+
+
+@pytest.mark.parametrize("n_new", [100, 300, 500, 900])
+def test_a_change_within_the_window_is_no_sign_that_values_wander(n_new, rng):
+    """A sudden change is urgent at once, not when the window is full of it."""
+    x = rng.normal(size=(2000, 3))
+    x[2000 - n_new :, 1] += 3.0
+    found = verdict(reference_of(x[:1000]), x[1000:])
+    assert found.is_drifted
+    assert found.is_calibrated
+
+
+def test_what_wanders_wanders_on_without_its_largest_step(rng):
+    x = autoregression(rng, 0.95, 2000, 5)
+    assert not verdict(reference_of(x[:1000]), x[1000:]).is_calibrated

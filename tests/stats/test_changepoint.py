@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from modelyard.stats.changepoint import page_hinkley, sum_threshold
+from modelyard.stats.changepoint import page_hinkley, sum_threshold, without_step
 
 
 @pytest.fixture
@@ -53,3 +53,18 @@ def test_missing_values_are_no_news(rng):
 def test_no_values_no_change():
     found = page_hinkley(np.empty((0, 2)), allowance=0.5, threshold=5.0)
     assert found.detected.tolist() == [-1, -1]
+
+
+def test_a_step_is_taken_out_and_nothing_else(rng):
+    noise = rng.normal(size=(1000, 4))
+    rows = noise + np.array([0.0, 3.0, -5.0, 100.0]) * (np.arange(1000) >= 400)[:, None]
+    left = without_step(rows)
+    parts = [noise[:400] - noise[:400].mean(axis=0), noise[400:] - noise[400:].mean(axis=0)]
+    assert left[:, 1:] == pytest.approx(np.concatenate(parts)[:, 1:], abs=0.2)
+    assert left.mean(axis=0) == pytest.approx(0.0, abs=1e-9)
+    assert (left.std(axis=0) <= rows.std(axis=0) + 1e-12).all()
+
+
+@pytest.mark.parametrize("rows", [np.ones((2, 1)), np.ones((50, 2)), np.array([[0.0], [1.0]])])
+def test_without_variance_nothing_is_left(rows):
+    assert without_step(rows) == pytest.approx(0.0)

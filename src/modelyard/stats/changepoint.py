@@ -64,6 +64,28 @@ def page_hinkley(values: NDArray[np.float64], *, allowance: float, threshold: fl
     )
 
 
+def without_step(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each column less its means before and after the step that explains most of its variance.
+
+    What is left of independent values with one change of level is independent again; what
+    wanders goes on wandering.
+
+    Args:
+        rows: shape (n, columns), in time order, finite, n of 2 or more.
+
+    Source:
+        Bai (1994), J. of Time Series Analysis 15, 453-472: least squares.
+    """
+    n = len(rows)
+    centred = rows - rows.mean(axis=0)
+    sums = np.cumsum(centred, axis=0)[:-1]
+    k = np.arange(1, n, dtype=np.float64)[:, None]
+    last = np.argmax(sums * sums / (k * (n - k)), axis=0)
+    total = np.take_along_axis(sums, last[None], axis=0)[0]
+    is_before = np.arange(n)[:, None] <= last
+    return np.asarray(centred - np.where(is_before, total / (last + 1), -total / (n - last - 1)))
+
+
 def sum_threshold(*, allowance: float, run_length: float) -> float:
     """The threshold at which a false change comes once in about `run_length` values, up or down.
 

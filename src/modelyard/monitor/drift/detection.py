@@ -25,12 +25,14 @@ from modelyard.monitor.drift.past import PastSketches
 from modelyard.monitor.drift.problems import N_NEWEST, problems_of
 from modelyard.monitor.drift.references import Reference, dependence_of, scores_between
 from modelyard.stats.calibration import MIN_SCORES, column_limits
+from modelyard.stats.changepoint import without_step
 from modelyard.stats.quantiles import midpoint_sketch
 
 # Above this, a window holds so few independent values that a threshold made for them cries wolf.
 AUTOCORRELATED = 0.5
-# The same for how much more its means vary; 3 for a first-order autoregression of 0.5.
-WANDERING = 5.0
+# The same for how much more its means vary: 3 for a first-order autoregression of 0.5, and of
+# independent values one column in 100,000 by chance.
+WANDERING = 3.0
 # Scores are skewed to the right, so a limit for 1 % of normal scores is exceeded by about 4 %.
 CALIBRATION_LEVEL = 0.99
 
@@ -283,7 +285,8 @@ def _joint(
 def _dependence(reference: Reference, rows: NDArray[np.float64]) -> _Dependence:
     complete = np.isfinite(rows).all(axis=0)
     chosen = rows if complete.all() else rows[:, complete]
-    now, wander = dependence_of(chosen)
+    # A change of level within the window is drift, and no sign that values always wander.
+    now, wander = dependence_of(without_step(chosen)) if len(rows) > 1 else (0.0, 1.0)
     return _Dependence(lag1=max(reference.lag1, now), wander=max(reference.wander, wander))
 
 
