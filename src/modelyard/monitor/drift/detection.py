@@ -66,6 +66,12 @@ class _Dependence:
     lag1: float
     wander: float
 
+    @classmethod
+    def of(cls, reference: Reference, rows: NDArray[np.float64]) -> "_Dependence":
+        """That of the reference and of a window without missing values."""
+        now, wander = dependence_of(rows)
+        return cls(lag1=max(reference.lag1, now), wander=max(reference.wander, wander))
+
     @property
     def is_strong(self) -> bool:
         """Whether limits for independent values would cry wolf."""
@@ -285,9 +291,11 @@ def _joint(
 def _dependence(reference: Reference, rows: NDArray[np.float64]) -> _Dependence:
     complete = np.isfinite(rows).all(axis=0)
     chosen = rows if complete.all() else rows[:, complete]
+    found = _Dependence.of(reference, chosen)
+    if not found.is_strong or len(rows) < 2:  # noqa: PLR2004 - a step needs two rows
+        return found
     # A change of level within the window is drift, and no sign that values always wander.
-    now, wander = dependence_of(without_step(chosen)) if len(rows) > 1 else (0.0, 1.0)
-    return _Dependence(lag1=max(reference.lag1, now), wander=max(reference.wander, wander))
+    return _Dependence.of(reference, without_step(chosen))
 
 
 def _wrong_width(reference: Reference, rows: NDArray[np.float64]) -> str:

@@ -63,16 +63,15 @@ def _is_frozen(reference: Reference, rows: NDArray[np.float64]) -> NDArray[np.bo
     levels = reference.sketch.shape[1]
     if not levels or not len(rows):
         return np.zeros(rows.shape[1], np.bool_)
-    known = np.where(np.isfinite(rows), rows, np.nan)
-    has_values = np.isfinite(known).any(axis=0)
-    spread = np.full(rows.shape[1], np.inf)
-    spread[has_values] = np.nanmax(known[:, has_values], axis=0)
-    spread[has_values] -= np.nanmin(known[:, has_values], axis=0)
-    is_one = has_values & (spread <= 1e-9 * reference.std)
+    is_known = np.isfinite(rows)
+    highest = np.where(is_known, rows, -np.inf).max(axis=0)
+    lowest = np.where(is_known, rows, np.inf).min(axis=0)
+    is_one = is_known.any(axis=0) & (highest - lowest <= 1e-9 * reference.std)
     # Where a column is on its most frequent value most of the time, a window of it is no wonder.
     n_independent = len(rows) * effective_share(reference.lag1)
-    chance = _largest_share(reference.sketch) ** n_independent
-    return np.asarray(is_one & (chance < _LEVEL / rows.shape[1]))
+    chance = _largest_share(reference.sketch[is_one]) ** n_independent
+    is_one[is_one] = chance < _LEVEL / rows.shape[1]
+    return np.asarray(is_one)
 
 
 def _largest_share(sketch: NDArray[np.float64]) -> NDArray[np.float64]:
