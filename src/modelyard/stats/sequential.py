@@ -45,6 +45,27 @@ def mixture_precision(alpha: float, n_tuned: float) -> float:
     return (spent + math.log(spent + 1.0)) / n_tuned
 
 
+def critical_at(n: float, *, n_tuned: float, confidence_level: float = 0.95) -> float:
+    """Half the width of the always-valid interval in standard errors; infinite without values.
+
+    Args:
+        n: Values of a balanced experiment, both sides together.
+        n_tuned: As `always_valid`.
+        confidence_level: As `always_valid`.
+
+    Raises:
+        ConfigError: As `always_valid`.
+
+    Source:
+        As `always_valid`.
+    """
+    alpha = alpha_of(confidence_level)
+    v = n * mixture_precision(alpha, n_tuned)
+    if v <= 0.0:
+        return math.inf
+    return math.sqrt(2.0 * (v + 1.0) / v * (0.5 * math.log1p(v) - math.log(alpha)))
+
+
 def always_valid(
     contrast: Contrast, *, n_tuned: float, confidence_level: float = 0.95
 ) -> AlwaysValid:
@@ -68,13 +89,12 @@ def always_valid(
         Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas (2024), Annals of Statistics 52,
         2613-2640, theorem 2.2. For a balanced experiment these are GrowthBook's numbers.
     """
-    alpha = alpha_of(confidence_level)
-    v = contrast.n * mixture_precision(alpha, n_tuned)
-    if math.isnan(contrast.variance) or v <= 0.0:
+    critical = critical_at(contrast.n, n_tuned=n_tuned, confidence_level=confidence_level)
+    if math.isnan(contrast.variance) or math.isinf(critical):
         return AlwaysValid(p_value=1.0, interval=Interval(-math.inf, math.inf), critical=math.inf)
+    v = contrast.n * mixture_precision(alpha_of(confidence_level), n_tuned)
     z = in_standard_errors(contrast)
     log_p = 0.5 * math.log1p(v) - z * z * v / (2.0 * (v + 1.0))
-    critical = math.sqrt(2.0 * (v + 1.0) / v * (0.5 * math.log1p(v) - math.log(alpha)))
     half = critical * math.sqrt(contrast.variance)
     return AlwaysValid(
         p_value=math.exp(min(0.0, log_p)),

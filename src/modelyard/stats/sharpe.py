@@ -9,7 +9,8 @@ from scipy import special
 
 from modelyard.stats.intervals import Interval, alpha_of
 
-_FEWEST = 10
+# Below this a standard error is chance.
+MIN_RETURNS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,21 +54,32 @@ def sharpe_ratio(returns: NDArray[np.float64], *, periods_per_year: float = 1.0)
     known = np.asarray(returns, np.float64)
     known = known[np.isfinite(known)]
     n = len(known)
-    if n < _FEWEST or not np.ptp(known) > 0.0:
+    if n < MIN_RETURNS or not np.ptp(known) > 0.0:
         return SharpeRatio(value=math.nan, standard_error=math.nan, n=n)
-    # The ratio does not depend on the unit: in that of the spread no square is lost.
-    scaled = known / known.std()
-    mean, square = float(scaled.mean()), float((scaled * scaled).mean())
-    variance = square - mean * mean
-    gradient = np.array([square / variance**1.5, -mean / (2.0 * variance**1.5)])
-    moments = np.stack([scaled - mean, scaled * scaled - square], axis=1)
-    spread = float(gradient @ long_run_covariance(moments) @ gradient)
+    value, moved_by = influences(known)
+    spread = float(long_run_covariance(moved_by[:, None])[0, 0])
     root = math.sqrt(periods_per_year)
     return SharpeRatio(
-        value=root * mean / math.sqrt(variance),
+        value=root * value,
         standard_error=root * math.sqrt(max(spread, 0.0) / n),
         n=n,
     )
+
+
+def influences(returns: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    """The Sharpe ratio of a period, and how far each return moves it.
+
+    With z a return about the mean in standard deviations and S the ratio, z - S (z^2 - 1) / 2:
+    the delta method's gradient at each return. The mean is 0; the long-run variance over n is the
+    squared standard error of the ratio.
+
+    Args:
+        returns: shape (n,), finite, not all equal.
+    """
+    spread = returns.std()
+    scaled = (returns - returns.mean()) / spread
+    value = float(returns.mean() / spread)
+    return value, scaled - 0.5 * value * (scaled * scaled - 1.0)
 
 
 def long_run_covariance(moments: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -84,7 +96,7 @@ def long_run_covariance(moments: NDArray[np.float64]) -> NDArray[np.float64]:
         Economic Studies 61, 631-653, and Andrews (1991), Econometrica 59, 817-858, equation 6.4.
     """
     n = len(moments)
-    lags = min(max(math.floor(4.0 * (n / 100.0) ** (2.0 / 9.0)), _andrews_lag(moments)), n - 1)
+    lags = min(max(math.floor(4.0 * (n / 100.0) ** (2.0 / 9.0)), memory_lag(moments[:, 0])), n - 1)
     covariance = moments.T @ moments / n
     for lag in range(1, lags + 1):
         cross = moments[lag:].T @ moments[:-lag] / n
@@ -92,9 +104,13 @@ def long_run_covariance(moments: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(covariance)
 
 
-def _andrews_lag(moments: NDArray[np.float64]) -> int:
-    first = moments[:, 0]
-    total = float(first @ first)
-    r = min(max(float(first[1:] @ first[:-1]) / total, 0.0), 0.97) if total > 0.0 else 0.0
+def memory_lag(values: NDArray[np.float64]) -> int:
+    """Lags that the memory of a stream asks for; 0 for one without memory.
+
+    Args:
+        values: shape (n,), in time order, mean 0.
+    """
+    total = float(values @ values)
+    r = min(max(float(values[1:] @ values[:-1]) / total, 0.0), 0.97) if total > 0.0 else 0.0
     alpha = 4.0 * r * r / ((1.0 - r) ** 2 * (1.0 + r) ** 2)
-    return int(1.1447 * (alpha * len(moments)) ** (1.0 / 3.0))
+    return int(1.1447 * (alpha * len(values)) ** (1.0 / 3.0))

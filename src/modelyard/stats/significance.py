@@ -73,26 +73,66 @@ def stratified(strata: Sequence[tuple[Moments, Moments]]) -> Contrast:
     """
     usable = [(a, b) for a, b in strata if min(a.n, b.n) >= 2]  # noqa: PLR2004 - for a variance
     if not usable:
-        return Contrast(
-            difference=0.0, variance=math.nan, df=math.nan, mean_a=0.0, mean_b=0.0, n=0.0
-        )
+        return no_contrast()
     information = [a.n * b.n / (a.n + b.n) for a, b in usable]
     weights = [part / sum(information) for part in information]
     parts = [
-        (weight * weight * side.variance / side.n, side.n - 1)
+        (weight * weight * side.variance / side.n, side.n - 1.0)
         for weight, stratum in zip(weights, usable, strict=True)
         for side in stratum
     ]
     mean_a = sum(weight * a.mean for weight, (a, _) in zip(weights, usable, strict=True))
     mean_b = sum(weight * b.mean for weight, (_, b) in zip(weights, usable, strict=True))
+    return contrast_of(mean_a=mean_a, mean_b=mean_b, parts=parts, n=4.0 * sum(information))
+
+
+def combined(contrasts: Sequence[Contrast]) -> Contrast:
+    """Contrasts of separate periods, such as weight epochs, as one.
+
+    Each counts by its `n`; those without a variance are left out. For contrasts of means this is
+    `stratified`, which needs no moments here.
+
+    Source:
+        As `stratified`.
+    """
+    usable = [part for part in contrasts if part.n > 0.0 and not math.isnan(part.variance)]
+    if not usable:
+        return no_contrast()
+    n = sum(part.n for part in usable)
+    weights = [part.n / n for part in usable]
+    weighted = list(zip(weights, usable, strict=True))
+    return contrast_of(
+        mean_a=sum(weight * part.mean_a for weight, part in weighted),
+        mean_b=sum(weight * part.mean_b for weight, part in weighted),
+        parts=[(weight * weight * part.variance, part.df) for weight, part in weighted],
+        n=n,
+    )
+
+
+def contrast_of(
+    *, mean_a: float, mean_b: float, parts: Sequence[tuple[float, float]], n: float
+) -> Contrast:
+    """The contrast of two estimates.
+
+    Args:
+        mean_a: The control's.
+        mean_b: The treatment's.
+        parts: Independent parts of the difference's variance, each with its degrees of freedom.
+        n: As `Contrast.n`.
+    """
     return Contrast(
         difference=mean_b - mean_a,
         variance=sum(part for part, _ in parts),
         df=_satterthwaite(parts),
         mean_a=mean_a,
         mean_b=mean_b,
-        n=4.0 * sum(information),
+        n=n,
     )
+
+
+def no_contrast() -> Contrast:
+    """What is known while nothing can be compared."""
+    return Contrast(difference=0.0, variance=math.nan, df=math.nan, mean_a=0.0, mean_b=0.0, n=0.0)
 
 
 def paired(differences: Moments, *, mean_a: float, mean_b: float) -> Contrast:
@@ -151,7 +191,7 @@ def in_standard_errors(contrast: Contrast) -> float:
     return contrast.difference / math.sqrt(contrast.variance)
 
 
-def _satterthwaite(parts: Sequence[tuple[float, int]]) -> float:
+def _satterthwaite(parts: Sequence[tuple[float, float]]) -> float:
     total = sum(part for part, _ in parts)
     if total == 0.0:
         return float(sum(df for _, df in parts))

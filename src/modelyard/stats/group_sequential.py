@@ -1,0 +1,159 @@
+"""A few looks, planned by their share of the information: Lan and DeMets' alpha spending."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, special
+
+from modelyard._core.errors import ConfigError
+from modelyard.stats.intervals import alpha_of
+
+Spending = Literal["obrien_fleming", "pocock"]
+
+# Standard deviations beyond which a path's density is below what a float resolves.
+_REACH = 9.0
+# Nodes for each standard deviation of a step: the integrand is a Gaussian of that width.
+_NODES_PER_STEP = 4.0
+_FEWEST_NODES = 64
+# Where a normal tail leaves the floats.
+_FARTHEST = 40.0
+_SMALLEST = 1e-300
+
+
+def boundaries(
+    fractions: Sequence[float], *, alpha: float = 0.05, spending: Spending = "obrien_fleming"
+) -> NDArray[np.float64]:
+    """Two-sided critical values, in standard errors, at each look.
+
+    All looks together call a difference of nothing significant with chance `alpha` (spent up to
+    the last fraction given). The times of looks need not be fixed before; the information that
+    counts as 1 must be, and when to look may not depend on what was seen.
+
+    Args:
+        fractions: Information at each look over the final one, rising, each in (0, 1].
+        alpha: Accepted chance of a false alarm, both sides together.
+        spending: `obrien_fleming` (hardly anything early) or `pocock` (evenly).
+
+    Returns:
+        One critical value a look; infinite where nothing measurable may be spent yet.
+
+    Raises:
+        ConfigError: Fractions not rising within (0, 1], or another spending.
+
+    Source:
+        Lan and DeMets (1983), Biometrika 70, 659-663; recursion: Armitage, McPherson and Rowe
+        (1969), J. Royal Statistical Society A 132, 235-244.
+    """
+    times = _checked(fractions)
+    alpha_of(1.0 - alpha)
+    spent = [_spent(time, alpha, spending) for time in times]
+    path = _Path()
+    criticals = []
+    for time, before, now in zip(times, [0.0, *spent], spent, strict=False):
+        step = path.to(time)
+        criticals.append(step.critical(now - before))
+        path = step.stopped_at(criticals[-1])
+    return np.asarray(criticals)
+
+
+def crossing_probability(
+    fractions: Sequence[float], criticals: Sequence[float], *, drift: float = 0.0
+) -> float:
+    """Chance that the difference is called significant at any of the looks.
+
+    Args:
+        fractions: As `boundaries`.
+        criticals: Two-sided critical values in standard errors, one a look.
+        drift: Expected difference in standard errors where the fraction is 1.
+
+    Raises:
+        ConfigError: Fractions not rising within (0, 1].
+    """
+    path, total = _Path(), 0.0
+    for time, critical in zip(_checked(fractions), criticals, strict=True):
+        step = path.to(time, drift=drift)
+        total += step.beyond(critical)
+        path = step.stopped_at(critical)
+    return min(total, 1.0)
+
+
+class _Path:
+    """Density of the score process (variance = time) of those not stopped, at quadrature nodes."""
+
+    def __init__(
+        self,
+        time: float = 0.0,
+        nodes: NDArray[np.float64] | None = None,
+        masses: NDArray[np.float64] | None = None,
+    ) -> None:
+        self.time = time
+        self.nodes = np.zeros(1) if nodes is None else nodes
+        self.masses = np.ones(1) if masses is None else masses
+
+    def to(self, time: float, *, drift: float = 0.0) -> "_Step":
+        """The step to the next look."""
+        return _Step(self, time, drift)
+
+
+class _Step:
+    """From one look to the next."""
+
+    def __init__(self, path: _Path, time: float, drift: float) -> None:
+        self._masses = path.masses
+        self._time = time
+        self._width = math.sqrt(time - path.time)
+        self._centres = path.nodes + drift * (time - path.time)
+        self._middle = drift * time
+
+    def beyond(self, critical: float) -> float:
+        """Chance to be beyond `critical` standard errors now, not having stopped before."""
+        edge = critical * math.sqrt(self._time)
+        above = special.ndtr((self._centres - edge) / self._width)
+        below = special.ndtr((-edge - self._centres) / self._width)
+        return float(self._masses @ (above + below))
+
+    def critical(self, probability: float) -> float:
+        """The critical value that `beyond` gives this probability."""
+        if probability < _SMALLEST:
+            return math.inf
+
+        def excess(critical: float) -> float:
+            return self.beyond(critical) / probability - 1.0
+
+        return float(optimize.brentq(excess, 0.0, _FARTHEST, xtol=1e-12))
+
+    def stopped_at(self, critical: float) -> _Path:
+        """The paths that go on."""
+        root = math.sqrt(self._time)
+        low = max(-critical * root, self._middle - _REACH * root)
+        high = min(critical * root, self._middle + _REACH * root)
+        if high <= low:
+            return _Path(self._time, np.zeros(0), np.zeros(0))
+        n_nodes = max(_FEWEST_NODES, math.ceil(_NODES_PER_STEP * (high - low) / self._width))
+        points, weights = np.polynomial.legendre.leggauss(n_nodes)
+        nodes = low + (points + 1.0) * (high - low) / 2.0
+        distances = (nodes[:, None] - self._centres) / self._width
+        density = np.exp(-0.5 * distances * distances) @ self._masses
+        scale = (high - low) / 2.0 / (self._width * math.sqrt(2.0 * math.pi))
+        return _Path(self._time, nodes, weights * density * scale)
+
+
+def _spent(time: float, alpha: float, spending: Spending) -> float:
+    if spending == "obrien_fleming":
+        # Each side spends its half of alpha.
+        return 4.0 * float(special.ndtr(special.ndtri(alpha / 4.0) / math.sqrt(time)))
+    if spending == "pocock":
+        return alpha * math.log1p((math.e - 1.0) * time)
+    raise ConfigError(f"spending must be obrien_fleming or pocock, got {spending!r}.")
+
+
+def _checked(fractions: Sequence[float]) -> list[float]:
+    times = [float(fraction) for fraction in fractions]
+    if not times or not all(
+        low < high <= 1.0 for low, high in zip([0.0, *times], times, strict=False)
+    ):
+        raise ConfigError(f"fractions must rise and lie within (0, 1], got {times}.")
+    return times
