@@ -3,14 +3,13 @@
 import math
 from typing import TypedDict
 
-from modelyard.stats.bayesian import expected_loss, probability_better
-
 from modelyard._core.plain import finite_or_none
 from modelyard.ab_testing.analysis.checks import GuardrailCheck, RatioCheck
 from modelyard.ab_testing.analysis.comparing import WARNED_LAG1, Comparison
 from modelyard.ab_testing.analysis.evidence import Evidence
 from modelyard.ab_testing.analysis.recommendation import Recommendation, lopsided, missing_values
 from modelyard.ab_testing.analysis.rules import Rules
+from modelyard.stats.bayesian import expected_loss, probability_better
 from modelyard.stats.intervals import Interval
 from modelyard.stats.moments import Moments
 from modelyard.stats.sequential import AlwaysValid
@@ -341,13 +340,12 @@ def half_a_cycle(comparison: Comparison, rules: Rules, elapsed_s: float) -> list
     """That a verdict came before a whole cycle was covered, if it did."""
     if not comparison.is_significant or elapsed_s >= rules.cycle_s:
         return []
-    return [
-        (
-            f"The experiment has covered {_span(elapsed_s)} of a cycle of {_span(rules.cycle_s)}: "
-            "what is to come may differ (weekends, month ends). Let it run for whole cycles; cycle_s "
-            "says how long one is, 0 that there is none."
-        )
-    ]
+    text = (
+        f"The experiment has covered {_span(elapsed_s)} of a cycle of {_span(rules.cycle_s)}: "
+        "what is to come may differ (weekends, month ends). Let it run for whole cycles; cycle_s "
+        "says how long one is, 0 that there is none."
+    )
+    return [text]
 
 
 def _span(seconds: float) -> str:

@@ -134,9 +134,10 @@ def _held_back(
 
 def missing_values(comparison: Comparison, variant_a: str, variant_b: str, metric: str) -> str:
     """How many values are missing and why that matters, in a sentence."""
+    evidence = comparison.evidence
     return (
-        f"{comparison.evidence.missing_share_a:.1%} of the values of {metric} of {variant_a} and "
-        f"{comparison.evidence.missing_share_b:.1%} of those of {variant_b} were not finite (at most "
+        f"{evidence.missing_share_a:.1%} of the values of {metric} of {variant_a} and "
+        f"{evidence.missing_share_b:.1%} of those of {variant_b} were not finite (at most "
         f"{MAX_MISSING_SHARE:.0%} may be). If they were the bad outcomes, the others flatter the "
         "variant: record what came of them, as a number."
     )
