@@ -243,3 +243,12 @@ def test_all_metrics_are_compared_and_adjusted_for_their_number(rng):
         assert not any(lines[f"m{i}"]["is_significant"] for i in range(4))
     with pytest.raises(ConfigError, match="correction"):
         test.compare_all(correction="none")
+
+
+def test_too_few_values_for_an_extreme_quantile_is_no_verdict_and_says_so(rng):
+    metric = Metric(name="m", kind="quantile", quantile=0.999)
+    test = experiment(metrics=[metric])
+    record(test, rng.normal(size=300), rng.normal(5.0, size=300))
+    result = test.compare_variants("a", "b")["result"]
+    assert result["recommendation_code"] == "collect_more"
+    assert "0.999 quantile" in result["recommendation"]

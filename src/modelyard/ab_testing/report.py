@@ -17,6 +17,8 @@ from modelyard.reporting import (
     render,
 )
 
+# Looks are drawn from where the interval is at most so many times as wide as at the last one.
+_WIDEST = 8.0
 _CODES_KIND = {
     "switch": "good",
     "strongly_switch": "good",
@@ -103,19 +105,19 @@ def _variant_section(overview: Mapping[str, Any]) -> Section:
         "variant",
         "traffic",
         "outcomes",
-        f"mean {primary}",
+        "mean",
         "std",
         "lower",
         "upper",
-        "best with chance",
+        "best",
     ]
     table = Table(
         columns,
         rows,
-        "Interval of the mean at one look; the chance to be best is from a flat prior and decides "
-        "nothing.",
-        formats={"traffic": ".1%", "best with chance": ".1%"},
-        bars=["best with chance"],
+        f"Mean of {primary} with its interval at one look; `best` is the chance to be the best, "
+        "from a flat prior, and decides nothing.",
+        formats={"traffic": ".1%", "best": ".1%"},
+        bars=["best"],
     )
     return Section("Variants", "", [table])
 
@@ -135,9 +137,22 @@ def _history_section(history: Mapping[str, IntervalHistory], primary: str) -> Se
             "The true difference lies inside at every look at once, with the stated confidence: "
             "an interval that leaves the zero line out has found a difference.",
         )
-        for pair, looks in history.items()
+        for pair, looks in ((pair, _readable(looks)) for pair, looks in history.items())
     ]
     return Section("How it narrowed", "", charts)
+
+
+def _readable(looks: IntervalHistory) -> IntervalHistory:
+    """Without the first looks, whose intervals are so wide that the later ones look like lines."""
+    widths = [upper - lower for lower, upper in zip(looks["lower"], looks["upper"], strict=True)]
+    first = next((i for i, width in enumerate(widths) if width <= _WIDEST * widths[-1]), 0)
+    return {
+        "n": looks["n"][first:],
+        "difference": looks["difference"][first:],
+        "lower": looks["lower"][first:],
+        "upper": looks["upper"][first:],
+        "p_value_always_valid": looks["p_value_always_valid"][first:],
+    }
 
 
 def _metric_section(overview: Mapping[str, Any]) -> Section:

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from modelyard.stats.group_sequential import boundaries
-from modelyard.stats.ratios import Lift, relative_lift
 from scipy import special
 
 from modelyard.ab_testing.analysis.evidence import Evidence
 from modelyard.ab_testing.analysis.rules import Rules
 from modelyard.stats.effects import relative_change
+from modelyard.stats.group_sequential import boundaries
 from modelyard.stats.intervals import Interval, alpha_of
 from modelyard.stats.power import minimum_detectable_effect, power
+from modelyard.stats.ratios import Lift, relative_lift
 from modelyard.stats.sequential import AlwaysValid, always_valid
 from modelyard.stats.significance import Contrast, TTest, in_standard_errors, t_test
 
@@ -192,6 +192,8 @@ def _bounds(fractions: tuple[float, ...], alpha: float) -> tuple[float, ...]:
 
 
 def _has_enough(evidence: Evidence, rules: Rules, n_a: int, n_b: int) -> bool:
+    if math.isnan(evidence.effective.variance):
+        return False
     effective_n = min(evidence.effective_n_a, evidence.effective_n_b)
     return min(n_a, n_b) >= rules.min_samples and effective_n >= min(
         rules.min_samples, MIN_EFFECTIVE_SAMPLES

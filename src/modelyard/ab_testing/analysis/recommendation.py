@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from modelyard.ab_testing.analysis.checks import GuardrailCheck, RatioCheck
 from modelyard.ab_testing.analysis.comparing import MAX_MISSING_SHARE, Comparison
+from modelyard.ab_testing.analysis.evidence import Evidence
 from modelyard.ab_testing.analysis.rules import Rules
 from modelyard.stats.intervals import alpha_of
 
@@ -175,7 +176,17 @@ def _too_few(comparison: Comparison, rules: Rules, variant_a: str, variant_b: st
             f"; {why}, they are worth {evidence.effective_n_a} and "
             f"{evidence.effective_n_b} independent ones"
         )
+    if min(comparison.n_a, comparison.n_b) >= rules.min_samples:
+        text += _too_few_for_its_kind(evidence)
     return f"{text}."
+
+
+def _too_few_for_its_kind(evidence: Evidence) -> str:
+    if not math.isnan(evidence.effective.variance):
+        return ""
+    metric = evidence.metric
+    what = f"the {metric.quantile:g} quantile" if metric.kind == "quantile" else f"a {metric.kind}"
+    return f"; the error of {what} needs more in each weight epoch"
 
 
 def _no_difference(comparison: Comparison, rules: Rules, metric: str) -> str:
