@@ -124,7 +124,12 @@ class Recorder:
         return {name: self._served(name).predict(data) for name in self.names}
 
     def record_result(
-        self, variant_name: str, metrics: Mapping[str, Any], *, user_id: str | None = None
+        self,
+        variant_name: str,
+        metrics: Mapping[str, Any],
+        *,
+        user_id: str | None = None,
+        request_id: str | None = None,
     ) -> None:
         """Record what came of one answer of a variant.
 
@@ -133,6 +138,8 @@ class Recorder:
             metrics: Numbers by name. What is not finite is counted, never averaged.
             user_id: Whose request it was. Outcomes of one user then count as one user's, however
                 many they are.
+            request_id: The outcome's own id: a second one with it is ignored, whichever process
+                sends it.
 
         Raises:
             VariantNotFoundError: No such variant.
@@ -154,7 +161,8 @@ class Recorder:
                 return
             if self.is_held_out(unit):
                 name = HELD_OUT
-        self._record(name, values, epoch=self._ledger.assignment.epoch, unit=unit)
+        epoch = self._ledger.assignment.epoch
+        self._record(name, values, epoch=epoch, unit=unit, request_id=request_id)
 
     def record_outcome(self, request_id: str, metrics: Mapping[str, Any]) -> None:
         """Record what came of an answer that `predict(..., request_id=...)` gave.
@@ -173,7 +181,8 @@ class Recorder:
                 return
             raise RequestNotFoundError(
                 f"No open request {request_id!r} in experiment {self.test_name!r}. "
-                "Pass request_id= to predict, or use record_result(variant_name, metrics)."
+                "Pass request_id= to predict; where another process answered, or this one was "
+                "restarted since, use record_result(variant_name, metrics, request_id=...)."
             )
         values = checked_metrics(metrics)
         if request.counts:

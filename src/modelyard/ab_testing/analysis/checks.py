@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from modelyard.ab_testing.analysis.comparing import Comparison
+from modelyard.ab_testing.metrics import Metric
 from modelyard.stats.non_inferiority import NonInferiority, non_inferiority
 from modelyard.stats.sample_ratio import SampleRatio, sample_ratio
 
-from modelyard.ab_testing.analysis.comparing import Comparison
-from modelyard.ab_testing.metrics import Metric
-
-# Over all looks together, one experiment in a thousand with a sound assignment is called lopsided.
-SAMPLE_RATIO_ALPHA = 0.001
+# Over all looks together, one experiment in a hundred with a sound assignment is called lopsided.
+SAMPLE_RATIO_ALPHA = 0.01
 
 # Counts by variant and weight epoch.
 Counts = Mapping[tuple[str, int], int]
