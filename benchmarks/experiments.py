@@ -98,7 +98,7 @@ def _moved_by_ranges(before: Mapping[str, float], after: Mapping[str, float]) ->
 
 
 def _lopsided() -> str:
-    """How often a split is called lopsided at any of 100 looks, by how much of one side is lost."""
+    """How often a split is called lopsided at any of 100 looks, by what one side loses."""
     rng = np.random.default_rng(0)
     rows = []
     for lost in (0.0, 0.02, 0.05, 0.1):
