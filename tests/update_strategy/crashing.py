@@ -18,7 +18,12 @@ from modelyard.monitor import ModelMonitor
 from modelyard.update_strategy import UpdateStrategy
 from modelyard.version_manager import ModelVersionManager
 
-RULES = {"transition_minutes": 1.5, "step_min_samples": 20}
+RULES = {
+    "transition_minutes": 1.5,
+    "step_min_samples": 20,
+    "bake_minutes": 0.0,
+    "error_margin": 0.9,
+}
 
 
 class Dying:

@@ -17,9 +17,13 @@ from modelyard.update_strategy.settings import UpdateSettings
 START = datetime(2024, 1, 1, tzinfo=UTC)
 RULES = UpdateSettings()  # three steps of 100 s, 50 answers each
 STATUSES = [
+    states.PENDING,
+    states.SHADOW,
     states.RUNNING,
+    states.WAITING,
     states.PAUSED,
     states.PROMOTING,
+    states.BAKING,
     states.ROLLING_BACK,
     states.PROMOTED,
     states.ROLLED_BACK,
@@ -100,9 +104,9 @@ def test_too_little_traffic_says_how_much_there_was():
 @pytest.mark.parametrize(
     ("n_values", "is_reported", "after_s", "move", "said"),
     [
-        (0, True, 100, Move.WAIT, "0 of 50 values of sharpe from the candidate"),
-        (49, True, 1000, Move.WAIT, "49 of 50 values of sharpe from the candidate"),
-        (49, True, 1001, Move.PAUSE, "too few outcomes: 49 of 50 values of sharpe"),
+        (0, True, 100, Move.WAIT, "no outcomes: 0 values of sharpe from the candidate"),
+        (0, True, 1001, Move.PAUSE, "no outcomes: 0 values of sharpe from the candidate"),
+        (49, True, 100, Move.NEXT_STEP, "the step held; sharpe had only 49 of 50 values"),
         (50, True, 100, Move.NEXT_STEP, "the step held"),
         (0, False, 100, Move.NEXT_STEP, "the step held; no values of sharpe were reported"),
     ],
@@ -123,7 +127,9 @@ def test_a_step_waits_for_the_key_metric_where_anybody_reports_it(
 
 
 def test_a_step_begins_anew_when_a_paused_rollout_runs_again():
-    again = states.with_status(begun(), states.RUNNING, reason="go", now=at(500))
+    held = states.paused(begun(), reason="stop")
+    again = states.resumed(held, reason="go", now=at(500))
+    assert again.status == states.RUNNING
     assert judged(again, RULES, now=at(550), seen=seen(500)).move is Move.WAIT
 
 

@@ -258,7 +258,7 @@ def test_the_next_process_ends_what_a_dead_one_began(crashed, point, ask, yard_i
     answers = ask(deployment, 3000, until=lambda: strategy.get_rollout() is None)
     assert all(answer.error is None for answer in answers)
     [record] = rollout_history(yard.registry.store, "ppo")
-    assert record["status"] == CRASHES[point]
+    assert record["status"] == CRASHES[point], record
     assert record["events"][: len(found["events"])] == found["events"]  # the audit lost nothing
     kept = new if CRASHES[point] == "promoted" else old
     assert yard.production() == kept

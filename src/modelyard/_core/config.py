@@ -153,6 +153,18 @@ class UpdateRules(_Section):
     step_min_samples: _Count = 50
     latency_floor_ms: Annotated[float, Field(ge=0.0)] = 0.5
     allow_uncalibrated_drift: bool = False
+    rollback_cooldown_hours: Annotated[float, Field(ge=0.0)] = 72.0
+    max_consecutive_rollbacks: _Count = 3
+    update_windows: Annotated[tuple[str, ...], Strict(strict=False)] = ()
+    timezone: str = "UTC"
+    shadow_minutes: Annotated[float, Field(ge=0.0)] = 0.0
+    approval_steps: Annotated[tuple[float, ...], Strict(strict=False)] = ()
+    bake_minutes: Annotated[float, Field(ge=0.0)] = 10.0
+    error_margin: _Share | None = None
+    latency_margin: _Positive = 0.5
+    confidence_level: _Share = 0.95
+    require_key_metric: bool = False
+    key_metric_margin: _Positive = 0.1
 
 
 class ModelSource(_Section):

@@ -28,6 +28,7 @@ Each derives from `ModelyardError` and from the built-in a caller would expect, 
     ├── CompressionError         RuntimeError   no way to compress kept every limit
     ├── DeadlineExceededError    TimeoutError   an answer would have come too late
     ├── QueueFullError           RuntimeError   too many requests wait already
+    ├── CapacityError            RuntimeError   there is no room for it within a stated limit
     └── MissingDependencyError   ImportError    an optional package is needed for this call
 """
 
@@ -126,6 +127,10 @@ class CompressionError(ModelyardError, RuntimeError):
 
 class DeadlineExceededError(ModelyardError, TimeoutError):
     """The answer would have come after the request's deadline."""
+
+
+class CapacityError(ModelyardError, RuntimeError):
+    """There is no room for it within a stated limit."""
 
 
 class QueueFullError(ModelyardError, RuntimeError):

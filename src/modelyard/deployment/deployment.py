@@ -2,12 +2,11 @@
 
 import logging
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,66 +14,26 @@ import torch
 from modelyard._core.chance import generator
 from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.errors import (
+    CapacityError,
     ConfigError,
     InputError,
-    IntegrityError,
     NotReadyError,
     RequestNotFoundError,
 )
 from modelyard._core.ids import new_id
 from modelyard.deployment.answer import Answer
-from modelyard.inference_optimizer import InferenceOptimizer
-from modelyard.inference_optimizer.tuning import TuningRecord
+from modelyard.deployment.attempts import Attempt, Deadline, attempt
+from modelyard.deployment.serving import Maker, Served, VersionSource, size_of
+from modelyard.deployment.shadowing import Shadow, ShadowComparison
 from modelyard.monitor import Health, ModelMonitor
 from modelyard.routing import N_SLOTS, SlotTable, slot_of
-from modelyard.torchtools.inputs import as_inputs
-from modelyard.torchtools.parity import flat_outputs
 
 _logger = logging.getLogger("modelyard")
 
 _REMEMBERED_REQUESTS = 100_000
-_LONGEST_NAME = 120
+_MB = 1e6
 _TOLERANCE = 1e-6  # of a sum of shares
 _NO_FALLBACK = object()
-
-
-class VersionSource(Protocol):
-    """Where versions come from. `ModelVersionManager` is one."""
-
-    def get_version(self, version_id: str) -> Mapping[str, Any]:
-        """What is known about a version, its `model_name` among it; a `LookupError` if nothing."""
-        ...
-
-    def load_model(self, version_id: str, model_class: Any = ..., load_full: bool = ...) -> Any:  # noqa: FBT001 - as the registry has it
-        """The module of a version."""
-        ...
-
-    def read_artifact(self, version_id: str, name: str) -> Any:
-        """Something that travels with it."""
-        ...
-
-    def read_attachment(self, version_id: str, name: str) -> Any:
-        """Something that was added to it later; a `LookupError` if nothing was."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Served:
-    """One version that can answer, with what serves and what watches it."""
-
-    version_id: str
-    optimizer: InferenceOptimizer
-    monitor: ModelMonitor
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Attempt:
-    """What one version made of a request: an output, or the error that came instead."""
-
-    served: _Served
-    output: Any
-    error: Exception | None
-    latency_s: float
 
 
 @dataclass(kw_only=True)
@@ -89,9 +48,11 @@ class _Asked:
 class _Routing:
     """Who answers what. Replaced as a whole, so no request sees half of a change."""
 
-    served: Mapping[str, _Served] = field(default_factory=dict)
+    served: Mapping[str, Served] = field(default_factory=dict)
     slots: SlotTable | None = None
     stable: str | None = None
+    shadow: Shadow | None = None
+    is_held: bool = False
 
 
 class Deployment:
@@ -116,6 +77,10 @@ class Deployment:
         clock: Where the time of monitors and request records comes from.
         seed: Of the routing of requests without a user id.
         store: Keeps the monitors' windows and alerts.
+        timeout_s: Seconds that a version other than the stable one may take; after that the stable
+            one answers and it counts as an error. None waits for ever, in the caller's thread.
+        memory_limit_mb: Parameters and buffers of all loaded versions together, in 10^6 bytes; a
+            version over it is not added. None for no limit.
 
     Attributes:
         model_name: The model.
@@ -133,15 +98,27 @@ class Deployment:
         clock: Clock | None = None,
         seed: int | None = None,
         store: Any = None,
+        timeout_s: float | None = 10.0,
+        memory_limit_mb: float | None = None,
     ) -> None:
+        for name, value in (("timeout_s", timeout_s), ("memory_limit_mb", memory_limit_mb)):
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} must be above 0 or None, got {value!r}.")
         self.model_name = model_name
         self._source = version_manager
-        self._window_size = window_size
-        self._thresholds = alert_thresholds
-        self._cache_size = cache_size
-        self._optimize = optimize
         self._clock = clock or SystemClock()
-        self._store = store
+        self._maker = Maker(
+            source=version_manager,
+            window_size=window_size,
+            thresholds=alert_thresholds,
+            cache_size=cache_size,
+            optimize=optimize,
+            clock=self._clock,
+            store=store,
+        )
+        self._timeout_s = timeout_s
+        self._memory_limit_mb = memory_limit_mb
+        self._deadlines: dict[str, Deadline] = {}
         self._rng = generator(seed)
         self._routing = _Routing()
         self._changing = threading.RLock()  # guards changes of _routing and the listeners
@@ -174,12 +151,18 @@ class Deployment:
             VersionNotFoundError, IntegrityError, UntrustedClassError: It cannot be loaded.
             InputError: It does not run on the example input saved with it, or answers with NaN or
                 infinity.
+            CapacityError: With it, the loaded versions would be over `memory_limit_mb`.
         """
         with self._changing:
             if version_id in self._routing.served:
                 return
             self._refuse_other_model(version_id, is_loaded=model is not None)
-            served = {**self._routing.served, version_id: self._made(version_id, model)}
+            module = self._maker.loaded(version_id, model)
+            self._refuse_too_large(version_id, module)
+            made = self._maker.made(version_id, module)
+            if self._timeout_s is not None:
+                self._deadlines[version_id] = Deadline(self._timeout_s)
+            served = {**self._routing.served, version_id: made}
             self._routing = replace(self._routing, served=MappingProxyType(served))
 
     def set_shares(self, shares: Mapping[str, float], *, stable: str) -> None:
@@ -213,8 +196,47 @@ class Deployment:
                 raise ConfigError(
                     f"{version_id!r} still has traffic or is stable: set_shares() first."
                 )
+            if self._routing.shadow is not None and self._routing.shadow.version_id == version_id:
+                self.set_shadow(None)
+            self._deadlines.pop(version_id, None)
             kept = {key: one for key, one in self._routing.served.items() if key != version_id}
             self._routing = replace(self._routing, served=MappingProxyType(kept))
+
+    def set_shadow(self, version_id: str | None) -> None:
+        """Have a version answer copies of requests from now on, or none.
+
+        Its answers are compared with the stable version's (`shadow_comparison`) and recorded by
+        its monitor; nobody gets them. It answers on a thread of its own, and where more requests
+        come than it can answer, copies are dropped and counted.
+
+        Raises:
+            ConfigError: It was not added.
+        """
+        with self._changing:
+            before = self._routing.shadow
+            if before is not None and before.version_id == version_id:
+                return
+            made = None
+            if version_id is not None:
+                self.monitor(version_id)
+                made = Shadow(self._routing.served[version_id], record=self._record_one)
+            self._routing = replace(self._routing, shadow=made)
+            if before is not None:
+                before.stop()
+
+    def shadow_comparison(self) -> ShadowComparison | None:
+        """How the answers to copies differ from the stable version's; None without a shadow."""
+        shadow = self._routing.shadow
+        return None if shadow is None else shadow.comparison()
+
+    def hold_on_stable(self, *, is_held: bool = True) -> None:
+        """Have the stable version answer everything, whatever the shares are; or no longer."""
+        with self._changing:
+            self._routing = replace(self._routing, is_held=is_held)
+
+    def memory_mb(self) -> float:
+        """Parameters and buffers of all loaded versions, in 10^6 bytes."""
+        return sum(served.size_bytes for served in self._routing.served.values()) / _MB
 
     def shares(self) -> dict[str, float]:
         """Part of the traffic by version, 0 to 1."""
@@ -255,14 +277,15 @@ class Deployment:
         if routing.slots is None or routing.stable is None:
             raise NotReadyError("No version serves: call serve(version_id) first.")
         request_id = request_id or new_id("request")
-        meant = routing.slots.owners[self._slot(user_id)]
-        attempts: list[_Attempt] = []
-        for version_id in dict.fromkeys((meant, routing.stable)):
-            attempts.append(_attempt(routing.served[version_id], x))
-            if attempts[-1].error is None:
-                break
+        stable = routing.stable
+        meant = stable if routing.is_held else routing.slots.owners[self._slot(user_id)]
+        attempts = [self._attempt(routing, meant, x)]
+        if attempts[0].error is not None and meant != stable:
+            attempts.append(self._attempt(routing, stable, x))
         self._record(attempts, x, request_id)
         last = attempts[-1]
+        if routing.shadow is not None and last.error is None and meant == stable:
+            routing.shadow.offer(x, last.output, request_id)
         if last.error is None:
             answered_by = last.served.version_id
             rescued_from = attempts[0].error
@@ -341,85 +364,45 @@ class Deployment:
                 f"{self.model_name!r}."
             )
 
-    def _made(self, version_id: str, model: Any) -> _Served:
-        module = self._source.load_model(version_id, load_full=True) if model is None else model
-        optimizer = InferenceOptimizer(module, cache_size=self._cache_size, clock=self._clock)
-        example = self._example_of(version_id)
-        if example is not None:
-            # A version that cannot answer must not get traffic.
-            _refuse_non_finite(optimizer.predict(example), version_id)
-        if self._optimize:
-            optimizer.optimize_for_inference(example, reuse=self._tuning_of(version_id))
-        monitor = ModelMonitor(
-            _monitor_name(version_id),
-            window_size=self._window_size,
-            alert_thresholds=self._thresholds,
-            clock=self._clock,
-            store=self._store,
-        )
-        self._give_baseline(monitor, version_id)
-        return _Served(version_id=version_id, optimizer=optimizer, monitor=monitor)
-
-    def _example_of(self, version_id: str) -> Any:
-        try:
-            return as_inputs(self._source.read_artifact(version_id, "example_input"))
-        except LookupError:
-            return None
-
-    def _give_baseline(self, monitor: ModelMonitor, version_id: str) -> None:
-        """Have a monitor that knows no baseline take the one that is stored with the version."""
-        if monitor.baseline_status != "none":
-            return
-        try:
-            state = self._source.read_attachment(version_id, "baseline")
-            monitor.load_baseline(state, actor="deployment")
-        except LookupError:
-            return  # none was stored with it
-        except (ValueError, IntegrityError) as error:
-            _logger.warning(
-                "The baseline stored with %s cannot be used, so that its drift is not judged "
-                "until another is set: %s",
-                version_id,
-                error,
-            )
-
-    def _tuning_of(self, version_id: str) -> Any:
-        """The choice of backends that was stored with the version; None if none can be read."""
-        try:
-            found = self._source.read_attachment(version_id, "tuning")
-            TuningRecord.from_dict(found)
-        except LookupError:
-            return None
-        except (ValueError, IntegrityError) as error:
-            _logger.warning(
-                "The tuning stored with %s cannot be used, so that its backends are measured "
-                "anew: %s",
-                version_id,
-                error,
-            )
-            return None
-        return found
-
     def _slot(self, user_id: str | None) -> int:
         if user_id is not None:
             return slot_of(self.model_name, "deployment", user_id)
         with self._asking:
             return int(self._rng.integers(N_SLOTS))
 
+    def _refuse_too_large(self, version_id: str, module: Any) -> None:
+        limit = self._memory_limit_mb
+        needed = self.memory_mb() + size_of(module) / _MB
+        if limit is not None and needed > limit:
+            loaded = ", ".join(self._routing.served) or "none"
+            raise CapacityError(
+                f"With {version_id} the loaded versions would take {needed:.1f} MB, over "
+                f"memory_limit_mb={limit:g}. Loaded are: {loaded}. Retire one, or raise the limit."
+            )
+
+    def _attempt(self, routing: _Routing, version_id: str, x: Any) -> Attempt:
+        served = routing.served[version_id]
+        deadline = None if version_id == routing.stable else self._deadlines.get(version_id)
+        return attempt(served, x) if deadline is None else deadline.attempt(served, x)
+
     @staticmethod
-    def _record(attempts: Sequence[_Attempt], x: Any, request_id: str) -> None:
+    def _record(attempts: Sequence[Attempt], x: Any, request_id: str) -> None:
         """What each version took and whether it failed, unless the input is to blame."""
         if len(attempts) > 1 and all(isinstance(one.error, InputError) for one in attempts):
             return
-        for attempt in attempts:
-            attempt.served.monitor.record_prediction(
-                attempt.output,
-                attempt.latency_s,
-                features=x if isinstance(x, torch.Tensor | np.ndarray) else None,
-                error=attempt.error is not None,
-                request_id=request_id,
-                version_id=attempt.served.version_id,
-            )
+        for made in attempts:
+            Deployment._record_one(made, x, request_id)
+
+    @staticmethod
+    def _record_one(made: Attempt, x: Any, request_id: str) -> None:
+        made.served.monitor.record_prediction(
+            made.output,
+            made.latency_s,
+            features=x if isinstance(x, torch.Tensor | np.ndarray) else None,
+            error=made.error is not None,
+            request_id=request_id,
+            version_id=made.served.version_id,
+        )
 
     def _given(
         self,
@@ -457,32 +440,8 @@ def _check_shares(shares: Mapping[str, float]) -> None:
         raise ConfigError(f"Shares must lie between 0 and 1 and add up to 1, got {dict(shares)}.")
 
 
-def _monitor_name(version_id: str) -> str:
-    """Each version's windows and alerts are stored under its own name, of at most 120 letters."""
-    return version_id[-_LONGEST_NAME:].lstrip("._-")
-
-
-def _attempt(served: _Served, x: Any) -> _Attempt:
-    """One version's try at a request, timed."""
-    output, error = None, None
-    started = time.perf_counter()
-    try:
-        output = served.optimizer.predict(x)
-        _refuse_non_finite(output, served.version_id)
-    except Exception as failure:  # noqa: BLE001 - whatever a candidate does, stable answers
-        output, error = None, failure
-    latency_s = time.perf_counter() - started
-    return _Attempt(served=served, output=output, error=error, latency_s=latency_s)
-
-
 def _as_number(name: str, value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"Metric {name!r} must be a number, got {value!r}.") from error
-
-
-def _refuse_non_finite(output: Any, version_id: str) -> None:
-    tensors = flat_outputs(as_inputs(output))
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
-        raise InputError(f"{version_id} answered with NaN or infinity.")

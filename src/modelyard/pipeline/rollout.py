@@ -15,7 +15,7 @@ from modelyard.pipeline.progress import Progress
 from modelyard.update_strategy import UpdateStrategy
 
 _S_PER_REQUEST = 1.0
-_MOST_REQUESTS = 20_000
+_MOST_REQUESTS = 5000
 _N_USERS = 500
 _S_PER_MINUTE = 60.0
 

@@ -180,7 +180,16 @@ rollout = Table(
 PRODUCTION = "production"
 
 # Statuses of a rollout that may still move; its versions are needed.
-UNFINISHED_ROLLOUTS = ("running", "paused", "promoting", "rolling_back")
+UNFINISHED_ROLLOUTS = (
+    "pending",
+    "shadow",
+    "running",
+    "waiting",
+    "paused",
+    "promoting",
+    "baking",
+    "rolling_back",
+)
 
 # Append-only: every step of every rollout with the numbers that decided it.
 rollout_event = Table(

@@ -1,35 +1,29 @@
 """Carrying a rollout through: each move is written to the store, then done."""
 
-import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from modelyard._core.clock import Clock
-from modelyard._core.errors import (
-    IntegrityError,
-    StaleRevisionError,
-    StorageError,
-    VersionNotFoundError,
-)
+from modelyard._core.errors import StaleRevisionError
 from modelyard._core.ids import new_id
-from modelyard.storage import tables
 from modelyard.storage.leases import Lease
 from modelyard.update_strategy import rollout as states
 from modelyard.update_strategy.baseline import Baseline
+from modelyard.update_strategy.carrier import PRODUCTION, Carrier
 from modelyard.update_strategy.evidence import Evidence, reference_for
 from modelyard.update_strategy.history import RolloutLog
 from modelyard.update_strategy.ports import DriftWatcher, Registry, Watcher
 from modelyard.update_strategy.rollout import Move, Observation, Rollout, Verdict
 from modelyard.update_strategy.settings import UpdateSettings
 from modelyard.update_strategy.targets import Target
+from modelyard.update_strategy.windows import is_open
 
-_logger = logging.getLogger("modelyard")
-
-PRODUCTION = tables.PRODUCTION
 # How often a command is tried again when the leading process changes the rollout meanwhile.
 _ATTEMPTS = 5
+# Phases in which the pointer may have moved to the candidate already.
+_HAS_MOVED = frozenset({states.PROMOTING, states.BAKING, states.ROLLING_BACK})
 
 
 @dataclass(frozen=True)
@@ -76,27 +70,21 @@ class Conductor:
         self._monitor = monitor
         self._model_name = monitor.model_name
         self._target = target
+        self._carrier = Carrier(registry, monitor, target)
         self._log = log
         self._lease = lease
         self._baseline = baseline
         self._settings = settings
         self._clock = clock
         self._actor = actor
-        self._carried: Rollout | None = None  # the unfinished rollout that is served, as it is
-        self._unable: tuple[str, int] | None = None  # what could not be served when assisting
         self._seen: _StepSeen | None = None
-        self._serving: str | None = None  # the production that is served
-        self._take_up()
+        self._carrier.take_up(log.current())
 
     # ── looking ─────────────────────────────────────────────────────────────────────────────
 
     def production(self) -> str | None:
         """The version that is production, or None."""
-        try:
-            found: str = self._registry.get_by_alias(self._model_name, PRODUCTION)["version_id"]
-        except VersionNotFoundError:
-            return None
-        return found
+        return self._carrier.production()
 
     def sides(self, rollout: Rollout | None) -> tuple[Evidence, Evidence]:
         """What may have to go, and what it is compared with."""
@@ -129,8 +117,7 @@ class Conductor:
         Raises:
             RolloutInProgressError: Another one has begun meanwhile.
         """
-        status = states.PROMOTING if is_direct else states.RUNNING
-        reason = "begun" if status == states.RUNNING else "at once, without steps"
+        status, reason = self._first_status(is_direct=is_direct)
         begun = self._begun(old, new, status=status, trigger=trigger, reason=reason)
         return self._begin(begun, "start", actor=actor)
 
@@ -153,10 +140,11 @@ class Conductor:
             StorageError: The store cannot be read or written; what serves goes on as it is.
         """
         rollout = self._log.current()
-        if rollout is None or not self._is_carried(rollout, any_revision=True):
-            self._let_go()
+        self._carrier.hold(is_held=self._log.halt() is not None)
+        if rollout is None or not self._carrier.is_carried(rollout, any_revision=True):
+            self._carrier.let_go()
         if rollout is None:
-            self._follow_production()
+            self._carrier.follow_production()
             return None
         if self._target.applied_to and not rollout.applied_to:
             rollout = self._claim(rollout)
@@ -164,7 +152,7 @@ class Conductor:
             self._lease.give_back()
             return rollout
         if not self._lease.is_held():
-            self._assist(rollout)
+            self._carrier.assist(rollout)
             return rollout
         return self._lead(rollout)
 
@@ -188,16 +176,35 @@ class Conductor:
                     raise
         return None
 
-    def hold(
-        self, rollout: Rollout, status: str, action: str, *, reason: str, actor: str | None
-    ) -> Rollout:
-        """Pause a rollout or let it run again; its shares stay."""
-        changed = states.with_status(rollout, status, reason=reason, now=self._clock.now())
-        return self._write(changed, action, actor=actor, reason=reason)
+    def pause(self, rollout: Rollout, *, reason: str, actor: str | None) -> Rollout:
+        """Hold a rollout; its shares stay."""
+        changed = states.paused(rollout, reason=reason)
+        return self._write(changed, "pause", actor=actor, reason=reason)
+
+    def resume(self, rollout: Rollout, *, reason: str, actor: str | None) -> Rollout:
+        """Let a paused rollout go on; its step begins anew."""
+        changed = states.resumed(rollout, reason=reason, now=self._clock.now())
+        return self._write(changed, "resume", actor=actor, reason=reason)
+
+    def approve(self, rollout: Rollout, *, reason: str, actor: str | None) -> Rollout:
+        """Give a rollout that waits for it the next share."""
+        changed = states.approved(rollout, reason=reason, now=self._clock.now())
+        written = self._write(changed, "approve", actor=actor, reason=reason)
+        if self._may_lead(written):
+            self._carrier.apply(written)
+        return written
+
+    def promote(self, rollout: Rollout, *, reason: str, actor: str | None) -> Rollout:
+        """Give a rollout's candidate everything now; the guard and the bake stay."""
+        return self._move(rollout, Verdict(move=Move.PROMOTE, reason=reason), actor=actor)
+
+    def end_bake(self, rollout: Rollout, *, reason: str, actor: str | None = None) -> Rollout:
+        """End the watch over a promoted version; it stays production."""
+        return self._end(rollout, states.PROMOTED, "promoted", reason=reason, actor=actor)
 
     def abort(self, rollout: Rollout, *, reason: str, actor: str | None = None) -> Rollout:
         """End a rollout; the stable version gets all the traffic."""
-        if rollout.status in {states.PROMOTING, states.ROLLING_BACK} and rollout.old_version_id:
+        if rollout.phase in _HAS_MOVED and rollout.old_version_id:
             # The pointer may have moved already: what was begun has to be undone.
             return self.roll_back(rollout, reason=reason, actor=actor)
         return self._end(rollout, states.ABORTED, "abort", reason=reason, actor=actor)
@@ -211,6 +218,19 @@ class Conductor:
         return self._move(rollout, Verdict(move=Move.ROLL_BACK, reason=reason), actor=actor)
 
     # ── inside: leading ─────────────────────────────────────────────────────────────────────
+
+    def _first_status(self, *, is_direct: bool) -> tuple[str, str]:
+        if is_direct:
+            return states.PROMOTING, "at once, without steps"
+        begins_now = is_open(self._settings.windows, self._settings.zone, self._clock.now())
+        if begins_now and self._settings.shadow_minutes == 0.0:
+            return states.RUNNING, "begun"
+        return states.PENDING, "waits for its first step"
+
+    def _is_halted(self, verdict: Verdict) -> bool:
+        """Whether a move forward is forbidden at the moment; going back never is."""
+        is_back = verdict.move in {Move.ROLL_BACK, Move.PAUSE}
+        return not is_back and self._log.halt() is not None
 
     def _begun(
         self, old: str | None, new: str, *, status: str, trigger: str, reason: str
@@ -239,7 +259,8 @@ class Conductor:
             self._lease.is_held()
         if rollout.status == states.PROMOTING:
             return self._finish_promotion(rollout)
-        self._apply(rollout)
+        self._carrier.apply(rollout)
+        self._observe(rollout)
         return rollout
 
     def _lead(self, rollout: Rollout) -> Rollout:
@@ -247,12 +268,20 @@ class Conductor:
             return self._finish_rollback(rollout)
         production = self.production()
         if production not in {rollout.old_version_id, rollout.new_version_id}:
-            return self._end(rollout, states.ABORTED, "abort", reason=_moved_to(production))
-        if (unservable := self._cannot_serve(rollout)) is not None:
+            return self._overtaken(rollout, _moved_to(production))
+        if (unservable := self._carrier.cannot_serve(rollout)) is not None:
             return self._undo(rollout, unservable)
         if rollout.status == states.PROMOTING:
             return self._finish_promotion(rollout)
-        if production == rollout.new_version_id:
+        return self._in_line_with(production, rollout)
+
+    def _in_line_with(self, production: str | None, rollout: Rollout) -> Rollout:
+        """Do what somebody has done to production by hand; else judge."""
+        is_baking = rollout.phase == states.BAKING
+        if is_baking and production == rollout.old_version_id:
+            reason = "someone else made the version before production again"
+            return self.roll_back(rollout, reason=reason)
+        if production == rollout.new_version_id and not is_baking:
             verdict = Verdict(move=Move.PROMOTE, reason="someone else made it production")
             return self._move(rollout, verdict)
         return self._judge(rollout)
@@ -260,11 +289,13 @@ class Conductor:
     def _judge(self, rollout: Rollout) -> Rollout:
         seen = self._observe(rollout)
         verdict = states.judged(rollout, self._settings, now=self._clock.now(), seen=seen)
-        if verdict.move is Move.WAIT:
+        if verdict.move is Move.WAIT or self._is_halted(verdict):
             return rollout
         numbers: dict[str, Any] = {}
+        if verdict.judgement is not None:
+            numbers["checks"] = [check.to_plain() for check in verdict.judgement.checks]
         if seen.candidate is not None:
-            numbers = {
+            numbers |= {
                 "candidate": seen.candidate.to_plain(),
                 "stable": seen.stable.to_plain(),
                 "n_at_step": seen.n_at_step,
@@ -286,6 +317,7 @@ class Conductor:
             is_key_metric_reported=any(
                 side is not None and side.n_key_metric > 0 for side in (candidate, stable)
             ),
+            concurrent=stable if self._target.is_side_by_side else None,
         )
 
     def _compared(self, rollout: Rollout) -> tuple[Evidence | None, Evidence]:
@@ -314,26 +346,50 @@ class Conductor:
             return self._finish_promotion(written)
         if written.status == states.ROLLING_BACK:
             return self._finish_rollback(written)
-        self._apply(written)
+        if written.status == states.PROMOTED:
+            return self._end(rollout, states.PROMOTED, "promoted", reason=verdict.reason)
+        self._carrier.apply(written)
+        self._observe(written)
         return written
 
     def _finish_promotion(self, rollout: Rollout) -> Rollout:
-        if (unservable := self._cannot_serve(rollout)) is not None:
+        if (unservable := self._carrier.cannot_serve(rollout)) is not None:
             return self._undo(rollout, unservable)
         action = "rollback" if rollout.is_rollback else "promote"
         old, new = rollout.old_version_id, rollout.new_version_id
         if not self._moved_production(old, new, action=action):
             reason = _moved_to(self.production())
             return self._end(rollout, states.ABORTED, "abort", reason=reason)
+        if self._bakes(rollout):
+            baking = states.baking(rollout, now=self._clock.now())
+            written = self._write(baking, "bake", reason=rollout.reason)
+            self._carrier.apply(written)
+            self._observe(written)
+            return written
         return self._end(rollout, states.PROMOTED, "promoted", reason=rollout.reason)
 
+    def _bakes(self, rollout: Rollout) -> bool:
+        """Whether the promoted version is watched on: something must measure and remember it."""
+        return (
+            self._settings.bake_minutes > 0.0
+            and self._target.is_side_by_side
+            and rollout.old_version_id is not None
+            and not rollout.is_rollback
+        )
+
+    def _overtaken(self, rollout: Rollout, reason: str) -> Rollout:
+        """End a rollout because someone has named a third version production."""
+        if rollout.phase == states.BAKING:
+            return self._end(rollout, states.PROMOTED, "promoted", reason=reason)
+        return self._end(rollout, states.ABORTED, "abort", reason=reason)
+
     def _finish_rollback(self, rollout: Rollout) -> Rollout:
-        self._apply(rollout)
+        self._carrier.apply(rollout)
         old, new = rollout.old_version_id, rollout.new_version_id
         if old is not None and self.production() == new:
             self._moved_production(new, old, action="rollback")
         ended = self._end(rollout, states.ROLLED_BACK, "rolled_back", reason=rollout.reason)
-        self._alert(f"{new} was rolled back: {rollout.reason}")
+        self._carrier.alert(f"{new} was rolled back: {rollout.reason}")
         return ended
 
     def _undo(self, rollout: Rollout, reason: str) -> Rollout:
@@ -358,8 +414,8 @@ class Conductor:
             written = self._log.get(rollout.rollout_id)
             if written.is_unfinished:
                 raise
-        self._carried = written
-        self._let_go()
+        self._carrier.carried = written
+        self._carrier.let_go()
         return written
 
     def _moved_production(self, old: str | None, new: str, *, action: str) -> bool:
@@ -378,16 +434,7 @@ class Conductor:
                 return self.production() == new
         return True
 
-    # ── inside: serving ─────────────────────────────────────────────────────────────────────
-
-    def _take_up(self) -> None:
-        """Serve what is decided already, before the first request comes."""
-        self._serving = self.production()
-        if self._serving is not None and self._target.is_empty:
-            self._target.serve(self._serving)
-        rollout = self._log.current()
-        if rollout is not None:
-            self._assist(rollout)
+    # ── inside: writing ─────────────────────────────────────────────────────────────────────
 
     def _may_lead(self, rollout: Rollout) -> bool:
         """Whoever serves a rollout also measures it; from elsewhere the clock would promote it."""
@@ -399,80 +446,6 @@ class Conductor:
         """Write that something serves and measures the rollout, so that the clock alone is out."""
         claimed = replace(rollout, applied_to=tuple(self._target.applied_to))
         return self._write(claimed, "claim", reason=rollout.reason)
-
-    def _is_carried(self, rollout: Rollout, *, any_revision: bool = False) -> bool:
-        carried = self._carried
-        return (
-            carried is not None
-            and carried.rollout_id == rollout.rollout_id
-            and (any_revision or carried.revision == rollout.revision)
-        )
-
-    def _apply(self, rollout: Rollout) -> None:
-        """Make the traffic what an unfinished rollout says."""
-        traffic = rollout.traffic
-        old = rollout.old_version_id
-        stable = old if old is not None and old in traffic else rollout.new_version_id
-        self._target.split(traffic, stable=stable)
-        self._carried = rollout
-        self._observe(rollout)
-
-    def _cannot_serve(self, rollout: Rollout) -> str | None:
-        """Why the candidate cannot be served here; None once the traffic is as it should be."""
-        if not self._is_carried(rollout):
-            try:
-                self._target.prepare(rollout.new_version_id)
-                self._apply(rollout)
-            except Exception as error:
-                if is_passing(error):
-                    raise
-                return f"{rollout.new_version_id} cannot be served: {error}"
-        return None
-
-    def _assist(self, rollout: Rollout) -> None:
-        """Serve what the leading process has decided; if that cannot be, go on as before."""
-        change = (rollout.rollout_id, rollout.revision)
-        if self._is_carried(rollout) or self._unable == change:
-            return
-        try:
-            self._apply(rollout)
-        except Exception as error:
-            if is_passing(error):
-                raise
-            self._unable = change  # tried once for each change, not at every look
-            _logger.warning("%s cannot be served here: %s", rollout.rollout_id, error)
-
-    def _let_go(self) -> None:
-        """After a rollout has ended: all the traffic to production, the other one forgotten."""
-        if self._carried is None:
-            return
-        old, new = self._carried.old_version_id, self._carried.new_version_id
-        production = self.production() or old
-        if production is not None:
-            gone = {version_id for version_id in (old, new) if version_id is not None}
-            self._follow(production, retired=gone - {production})
-        self._carried = None
-
-    def _follow_production(self) -> None:
-        """Serve the production that someone has named by hand."""
-        if not self._target.applied_to:
-            return
-        production = self.production()
-        if production is not None and production != self._serving:
-            self._follow(production, retired={self._serving} if self._serving else ())
-
-    def _follow(self, version_id: str, *, retired: Iterable[str]) -> None:
-        try:
-            self._target.serve(version_id, retired=retired)
-        except Exception as error:
-            if is_passing(error):
-                raise
-            self._alert(f"{version_id} is production and cannot be served: {error}")
-        # Tried once for each move of the pointer, not at every look.
-        self._serving = version_id
-
-    def _alert(self, message: str) -> None:
-        self._monitor.raise_alert("rollback", severity="critical", message=message)
 
     def _write(
         self, rollout: Rollout, action: str, *, actor: str | None = None, **detail: Any
@@ -488,8 +461,3 @@ class Conductor:
 
 def _moved_to(production: str | None) -> str:
     return f"production was moved to {production or 'nothing'} by someone else"
-
-
-def is_passing(error: Exception) -> bool:
-    """Whether trying again may help: the store is out of reach, and no version is to blame."""
-    return isinstance(error, StorageError) and not isinstance(error, IntegrityError)

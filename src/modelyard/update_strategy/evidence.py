@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from modelyard.stats.significance import Contrast
 from modelyard.update_strategy.ports import HealthLike
 from modelyard.update_strategy.settings import UpdateSettings
 
@@ -18,8 +19,10 @@ class Evidence:
         n_errors: Failed ones among them.
         n_total: Predictions since the version began to serve in this process.
         latency_median_ms, latency_p95_ms: Of the predictions.
+        latency_log_error: Standard error of the logarithm of the median latency.
         key_metric: Mean of the key metric's last values.
         n_key_metric: How many values that is.
+        key_metric_std: Their standard deviation.
     """
 
     n: int = 0
@@ -29,6 +32,8 @@ class Evidence:
     latency_p95_ms: float = math.nan
     key_metric: float = math.nan
     n_key_metric: int = 0
+    latency_log_error: float = math.nan
+    key_metric_std: float = math.nan
 
     @classmethod
     def of(
@@ -46,6 +51,8 @@ class Evidence:
             latency_p95_ms=health.latency_p95_ms,
             key_metric=math.nan if metric is None else metric.mean,
             n_key_metric=0 if metric is None else metric.n,
+            latency_log_error=health.latency_log_error,
+            key_metric_std=math.nan if metric is None else metric.std,
         )
 
     @property
@@ -77,7 +84,7 @@ def present_of(own: Evidence, monitored: Evidence, settings: UpdateSettings) -> 
     health = own if own.n >= min(enough, monitored.n + 1) else monitored
     is_own = own.n_key_metric >= min(enough, monitored.n_key_metric + 1)
     metric = own if is_own else monitored
-    return replace(health, key_metric=metric.key_metric, n_key_metric=metric.n_key_metric)
+    return with_key_metric(health, metric)
 
 
 def evidence_since(now: Evidence, before: Evidence) -> Evidence:
@@ -108,4 +115,37 @@ def reference_for(stable: Evidence, baseline: Evidence, settings: UpdateSettings
     enough = settings.step_min_samples
     reference = stable if stable.n >= enough else baseline
     metric = stable if stable.n_key_metric >= enough else baseline
-    return replace(reference, key_metric=metric.key_metric, n_key_metric=metric.n_key_metric)
+    return with_key_metric(reference, metric)
+
+
+def with_key_metric(evidence: Evidence, other: Evidence) -> Evidence:
+    """`evidence` with the key metric of `other`."""
+    return replace(
+        evidence,
+        key_metric=other.key_metric,
+        n_key_metric=other.n_key_metric,
+        key_metric_std=other.key_metric_std,
+    )
+
+
+def contrast_of(difference: float, variance: float, n: int, n_other: int) -> Contrast:
+    """A difference with what it rests on; `n` as of a balanced comparison just as informative."""
+    balanced = 4.0 * n * n_other / max(1, n + n_other)
+    df = max(n + n_other - 2.0, 1.0)
+    return Contrast(
+        difference=difference, variance=variance, df=df, mean_a=0.0, mean_b=0.0, n=balanced
+    )
+
+
+def key_metric_loss(now: Evidence, other: Evidence, settings: UpdateSettings) -> Contrast:
+    """How much worse the key metric of `now` is than that of `other`, in its direction.
+
+    Its variance is NaN where either has no value; where a spread is not known, that side's mean is
+    taken for exact.
+    """
+    if min(now.n_key_metric, other.n_key_metric) == 0:
+        return contrast_of(0.0, math.nan, other.n_key_metric, now.n_key_metric)
+    loss = settings.direction * (other.key_metric - now.key_metric)
+    spreads = [0.0 if math.isnan(e.key_metric_std) else e.key_metric_std for e in (now, other)]
+    variance = spreads[0] ** 2 / now.n_key_metric + spreads[1] ** 2 / other.n_key_metric
+    return contrast_of(loss, variance, other.n_key_metric, now.n_key_metric)

@@ -1,7 +1,8 @@
 """The fast guard: which limits a version breaks, with enough samples behind it."""
 
 from modelyard.stats.exceedance import exceedance_evidence
-from modelyard.update_strategy.evidence import Evidence
+from modelyard.stats.sequential import always_valid
+from modelyard.update_strategy.evidence import Evidence, key_metric_loss
 from modelyard.update_strategy.settings import UpdateSettings
 
 # The document's factors: rolled back is what has twice the limit of errors or twice the latency.
@@ -13,6 +14,8 @@ ENOUGH_EVIDENCE = 20.0
 MANY_SAMPLES = 1000
 # A 95th percentile of 50 values is the third largest: wait for more before it counts.
 _TAIL_FACTOR = 4
+# Always-valid intervals are narrowest at so many times the samples of a step, both sides together.
+TUNED_STEPS = 4.0
 # A metric near 0 has no relative change worth the name.
 METRIC_FLOOR = 1e-3
 
@@ -33,7 +36,7 @@ def rollback_reasons(now: Evidence, baseline: Evidence, settings: UpdateSettings
         )
     reasons += _latency_reasons(now, baseline, settings)
     drop = relative_drop(now, baseline, settings)
-    if now.n_key_metric >= settings.step_min_samples and drop > 1 - settings.rollback_threshold:
+    if drop > 1 - settings.rollback_threshold and is_shown_worse(now, baseline, settings):
         reasons.append(drop_sentence(drop, now, baseline, settings))
     return reasons
 
@@ -50,6 +53,22 @@ def has_too_many_errors(now: Evidence, settings: UpdateSettings) -> bool:
     if now.n >= MANY_SAMPLES:
         return True
     return exceedance_evidence(now.n_errors, now.n, limit) >= ENOUGH_EVIDENCE
+
+
+def is_shown_worse(now: Evidence, baseline: Evidence, settings: UpdateSettings) -> bool:
+    """Whether the key metric is worse beyond chance, however often one looks.
+
+    A mean of noisy values is a third lower now and then without any reason: the always-valid
+    interval of the loss must leave out nought.
+    """
+    if now.n_key_metric < settings.step_min_samples:
+        return False
+    found = always_valid(
+        key_metric_loss(now, baseline, settings),
+        n_tuned=TUNED_STEPS * settings.step_min_samples,
+        confidence_level=settings.confidence_level,
+    )
+    return found.interval.lower > 0.0
 
 
 def relative_drop(now: Evidence, baseline: Evidence, settings: UpdateSettings) -> float:

@@ -1,10 +1,12 @@
 """Rollouts in the store: each change is durable, and none is lost to another's."""
 
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
+from modelyard._core.clock import Clock
 from modelyard._core.errors import (
     ConfigError,
     NotFoundError,
@@ -29,6 +31,18 @@ def rollout_history(store: Store, model_name: str, limit: int | None = None) -> 
     return RolloutLog(store, model_name).history(limit)
 
 
+_HALT = "update_halt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halt:
+    """That nobody may move traffic forward: who said so, when (ISO 8601) and why."""
+
+    actor: str
+    at: str
+    reason: str
+
+
 class RolloutLog:
     """Rollouts of one model and everything that happened to them."""
 
@@ -43,6 +57,24 @@ class RolloutLog:
     def newest(self) -> Rollout | None:
         """The rollout that began last, or None."""
         return self._one()
+
+    def halt(self) -> Halt | None:
+        """Who has stopped all updates of the model, when and why; None while nobody has."""
+        state = self._store.load_snapshot(_HALT, self._model_name)
+        return Halt(**state) if state else None
+
+    def set_halt(self, halt: Halt | None, *, clock: Clock) -> None:
+        """Stop all updates of the model, or allow them again. Durable on return."""
+        state = {} if halt is None else asdict(halt)
+        self._store.save_snapshot(_HALT, self._model_name, state, clock=clock)
+
+    def newest_of(self, n: int) -> list[Rollout]:
+        """The last `n` rollouts, newest first."""
+        r = t.rollout.c
+        query = select(r.state).where(r.model_name == self._model_name)
+        with self._store.database.reading() as connection:
+            states = connection.execute(query.order_by(r.seq.desc()).limit(n)).scalars()
+            return [Rollout.from_plain(state) for state in states]
 
     def get(self, rollout_id: str) -> Rollout:
         """A rollout that was written before."""

@@ -18,6 +18,10 @@ class Registry(Protocol):
         """What is known about a version; an error if there is none."""
         ...
 
+    def list_versions(self, model_name: str | None = ...) -> list[Any]:
+        """Versions that are not removed, newest first."""
+        ...
+
     def get_by_alias(self, model_name: str, alias: str = ...) -> Mapping[str, Any]:
         """The version an alias points to; an error if there is none."""
         ...
@@ -65,6 +69,11 @@ class MetricLike(Protocol):
         """How many there are."""
         ...
 
+    @property
+    def std(self) -> float:
+        """Their standard deviation; NaN below two."""
+        ...
+
 
 class HealthLike(Protocol):
     """How a model has been doing over its last predictions. `monitor.Health` is one."""
@@ -92,6 +101,11 @@ class HealthLike(Protocol):
     @property
     def latency_p95_ms(self) -> float:
         """NaN without a latency."""
+        ...
+
+    @property
+    def latency_log_error(self) -> float:
+        """Standard error of the logarithm of the median; NaN where it is not known."""
         ...
 
     @property
@@ -160,6 +174,14 @@ class ServingTarget(Protocol):
 
     def retire(self, version_id: str) -> None:
         """Forget a version that has no traffic."""
+        ...
+
+    def set_shadow(self, version_id: str | None) -> None:
+        """Have a version answer copies of requests, or none."""
+        ...
+
+    def hold_on_stable(self, *, is_held: bool) -> None:
+        """Have the stable version answer everything, or follow the shares again."""
         ...
 
     def shares(self) -> Mapping[str, float]:

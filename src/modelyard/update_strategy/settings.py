@@ -1,17 +1,41 @@
 """The rules of an update strategy, checked when they are given."""
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from croniter import croniter
 
 from modelyard._core.errors import ConfigError
 from modelyard.stats.direction import is_lower_better
+from modelyard.update_strategy.windows import UpdateWindow, window_of, zone_of
 
 _DIRECTIONS = ("higher", "lower")
 _PERCENT = 100.0
+_FRACTIONS = (
+    "performance_threshold",
+    "rollback_threshold",
+    "error_rate_threshold",
+    "confidence_level",
+)
+_POSITIVE = (
+    "drift_threshold",
+    "min_samples",
+    "step_min_samples",
+    "max_consecutive_rollbacks",
+    "latency_margin",
+    "key_metric_margin",
+)
+_NOT_NEGATIVE = (
+    "cooldown_hours",
+    "rollback_cooldown_hours",
+    "transition_minutes",
+    "shadow_minutes",
+    "bake_minutes",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +62,25 @@ class UpdateSettings:
         latency_floor_ms: A latency up to this is never too slow, whatever the baseline: twice a
             twentieth of a millisecond is noise of the machine.
         allow_uncalibrated_drift: Whether drift counts before the monitor has calibrated itself.
+        rollback_cooldown_hours: Time after a rollback in which no update is due.
+        max_consecutive_rollbacks: After so many rollbacks in a row nothing is due until somebody
+            begins a rollout himself.
+        update_windows: When a rollout may begin and take steps, such as `mon-fri 22:00-04:00`;
+            empty means always. They delay no rollback.
+        timezone: Whose clock the windows go by, such as `Asia/Shanghai`.
+        shadow_minutes: How long the candidate first answers copies of requests, whose answers
+            nobody gets; 0 for not at all.
+        approval_steps: Shares in percent that somebody must approve before the candidate gets
+            them.
+        bake_minutes: How long after its promotion a version is still watched and goes back by
+            itself, the one before kept loaded; where something measures it.
+        error_margin: How much higher the candidate's error rate may be than the stable version's,
+            counted by all users; None means `error_rate_threshold`.
+        latency_margin: How much longer its median latency may be, as a part of the other's.
+        confidence_level: 1 - the accepted chance of a false answer in judging a rollout.
+        require_key_metric: Whether a step also waits until the key metric is shown to be no worse
+            by `key_metric_margin`; a Sharpe ratio may take years for it.
+        key_metric_margin: How much worse it may be, as a part of the stable version's.
     """
 
     performance_threshold: float = 0.8
@@ -55,23 +98,53 @@ class UpdateSettings:
     step_min_samples: int = 50
     latency_floor_ms: float = 0.5
     allow_uncalibrated_drift: bool = False
+    rollback_cooldown_hours: float = 72.0
+    max_consecutive_rollbacks: int = 3
+    update_windows: tuple[str, ...] = ()
+    timezone: str = "UTC"
+    shadow_minutes: float = 0.0
+    approval_steps: tuple[float, ...] = ()
+    bake_minutes: float = 10.0
+    error_margin: float | None = None
+    latency_margin: float = 0.5
+    confidence_level: float = 0.95
+    require_key_metric: bool = False
+    key_metric_margin: float = 0.1
 
     def __post_init__(self) -> None:
         self._check_kinds()
-        for name in ("performance_threshold", "rollback_threshold", "error_rate_threshold"):
+        for name in _FRACTIONS:
             value = getattr(self, name)
             if not 0.0 < value < 1.0:
                 raise ConfigError(f"{name} must lie strictly between 0 and 1, got {value}.")
-        for name in ("drift_threshold", "min_samples", "step_min_samples"):
+        for name in _POSITIVE:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}.")
-        for name in ("cooldown_hours", "transition_minutes"):
-            if not getattr(self, name) >= 0:
+        for name in _NOT_NEGATIVE:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}.")
+        if self.error_margin is not None and not 0.0 < self.error_margin < 1.0:
+            raise ConfigError(
+                f"error_margin must lie strictly between 0 and 1, got {self.error_margin}."
+            )
         _check_steps(self.steps)
+        self._check_plan()
+
+    def _check_plan(self) -> None:
+        """What windows, approvals and the key metric are about must be there."""
+        for text in self.update_windows:
+            window_of(text)
+        zone_of(self.timezone)
+        unknown = [share for share in self.approval_steps if share not in self.steps]
+        if unknown:
+            raise ConfigError(
+                f"approval_steps must be among the steps {list(self.steps)}, got {unknown}."
+            )
+        if self.require_key_metric and self.key_metric is None:
+            raise ConfigError("require_key_metric needs key_metric, the metric's name.")
 
     def _check_kinds(self) -> None:
-        for name in ("auto_rollback", "allow_uncalibrated_drift"):
+        for name in ("auto_rollback", "allow_uncalibrated_drift", "require_key_metric"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}.")
         if self.key_metric_direction not in {None, *_DIRECTIONS}:
@@ -79,7 +152,7 @@ class UpdateSettings:
                 f"key_metric_direction must be 'higher' or 'lower', "
                 f"got {self.key_metric_direction!r}."
             )
-        for name in ("min_samples", "step_min_samples"):
+        for name in ("min_samples", "step_min_samples", "max_consecutive_rollbacks"):
             value = getattr(self, name)
             # True is an int to Python, and no count.
             if isinstance(value, bool) or not isinstance(value, int):
@@ -106,8 +179,11 @@ class UpdateSettings:
                 f"Unknown setting {unknown[0]!r}. Known are: {', '.join(sorted(known))}."
             )
         try:
-            if "steps" in given:
-                given["steps"] = tuple(given["steps"])
+            for name in ("steps", "update_windows", "approval_steps"):
+                if isinstance(given.get(name), str):
+                    raise ConfigError(f"{name} must be a list, got {given[name]!r}.")
+                if name in given:
+                    given[name] = tuple(given[name])
             return cls(**given)
         except TypeError as error:
             raise ConfigError(f"A setting has the wrong type: {error}.") from error
@@ -123,6 +199,21 @@ class UpdateSettings:
     def shares(self) -> tuple[float, ...]:
         """The new version's share at each step, 0 to 1."""
         return tuple(step / _PERCENT for step in self.steps)
+
+    @property
+    def largest_excess(self) -> float:
+        """How much higher the error rate of all users may become, 0 to 1."""
+        return self.error_rate_threshold if self.error_margin is None else self.error_margin
+
+    @property
+    def windows(self) -> tuple[UpdateWindow, ...]:
+        """When a rollout may go forward."""
+        return tuple(window_of(text) for text in self.update_windows)
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """Whose clock the windows go by."""
+        return zone_of(self.timezone)
 
     @property
     def step_s(self) -> float:

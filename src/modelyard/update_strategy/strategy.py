@@ -1,50 +1,38 @@
 """`UpdateStrategy`: decides from evidence, moves in steps, goes back by itself."""
 
 import logging
-import os
-import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
 from typing import Any
 
-from modelyard._core.clock import Clock, SystemClock
-from modelyard._core.errors import ConfigError, RolloutInProgressError, StaleRevisionError
-from modelyard._core.ids import new_id
+from modelyard._core.clock import Clock
+from modelyard._core.errors import ConfigError, ConflictError, RolloutInProgressError
 from modelyard.storage import Store
-from modelyard.storage.leases import Lease
-from modelyard.update_strategy import due, telling
 from modelyard.update_strategy import rollout as states
-from modelyard.update_strategy.baseline import Baseline
-from modelyard.update_strategy.conductor import PRODUCTION, Conductor, is_passing
+from modelyard.update_strategy import telling
+from modelyard.update_strategy.carrier import PRODUCTION
+from modelyard.update_strategy.decider import Decider
 from modelyard.update_strategy.earlier import earlier_productions
-from modelyard.update_strategy.evidence import Evidence
-from modelyard.update_strategy.guard import rollback_reasons
-from modelyard.update_strategy.history import RolloutLog
+from modelyard.update_strategy.history import Halt
 from modelyard.update_strategy.ports import Registry, Watcher
-from modelyard.update_strategy.records import (
-    RollbackDecision,
-    RollbackResult,
-    RolloutState,
-    UpdateDecision,
-    UpdateRecord,
-)
+from modelyard.update_strategy.records import RollbackResult, RolloutState
 from modelyard.update_strategy.rollout import Rollout
-from modelyard.update_strategy.settings import UpdateSettings
-from modelyard.update_strategy.targets import target_for
+from modelyard.update_strategy.targets import is_passing
 from modelyard.update_strategy.triggers import UpdateTrigger, as_trigger
 
 _logger = logging.getLogger("modelyard")
 
-_LEASE_S = 30.0
 # How often requests look for a step that is due: while a rollout runs, and while none does.
 _LOOK_EVERY_S = 0.2
 _LOOK_EVERY_CALLS = 10
 _LOOK_IDLE_S = 1.0
+_CAN_PAUSE = frozenset(
+    {states.PENDING, states.SHADOW, states.RUNNING, states.WAITING, states.BAKING}
+)
 
 
-class UpdateStrategy:
+class UpdateStrategy(Decider):
     """Decides when a model is updated, shifts its traffic and rolls back.
 
     Everything that happens is written to the store before it is done, so another process (or the
@@ -85,92 +73,25 @@ class UpdateStrategy:
         is_remote: bool = False,
         store: Store | None = None,
         clock: Clock | None = None,
-        seed: int | None = None,  # noqa: ARG002 - see the docstring
+        seed: int | None = None,
         actor: str = "update_strategy",
     ) -> None:
-        self.settings = UpdateSettings.from_config(config)
-        self.model_name = monitor.model_name
-        self._registry = version_manager
-        self._monitor = monitor
-        self._clock = clock or SystemClock()
-        self._target = target_for(
-            deployment, version_manager, monitor=monitor, is_remote=is_remote
-        )
-        store = store or version_manager.store
-        self._log = RolloutLog(store, self.model_name)
-        self._lease = Lease(
-            store,
-            f"rollout:{self.model_name}",
-            f"{socket.gethostname()}:{os.getpid()}:{new_id('strategy')}",
-            seconds=_LEASE_S,
-            clock=self._clock,
-        )
-        self._baseline = Baseline(monitor, self.settings, store=store, clock=self._clock)
-        self._lock = threading.RLock()
-        self._looked_at_s = float("-inf")
-        self._n_calls = 0
-        self._is_idle = False
-        self._has_warned = False
-        self._created_at = self._clock.now()
-        self._conductor = Conductor(
+        super().__init__(
             version_manager,
             monitor,
-            self._target,
-            log=self._log,
-            lease=self._lease,
-            baseline=self._baseline,
-            settings=self.settings,
-            clock=self._clock,
+            config,
+            deployment=deployment,
+            is_remote=is_remote,
+            store=store,
+            clock=clock,
+            seed=seed,
             actor=actor,
         )
+        self._n_calls = 0
+        self._has_warned = False
         subscribe = getattr(deployment, "subscribe", None)
         if subscribe is not None:
             subscribe(self._on_request)
-
-    # ── deciding ────────────────────────────────────────────────────────────────────────────
-
-    def set_baseline(self) -> None:
-        """Make the present the baseline, of the monitor and of latency and key metric.
-
-        Without data the monitor's baseline is armed: its next full window becomes it.
-        """
-        with self._lock:
-            self._baseline.set()
-
-    def should_update(self) -> UpdateDecision:
-        """Whether an update is due, and why. No while a rollout runs and in the cooldown."""
-        self.advance()
-        now = self._conductor.present()
-        found = self._due(now) if now.n >= self.settings.min_samples else []
-        if self._is_scheduled():
-            sentence = f"the schedule {self.settings.schedule!r} has come round"
-            found.append(due.Due(trigger=UpdateTrigger.SCHEDULED, sentence=sentence))
-        until = self._cooldown_until()
-        blocked = self._blocked_by(now, until)
-        return {
-            "should_update": bool(found) and blocked is None,
-            "reasons": [item.sentence for item in found],
-            "triggers": list(dict.fromkeys(item.trigger.value for item in found)),
-            "blocked_by": blocked,
-            "n_samples": now.n,
-            "cooldown_until": None if until is None else until.isoformat(),
-        }
-
-    def should_rollback(self) -> RollbackDecision:
-        """Whether what serves now breaks a limit with enough samples behind it.
-
-        The candidate of a rollout is compared with the stable version at the same time, where
-        both are measured; else production's present with the baseline.
-        """
-        now, baseline = self._conductor.sides(self._log.current())
-        reasons = rollback_reasons(now, baseline, self.settings)
-        return {
-            "should_rollback": bool(reasons),
-            "reasons": reasons,
-            "evidence": {"now": now.to_plain(), "baseline": baseline.to_plain()},
-        }
-
-    # ── moving ──────────────────────────────────────────────────────────────────────────────
 
     def update_model(
         self,
@@ -217,13 +138,20 @@ class UpdateStrategy:
                 return telling.already_production(
                     new_version_id, reason, n_steps=len(self.settings.steps)
                 )
+            halt = self._log.halt()
+            if halt is not None:
+                raise ConflictError(
+                    f"{halt.actor} has stopped all updates of {self.model_name!r} at {halt.at}: "
+                    f"{halt.reason}. Call release() first."
+                )
             if running is not None and not supersede:
                 raise RolloutInProgressError(telling.in_progress(running))
             self._warn_without_target()
             # What cannot be loaded must not begin to roll out, nor end what does.
             self._target.prepare(new_version_id)
             if running is not None:
-                self._conductor.abort(running, reason=f"superseded by {new_version_id}")
+                self._supersede(running, new_version_id)
+                production = self._conductor.production()
             started = self._conductor.start(
                 old=production,
                 new=new_version_id,
@@ -268,13 +196,82 @@ class UpdateStrategy:
 
     def pause(self, *, reason: str = "asked for", actor: str | None = None) -> RolloutState | None:
         """Hold the rollout at its present shares; the guard stays on. None if none runs."""
-        return self._held(states.RUNNING, states.PAUSED, "pause", reason, actor)
+
+        def held(rollout: Rollout) -> Rollout | None:
+            if rollout.status not in _CAN_PAUSE:
+                return None
+            return self._conductor.pause(rollout, reason=reason, actor=actor)
+
+        return self._commanded(held)
 
     def resume(
         self, *, reason: str = "asked for", actor: str | None = None
     ) -> RolloutState | None:
         """Let a paused rollout go on. None if none is paused."""
-        return self._held(states.PAUSED, states.RUNNING, "resume", reason, actor)
+
+        def resumed(rollout: Rollout) -> Rollout | None:
+            if rollout.status != states.PAUSED:
+                return None
+            return self._conductor.resume(rollout, reason=reason, actor=actor)
+
+        return self._commanded(resumed)
+
+    def approve(
+        self, *, reason: str = "approved", actor: str | None = None
+    ) -> RolloutState | None:
+        """Give a rollout that waits for it its next share. None if none waits."""
+
+        def approved(rollout: Rollout) -> Rollout | None:
+            if rollout.status != states.WAITING:
+                return None
+            return self._conductor.approve(rollout, reason=reason, actor=actor)
+
+        return self._commanded(approved)
+
+    def promote(
+        self, *, reason: str = "asked for", actor: str | None = None
+    ) -> RolloutState | None:
+        """Give the candidate everything now, or end the watch over one that is promoted.
+
+        None if no rollout runs. What cannot be loaded is rolled back instead.
+        """
+
+        def promoted(rollout: Rollout) -> Rollout | None:
+            if rollout.phase == states.BAKING:
+                return self._conductor.end_bake(rollout, reason=reason, actor=actor)
+            if rollout.status in {states.PROMOTING, states.ROLLING_BACK}:
+                return None
+            return self._conductor.promote(rollout, reason=reason, actor=actor)
+
+        return self._commanded(promoted)
+
+    def halt(self, *, reason: str, actor: str | None = None) -> RolloutState | None:
+        """Stop all updates of the model at once, in every process, until `release`.
+
+        The stable version answers everything, the rollout that runs is paused, none can begin,
+        and `should_update` says no. Going back stays possible.
+
+        Args:
+            reason: Why, for whoever finds it.
+            actor: Who asked.
+
+        Returns:
+            The paused rollout, or None if none ran.
+        """
+        with self._lock:
+            halt = Halt(
+                actor=actor or self._actor, at=self._clock.now().isoformat(), reason=reason
+            )
+            self._log.set_halt(halt, clock=self._clock)
+            paused = self.pause(reason=f"all updates are stopped: {reason}", actor=actor)
+            self.advance()
+            return paused
+
+    def release(self) -> None:
+        """Allow updates again after `halt`; what was paused stays so until `resume`."""
+        with self._lock:
+            self._log.set_halt(None, clock=self._clock)
+            self.advance()
 
     def abort(self, *, reason: str = "asked for", actor: str | None = None) -> RolloutState | None:
         """End the rollout; the stable version gets all the traffic. None if none runs."""
@@ -282,24 +279,7 @@ class UpdateStrategy:
         def aborted(rollout: Rollout) -> Rollout:
             return self._conductor.abort(rollout, reason=reason, actor=actor)
 
-        with self._lock:
-            return self._told(self._conductor.command(aborted))
-
-    def advance(self) -> RolloutState | None:
-        """Look at the rollout and take the step that is due; the state, or None without one.
-
-        Called by every method here that moves or decides and by every request to the deployment;
-        call it from a timer, or use `running()`, where neither comes often enough.
-        """
-        with self._lock:
-            self._looked_at_s = self._clock.monotonic_s()
-            try:
-                rollout = self._conductor.advance()
-            except StaleRevisionError:
-                # Someone gave a command meanwhile; the next look does what it says.
-                rollout = self._log.current()
-            self._is_idle = rollout is None
-            return self._told(rollout)
+        return self._commanded(aborted)
 
     @contextmanager
     def running(self, *, every_s: float = 1.0) -> Iterator["UpdateStrategy"]:
@@ -324,24 +304,14 @@ class UpdateStrategy:
         with self._lock:
             self._lease.give_back()
 
-    def get_update_history(self, limit: int | None = None) -> list[UpdateRecord]:
-        """Updates and rollbacks, newest first, with everything that happened to each."""
-        self.advance()
-        return self._log.history(limit)
-
-    def get_rollout(self) -> RolloutState | None:
-        """The rollout that is not finished, or None. Changes nothing."""
-        return self._told(self._log.current())
-
     # ── inside ────────────────────────────────────────────────────────────────────
 
-    def _due(self, now: Evidence) -> list[due.Due]:
-        watcher = self._conductor.drift_watcher()
-        drifts = {
-            "prediction": watcher.detect_prediction_drift(),
-            "feature": watcher.detect_feature_drift(),
-        }
-        return due.updates_due(now, self._baseline.evidence(), drifts, self.settings)
+    def _supersede(self, running: Rollout, version_id: str) -> None:
+        reason = f"superseded by {version_id}"
+        if running.phase == states.BAKING:
+            self._conductor.end_bake(running, reason=reason)
+        else:
+            self._conductor.abort(running, reason=reason)
 
     def _earlier_that_serves(self) -> tuple[str | None, list[str]]:
         """The newest earlier production that can serve, and why newer ones cannot."""
@@ -358,41 +328,9 @@ class UpdateStrategy:
                 return version_id, passed_over
         return None, passed_over
 
-    def _is_scheduled(self) -> bool:
-        newest = self._log.newest()
-        since = self._created_at
-        if newest is not None:
-            since = max(since, datetime.fromisoformat(newest.started_at))
-        return due.is_scheduled(self.settings.schedule, since=since, now=self._clock.now())
-
-    def _cooldown_until(self) -> datetime | None:
-        newest = self._log.newest()
-        if newest is None:
-            return None
-        since = datetime.fromisoformat(newest.finished_at or newest.started_at)
-        until = since + timedelta(hours=self.settings.cooldown_hours)
-        return until if until > self._clock.now() else None
-
-    def _blocked_by(self, now: Evidence, cooldown_until: datetime | None) -> str | None:
-        running = self._log.current()
-        if running is not None:
-            return f"{running.new_version_id} is rolling out ({running.rollout_id})"
-        if cooldown_until is not None:
-            return f"the cooldown after the last update lasts until {cooldown_until.isoformat()}"
-        if now.n < self.settings.min_samples and self.settings.schedule is None:
-            return f"{now.n} of {self.settings.min_samples} predictions"
-        return None
-
-    def _held(
-        self, wanted: str, status: str, action: str, reason: str, actor: str | None
-    ) -> RolloutState | None:
-        def held(rollout: Rollout) -> Rollout | None:
-            if rollout.status != wanted:
-                return None
-            return self._conductor.hold(rollout, status, action, reason=reason, actor=actor)
-
+    def _commanded(self, change: Callable[[Rollout], Rollout | None]) -> RolloutState | None:
         with self._lock:
-            return self._told(self._conductor.command(held))
+            return self._told(self._conductor.command(change))
 
     def _on_request(self) -> None:
         """What the deployment calls at every request: cheap, and never raises."""
@@ -414,10 +352,6 @@ class UpdateStrategy:
             self.advance()
         except Exception as error:  # noqa: BLE001 - the model goes on serving, whatever it is
             _logger.warning("The rollout of %s could not advance: %s", self.model_name, error)
-
-    @staticmethod
-    def _told(rollout: Rollout | None) -> RolloutState | None:
-        return None if rollout is None else telling.state_of(rollout)
 
     def _nowhere_to_go(self, production: str | None, passed_over: Sequence[str]) -> RollbackResult:
         result = telling.nowhere_to_go(self.model_name, production, passed_over)

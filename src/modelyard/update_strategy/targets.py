@@ -1,10 +1,11 @@
 """Carrying a rollout's shares to whatever serves the model."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from modelyard._core.errors import ConfigError
+from modelyard._core.errors import ConfigError, IntegrityError, StorageError
 from modelyard.update_strategy.evidence import Evidence, evidence_since, present_of
 from modelyard.update_strategy.ports import (
     DriftWatcher,
@@ -15,6 +16,8 @@ from modelyard.update_strategy.ports import (
     Watcher,
 )
 from modelyard.update_strategy.settings import UpdateSettings
+
+_logger = logging.getLogger("modelyard")
 
 
 class Target(Protocol):
@@ -33,6 +36,19 @@ class Target(Protocol):
     @property
     def goes_by_clock(self) -> bool:
         """Whether the clock alone may move a rollout that nothing serves."""
+        ...
+
+    @property
+    def is_side_by_side(self) -> bool:
+        """Whether both versions serve at the same time, each measured by itself."""
+        ...
+
+    def mirror(self, version_id: str | None) -> None:
+        """Have a version answer copies of requests, whose answers nobody gets; None for no one."""
+        ...
+
+    def hold(self, *, is_held: bool) -> None:
+        """Have the stable version answer everything whatever the shares are, or no longer."""
         ...
 
     def prepare(self, version_id: str) -> None:
@@ -70,6 +86,7 @@ class PointerOnly:
 
     applied_to: list[str]
     is_empty = False
+    is_side_by_side = False
 
     def __init__(self, registry: Registry, *, goes_by_clock: bool = True) -> None:
         self.applied_to = []
@@ -85,6 +102,12 @@ class PointerOnly:
 
     def serve(self, version_id: str, *, retired: Iterable[str] = ()) -> None:
         """Nothing to serve."""
+
+    def mirror(self, version_id: str | None) -> None:
+        """Nothing to copy."""
+
+    def hold(self, *, is_held: bool) -> None:
+        """Nothing to hold."""
 
     def evidence(self, version_id: str, settings: UpdateSettings) -> Evidence | None:  # noqa: ARG002 - the port's signature
         """Nothing measures a version by itself."""
@@ -108,6 +131,7 @@ class DeploymentTarget:
     """Several versions served side by side, each measured by itself."""
 
     goes_by_clock = False
+    is_side_by_side = True
 
     def __init__(self, deployment: ServingTarget) -> None:
         self.applied_to = ["deployment"]
@@ -123,16 +147,41 @@ class DeploymentTarget:
         self._deployment.add_version(version_id)
 
     def split(self, shares: Mapping[str, float], *, stable: str) -> None:
-        """Set the shares; what is not loaded yet is loaded first."""
+        """Set the shares; what is not loaded yet is loaded first.
+
+        A stable version without a share that cannot be loaded is done without.
+        """
         for version_id in shares:
             self._deployment.add_version(version_id)
+        if stable not in shares and not self._can_add(stable):
+            stable = max(shares, key=lambda version_id: shares[version_id])
         self._deployment.set_shares(shares, stable=stable)
+
+    def _can_add(self, version_id: str) -> bool:
+        try:
+            self._deployment.add_version(version_id)
+        except Exception as error:
+            if is_passing(error):
+                raise
+            _logger.warning("%s cannot stand behind the new version: %s", version_id, error)
+            return False
+        return True
 
     def serve(self, version_id: str, *, retired: Iterable[str] = ()) -> None:
         """All the traffic to one version; the memory of the others is freed."""
         self.split({version_id: 1.0}, stable=version_id)
         for gone in retired:
             self._deployment.retire(gone)
+
+    def mirror(self, version_id: str | None) -> None:
+        """Copy requests to a version, which is loaded first, or to none."""
+        if version_id is not None:
+            self._deployment.add_version(version_id)
+        self._deployment.set_shadow(version_id)
+
+    def hold(self, *, is_held: bool) -> None:
+        """Have the stable version answer everything, or follow the shares again."""
+        self._deployment.hold_on_stable(is_held=is_held)
 
     def evidence(self, version_id: str, settings: UpdateSettings) -> Evidence:
         """How the version has been doing since it began to serve; nothing if it does not."""
@@ -166,6 +215,7 @@ class OptimizerTarget:
     """
 
     goes_by_clock = True
+    is_side_by_side = False
 
     def __init__(
         self, optimizer: SwapTarget, load: "Callable[[str], _Loaded]", *, monitor: Watcher
@@ -207,6 +257,12 @@ class OptimizerTarget:
             )
             self._serving = version_id
         self._prepared = None
+
+    def mirror(self, version_id: str | None) -> None:
+        """An optimizer has one model: there is nothing to copy requests to."""
+
+    def hold(self, *, is_held: bool) -> None:
+        """An optimizer has one model, and it is the stable one until the exchange."""
 
     def _exchange(self, version_id: str) -> None:
         if self._prepared is None or self._prepared[0] != version_id:
@@ -302,3 +358,8 @@ def _proved(registry: Registry, version_id: str) -> _Loaded:
 
     prove_answers(module, example, version_id)
     return _Loaded(module=module, example=example)
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether trying again may help: the store is out of reach, and no version is to blame."""
+    return isinstance(error, StorageError) and not isinstance(error, IntegrityError)

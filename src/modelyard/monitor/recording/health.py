@@ -13,6 +13,9 @@ from modelyard.stats.moments import moments_of
 from modelyard.stats.quantiles import quantiles
 
 _LATENCY_LEVELS = (0.5, 0.95, 0.99)
+# Standard errors on either side of the median within which its error is read off.
+_Z = 1.96
+_FEWEST_LATENCIES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,8 @@ class Health:
         latency_median_ms: Half of the predictions were faster.
         latency_p95_ms: 95 % were faster.
         latency_p99_ms: 99 % were faster.
+        latency_log_error: Standard error of the logarithm of the median latency, from the values
+            around it; NaN below 20 latencies.
         metrics: The last values of each recorded metric, by name.
     """
 
@@ -52,6 +57,7 @@ class Health:
     latency_median_ms: float
     latency_p95_ms: float
     latency_p99_ms: float
+    latency_log_error: float = math.nan
     metrics: Mapping[str, MetricWindow] = field(default_factory=dict)
 
     def to_plain(self) -> dict[str, Any]:
@@ -77,7 +83,8 @@ class Health:
                 name: MetricWindow(mean=item["mean"], n=item["n"], std=_number(item["std"]))
                 for name, item in plain["metrics"].items()
             },
-            **{name: _number(plain[name]) for name in _FLOAT_FIELDS},
+            # What an older modelyard stored has no error of the latency.
+            **{name: _number(plain.get(name)) for name in _FLOAT_FIELDS},
         )
 
 
@@ -87,6 +94,7 @@ _FLOAT_FIELDS = (
     "latency_median_ms",
     "latency_p95_ms",
     "latency_p99_ms",
+    "latency_log_error",
 )
 
 
@@ -105,7 +113,10 @@ def health_of(
     known_ms = latencies_s[np.isfinite(latencies_s)] * 1000.0
     n = len(errors)
     n_errors = int(errors.sum())
-    p50, p95, p99 = quantiles(known_ms, _LATENCY_LEVELS) if len(known_ms) else [math.nan] * 3
+    half = _Z / (2.0 * math.sqrt(max(len(known_ms), 1)))
+    levels = (*_LATENCY_LEVELS, max(0.0, 0.5 - half), min(1.0, 0.5 + half))
+    found = quantiles(known_ms, levels) if len(known_ms) else [math.nan] * len(levels)
+    p50, p95, p99, below, above = found
     return Health(
         n_predictions=n,
         n_errors=n_errors,
@@ -114,6 +125,7 @@ def health_of(
         latency_median_ms=p50,
         latency_p95_ms=p95,
         latency_p99_ms=p99,
+        latency_log_error=_log_error(below, above, len(known_ms)),
         metrics={name: _metric_window(values) for name, values in metrics.items()},
     )
 
@@ -127,3 +139,14 @@ def _metric_window(values: NDArray[np.float64]) -> MetricWindow:
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
+
+
+def _log_error(below: float, above: float, n: int) -> float:
+    """Standard error of a log-median from the order statistics around it.
+
+    Source:
+        Conover (1999), Practical Nonparametric Statistics, section 3.2 (the interval).
+    """
+    if n < _FEWEST_LATENCIES or not below > 0.0:
+        return math.nan
+    return math.log(above / below) / (2.0 * _Z)

@@ -1,0 +1,128 @@
+"""When updates may go forward: hours of low traffic, in the clock of the users' own time zone."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from modelyard._core.errors import ConfigError
+
+_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_FORM = re.compile(
+    r"^(?:(?P<days>[a-z,\-]+)\s+)?(?P<start>\d\d:\d\d)-(?P<end>\d\d:\d\d)$|^(?P<only>[a-z,\-]+)$"
+)
+_ALL_DAY = (time(0, 0), time(0, 0))
+# A window opens within a week, or a day more where the clocks are changed.
+_HORIZON_DAYS = 9
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateWindow:
+    """A stretch of the day, on some days of the week.
+
+    Attributes:
+        days: On which days it begins, 0 for Monday.
+        start: When it begins, by the local clock.
+        end: When it ends; not after `start` means on the next day.
+    """
+
+    days: frozenset[int]
+    start: time
+    end: time
+
+    def holds(self, local: datetime) -> bool:
+        """Whether it is open at a moment of the local clock."""
+        now, day = local.time().replace(tzinfo=None), local.weekday()
+        if self.start < self.end:
+            return day in self.days and self.start <= now < self.end
+        began_today = day in self.days and now >= self.start
+        began_yesterday = (day - 1) % 7 in self.days and now < self.end
+        return began_today or began_yesterday
+
+
+def window_of(text: str) -> UpdateWindow:
+    """The window that a text such as `mon-fri 22:00-04:00`, `02:00-05:00` or `sat,sun` means.
+
+    Raises:
+        ConfigError: It means none.
+    """
+    found = _FORM.match(text.strip().lower()) if isinstance(text, str) else None
+    if found is None:
+        raise ConfigError(
+            f"An update window is written as 'mon-fri 22:00-04:00', '02:00-05:00' or 'sat,sun'; "
+            f"got {text!r}."
+        )
+    days = _days(found["days"] or found["only"] or "mon-sun", text)
+    if found["only"]:
+        start, end = _ALL_DAY
+    else:
+        start, end = _time(found["start"], text), _time(found["end"], text)
+    return UpdateWindow(days=days, start=start, end=end)
+
+
+def zone_of(name: str) -> ZoneInfo:
+    """The time zone of this name, such as `Asia/Shanghai`.
+
+    Raises:
+        ConfigError: It is not known here.
+    """
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, TypeError, OSError) as error:
+        raise ConfigError(
+            f"timezone {name!r} is not known here: give a name such as 'Asia/Shanghai' (and "
+            "install the package tzdata where the system has no time zones)."
+        ) from error
+
+
+def is_open(windows: Sequence[UpdateWindow], zone: ZoneInfo, now: datetime) -> bool:
+    """Whether updates may go forward at a moment; always without any window."""
+    local = now.astimezone(zone)
+    return not windows or any(window.holds(local) for window in windows)
+
+
+def opens_at(windows: Sequence[UpdateWindow], zone: ZoneInfo, now: datetime) -> datetime | None:
+    """When the next window opens, UTC: `now` itself inside one; None where none ever does.
+
+    A start that the clocks leap over (the hour that is missing in spring) is that much later; one
+    that comes twice is the first.
+    """
+    if is_open(windows, zone, now):
+        return now
+    today = now.astimezone(zone).date()
+    starts = [
+        start
+        for window in windows
+        for start in _starts(window, zone, today)
+        if start > now and is_open(windows, zone, start)
+    ]
+    return min(starts, default=None)
+
+
+def _starts(window: UpdateWindow, zone: ZoneInfo, today: date) -> list[datetime]:
+    days = [today + timedelta(days=i) for i in range(_HORIZON_DAYS)]
+    return [
+        datetime.combine(day, window.start, zone).astimezone(UTC)
+        for day in days
+        if day.weekday() in window.days
+    ]
+
+
+def _days(text: str, whole: str) -> frozenset[int]:
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if first not in _DAYS or (last or first) not in _DAYS:
+            raise ConfigError(f"Days are {', '.join(_DAYS)}; got {part!r} in {whole!r}.")
+        begin, end = _DAYS.index(first), _DAYS.index(last or first)
+        found.update((begin + i) % 7 for i in range((end - begin) % 7 + 1))
+    return frozenset(found)
+
+
+def _time(text: str, whole: str) -> time:
+    try:
+        # 24:00 is the midnight at the end of the day.
+        return time(0, 0) if text == "24:00" else time.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"{text!r} in {whole!r} is no time of day such as 22:00.") from error
