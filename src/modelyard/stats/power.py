@@ -17,6 +17,9 @@ from modelyard.stats.group_sequential import boundaries, crossing_probability
 from modelyard.stats.intervals import alpha_of
 from modelyard.stats.sequential import critical_at
 
+# Of a variant: a spread needs two values.
+_FEWEST = 2
+
 Inference = Literal["always_valid", "fixed_horizon", "group_sequential"]
 
 
@@ -146,7 +149,7 @@ def plan_proportion(
         effect: True difference, absolute: 0.01 from 0.05 to 0.06.
         wanted_power: As `plan`.
         confidence_level: As `plan`.
-        shares: Traffic of control and treatment.
+        shares: Traffic of each variant, the control's first; any positive total.
         inference: As `plan`.
         n_looks: As `plan`.
         n_tuned: As `plan`.
@@ -161,7 +164,8 @@ def plan_proportion(
     rates = (base_rate, base_rate + effect)
     if not all(0.0 < rate < 1.0 for rate in rates):
         raise ConfigError(f"Both rates must lie strictly between 0 and 1, got {rates}.")
-    share_a, share_b = _fractions(shares)[:2]
+    share_a, *others = _fractions(shares)
+    share_b = min(others)
     return _plan(
         effect,
         variance=sum(
@@ -279,7 +283,7 @@ def _plan(
         )
     signal = abs(effect) / math.sqrt(variance)
     n, critical = _SOLVERS[needed.inference](signal, information, needed)
-    n_per_variant = tuple(math.ceil(n * share) for share in _fractions(shares))
+    n_per_variant = tuple(max(_FEWEST, math.ceil(n * share)) for share in _fractions(shares))
     return Plan(
         n_total=sum(n_per_variant), n_per_variant=n_per_variant, critical=critical, effect=effect
     )
@@ -294,7 +298,7 @@ def _always_valid(signal: float, information: float, needed: _Needed) -> tuple[f
     def critical_after(n: float) -> float:
         return critical_at(
             n * information,
-            n_tuned=needed.n_tuned or n * information,
+            n_tuned=n * information if needed.n_tuned is None else needed.n_tuned,
             confidence_level=1.0 - needed.alpha,
         )
 
@@ -312,6 +316,8 @@ def _always_valid(signal: float, information: float, needed: _Needed) -> tuple[f
 
 
 def _group_sequential(signal: float, information: float, needed: _Needed) -> tuple[float, float]:  # noqa: ARG001 - one signature for all
+    if needed.n_looks < 1:
+        raise ConfigError(f"n_looks must be at least 1, got {needed.n_looks}.")
     fractions = np.linspace(0.0, 1.0, needed.n_looks + 1)[1:].tolist()
     criticals = boundaries(fractions, alpha=needed.alpha).tolist()
 
