@@ -17,6 +17,7 @@ from modelyard.stats.significance import Contrast, contrast_of, no_contrast
 
 Returns = NDArray[np.float64]
 
+_ROUNDING = 1e-12
 # Numbers held at once by the bootstrap.
 _MAX_CELLS = 2_000_000
 
@@ -67,6 +68,8 @@ def paired_sharpe_contrast(a: Returns, b: Returns, *, periods_per_year: float = 
         return no_contrast()
     (ratio_a, of_a), (ratio_b, of_b) = influences(a), influences(b)
     error, df = standard_error(of_b - of_a)
+    # Streams that are multiples of each other differ by rounding, which must not be an effect.
+    error = max(error, _ROUNDING)
     root = math.sqrt(periods_per_year)
     return contrast_of(
         mean_a=root * ratio_a,
