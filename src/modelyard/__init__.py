@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from modelyard._core.clock import ManualClock, SystemClock
     from modelyard._core.errors import ModelyardError
-    from modelyard.ab_testing import ABTest, ModelVariant, MultiArmedBandit
+    from modelyard.ab_testing import ABTest, Metric, ModelVariant, MultiArmedBandit
     from modelyard.compression import ModelCompressor
     from modelyard.deployment import Deployment
     from modelyard.export import ModelExporter
@@ -25,6 +25,7 @@ _HOMES = {
     "Deployment": "modelyard.deployment",
     "InferenceOptimizer": "modelyard.inference_optimizer",
     "ManualClock": "modelyard._core.clock",
+    "Metric": "modelyard.ab_testing",
     "ModelCompressor": "modelyard.compression",
     "ModelExporter": "modelyard.export",
     "ModelMonitor": "modelyard.monitor",
@@ -43,6 +44,7 @@ __all__ = [
     "Deployment",
     "InferenceOptimizer",
     "ManualClock",
+    "Metric",
     "ModelCompressor",
     "ModelExporter",
     "ModelMonitor",

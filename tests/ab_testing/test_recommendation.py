@@ -1,12 +1,28 @@
 import math
+from dataclasses import replace
 
 import pytest
 
-from modelyard.ab_testing.analysis import Evidence, Rules, compare, thinned
-from modelyard.ab_testing.recommendation import Advice, advice_for, recommend
+from modelyard.ab_testing.analysis.comparing import compare
+from modelyard.ab_testing.analysis.evidence import evidence_of, thinned
+from modelyard.ab_testing.analysis.recommendation import Advice, advice_for, recommend
+from modelyard.ab_testing.analysis.rules import Rules
+from modelyard.ab_testing.metrics import Metric, MetricBook
+from modelyard.ab_testing.recording.sums import Sums
 from modelyard.stats.moments import Moments
 
 RULES = Rules(confidence_level=0.95, min_samples=100, n_tuned=2000)
+
+
+def evidence(a, b, *, lag1=(0.0, 0.0)):
+    """Evidence of two variants whose moments and autocorrelations are known."""
+    book = MetricBook((), primary="m", primary_kind="mean", lower_is_better=None)
+    snapshot = replace(
+        Sums("ab", book).snapshot(),
+        samples={("a", 0, "m"): a, ("b", 0, "m"): b},
+        lag1={("a", "m"): lag1[0], ("b", "m"): lag1[1]},
+    )
+    return evidence_of(snapshot, "a", "b", Metric(name="m"), is_paired=False)
 
 
 @pytest.mark.parametrize(
@@ -37,8 +53,8 @@ def test_effect_bands_are_the_documents(d, advice):
     ],
 )
 def test_table_8_4(n, difference, advice, words):
-    strata = ((Moments(n, 1.0, float(n)), Moments(n, 1.0 + difference, float(n))),)
-    comparison = compare(Evidence(strata=strata), RULES)
+    sides = Moments(n, 1.0, float(n)), Moments(n, 1.0 + difference, float(n))
+    comparison = compare(evidence(*sides), RULES)
     given = recommend(
         comparison, RULES, variant_a="a", variant_b="b", metric="m", lower_is_better=False
     )
@@ -48,9 +64,9 @@ def test_table_8_4(n, difference, advice, words):
 
 
 def test_dependent_values_are_worth_fewer_and_say_so():
-    strata = ((Moments(200, 0.0, 200.0), Moments(200, 3.0, 200.0)),)
-    comparison = compare(Evidence(strata=strata, lag1_a=0.95, lag1_b=0.0), RULES)
-    assert comparison.effective_n_a == 5
+    sides = Moments(200, 0.0, 200.0), Moments(200, 3.0, 200.0)
+    comparison = compare(evidence(*sides, lag1=(0.95, 0.0)), RULES)
+    assert comparison.evidence.effective_n_a == 5
     assert not comparison.is_significant
     given = recommend(
         comparison, RULES, variant_a="a", variant_b="b", metric="m", lower_is_better=False
@@ -66,8 +82,7 @@ def test_thinning_keeps_mean_and_variance():
 
 def test_power_and_detectable_effect_follow_the_sample():
     small, large = (
-        compare(Evidence(strata=((Moments(n, 0.0, n), Moments(n, 0.0, n)),)), RULES)
-        for n in (200, 20_000)
+        compare(evidence(Moments(n, 0.0, n), Moments(n, 0.0, n)), RULES) for n in (200, 20_000)
     )
     assert small.power < 0.2
     assert large.power > 0.99

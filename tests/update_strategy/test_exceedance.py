@@ -8,7 +8,7 @@ from scipy.integrate import quad
 
 from modelyard._core.errors import ConfigError
 from modelyard.stats.exceedance import exceedance_evidence
-from modelyard.update_strategy.decisions import ENOUGH_EVIDENCE
+from modelyard.update_strategy.guard import ENOUGH_EVIDENCE
 
 N_RUNS = 2_000
 HORIZON = 1_000

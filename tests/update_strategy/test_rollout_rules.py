@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from modelyard.storage.tables import UNFINISHED_ROLLOUTS
 from modelyard.update_strategy import rollout as states
-from modelyard.update_strategy.decisions import Evidence, rollback_reasons
+from modelyard.update_strategy.evidence import Evidence
+from modelyard.update_strategy.guard import rollback_reasons
 from modelyard.update_strategy.rollout import Move, Observation, Rollout, Verdict, judged, moved
 from modelyard.update_strategy.settings import UpdateSettings
 

@@ -10,6 +10,7 @@ Each derives from `ModelyardError` and from the built-in a caller would expect, 
     ├── NotFoundError            LookupError    something asked for by name is not there
     │   ├── VersionNotFoundError
     │   ├── VariantNotFoundError
+    │   ├── ExperimentNotFoundError
     │   └── RequestNotFoundError
     ├── ConflictError            RuntimeError   right in itself, but not in the present state
     │   ├── RolloutInProgressError
@@ -57,6 +58,10 @@ class VersionNotFoundError(NotFoundError):
 
 class VariantNotFoundError(NotFoundError):
     """No such variant in the experiment or bandit."""
+
+
+class ExperimentNotFoundError(NotFoundError):
+    """No experiment of this name is stored."""
 
 
 class RequestNotFoundError(NotFoundError):

@@ -2,7 +2,16 @@
 
 from modelyard.ab_testing.bandit import MultiArmedBandit
 from modelyard.ab_testing.experiment import ABTest
+from modelyard.ab_testing.metrics import Metric
 from modelyard.ab_testing.outputs import IntervalHistory
+from modelyard.ab_testing.persistence import stored_experiments
 from modelyard.ab_testing.variant import ModelVariant
 
-__all__ = ["ABTest", "IntervalHistory", "ModelVariant", "MultiArmedBandit"]
+__all__ = [
+    "ABTest",
+    "IntervalHistory",
+    "Metric",
+    "ModelVariant",
+    "MultiArmedBandit",
+    "stored_experiments",
+]

@@ -4,19 +4,24 @@ With a store the ledger sends its results there and takes in what other processe
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import RLock
 from typing import Any
 
 from modelyard._core.clock import Clock
 from modelyard._core.errors import ConfigError, ExperimentStoppedError, StorageError
-from modelyard.ab_testing.assignment import Assignment
-from modelyard.ab_testing.persistence import RUNNING, STOPPED, ExperimentRows, News
-from modelyard.ab_testing.results import Result, Results, Snapshot, grouped
+from modelyard.ab_testing.persistence import PAUSED, RUNNING, STOPPED, ExperimentRows, News
+from modelyard.ab_testing.recording.results import Result, grouped
+from modelyard.ab_testing.recording.snapshots import Snapshot
+from modelyard.ab_testing.recording.sums import Sums
+from modelyard.ab_testing.serving.assignment import Assignment
 
 _logger = logging.getLogger(__name__)
 
 FLUSH_INTERVAL_S = 1.0
+# Without a store the history holds so many outcomes; with one, all.
+N_REMEMBERED = 100_000
 DURABILITIES = ("batched", "sync")
 
 
@@ -27,7 +32,7 @@ class Ledger:
     whole, so that it can be read without the lock.
 
     Args:
-        names: The variants, in order.
+        sums: Where outcomes are added up; empty.
         assignment: The first assignment.
         clock: Tells the time.
         durability: `batched` or `sync`.
@@ -39,7 +44,7 @@ class Ledger:
 
     def __init__(
         self,
-        names: Sequence[str],
+        sums: Sums,
         assignment: Assignment,
         *,
         clock: Clock,
@@ -53,7 +58,9 @@ class Ledger:
         self.lock = RLock()
         self.assignment = assignment
         self.status = RUNNING
-        self.results = Results(names)
+        self.sums = sums
+        self.n_ignored = 0
+        self._recent: deque[Result] = deque(maxlen=N_REMEMBERED)
         self._rows: ExperimentRows | None = None
         self._clock = clock
         self._is_sync = durability == "sync"
@@ -84,10 +91,16 @@ class Ledger:
 
     def has_seen(self, request_id: str) -> bool:
         """Whether an outcome of this request was recorded."""
-        return any((request_id, name) in self._seen for name in self.results.sample_counts)
+        return any((request_id, name) in self._seen for name in self.sums.sample_counts)
 
-    def record(self, results: Sequence[Result]) -> None:
+    def record(self, results: Sequence[Result], *, is_late: bool = False) -> None:
         """Take in what belongs to one input.
+
+        While the experiment is paused only outcomes of earlier requests are.
+
+        Args:
+            results: Of one variant, or of several on the same input.
+            is_late: Whether the request was answered before.
 
         Raises:
             ExperimentStoppedError: The experiment has ended.
@@ -95,6 +108,10 @@ class Ledger:
         """
         with self.lock:
             self.require_running()
+            if self.status == PAUSED and not is_late:
+                self.n_ignored += len(results)
+                self.exchange_if_due()
+                return
             fresh = self._unseen(results)
             self._add(fresh)
             if self._rows is None:
@@ -137,43 +154,59 @@ class Ledger:
         """The running sums now, with what other processes stored up to a second ago."""
         with self.lock:
             self.exchange_if_due()
-            return self.results.snapshot()
+            return self.sums.snapshot()
+
+    def planned_looks(self) -> list[Snapshot]:
+        """The running sums as they were at the planned looks that were reached."""
+        with self.lock:
+            return list(self.sums.planned_looks)
 
     def looks(self) -> list[Snapshot]:
         """The running sums as they were over time, and now."""
         with self.lock:
-            return [*self.results.looks, self.snapshot()]
+            return [*self.sums.looks, self.snapshot()]
 
     def metrics(self) -> list[str]:
         """Every metric that was recorded, in the order of appearance."""
         with self.lock:
             self.exchange_if_due()
-            return list(self.results.metrics)
+            return list(self.sums.metrics)
 
-    def reweight(self, weights: Mapping[str, float]) -> None:
-        """Begin a weight epoch. Durable on return (with a store).
+    def reassign(self, change: Callable[[Assignment], Assignment]) -> None:
+        """Begin a weight epoch with what `change` makes of the assignment.
+
+        Durable on return (with a store).
 
         Raises:
             ExperimentStoppedError: The experiment has ended.
         """
-        at = self._clock.now()
         with self.lock:
             self.flush()
             self.require_running()
             if self._rows is None:
-                self.assignment = self.assignment.reweighted(weights, at=at)
+                self.assignment = change(self.assignment)
             else:
-                self.assignment = self._rows.reassign(
-                    lambda stored: stored.reweighted(weights, at=at)
-                )
+                self.assignment = self._rows.reassign(change)
 
-    def stop(self) -> None:
-        """End the experiment. Durable on return (with a store)."""
+    def set_status(self, status: str) -> None:
+        """Pause, resume or end the experiment. Durable on return (with a store).
+
+        Raises:
+            ExperimentStoppedError: It has ended, and shall not stay so.
+        """
         with self.lock:
             self.flush()
-            if self._rows is not None:
-                self._rows.stop()
-            self.status = STOPPED
+            if status != STOPPED:
+                self.require_running()
+            self.status = status if self._rows is None else self._rows.set_status(status)
+
+    def history(self) -> Iterator[Result]:
+        """Every outcome, oldest first: all that are stored, or the last 100,000 in memory."""
+        self.flush()
+        if self._rows is not None:
+            return self._rows.history()
+        with self.lock:
+            return iter(list(self._recent))
 
     def require_running(self) -> None:
         """Check that the experiment has not ended.
@@ -181,7 +214,7 @@ class Ledger:
         Raises:
             ExperimentStoppedError: It has.
         """
-        if self.status != RUNNING:
+        if self.status == STOPPED:
             raise ExperimentStoppedError(
                 f"Experiment {self.assignment.test_name!r} was stopped and takes no more changes "
                 "or outcomes. Start another one under a new test_name."
@@ -199,11 +232,13 @@ class Ledger:
         return fresh
 
     def _add(self, results: Sequence[Result]) -> None:
+        if self._rows is None:
+            self._recent.extend(results)
         if self._is_paired and results:
-            self.results.add_pair(results)
+            self.sums.add_pair(results)
             return
         for result in results:
-            self.results.add(result)
+            self.sums.add(result)
 
     def _take(self, news: News) -> None:
         self._last_seq = news.last_seq

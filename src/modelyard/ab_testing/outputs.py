@@ -1,12 +1,18 @@
 """The dictionaries that `ABTest` gives: plain, JSON-serialisable, NaN and infinity as None."""
 
-from typing import Any, TypedDict
+import math
+from typing import TypedDict
 
 from modelyard._core.plain import finite_or_none
-from modelyard.ab_testing.analysis import WARNED_LAG1, Comparison, Evidence
-from modelyard.ab_testing.recommendation import Recommendation, missing_values
+from modelyard.ab_testing.analysis.checks import GuardrailCheck, RatioCheck
+from modelyard.ab_testing.analysis.comparing import WARNED_LAG1, Comparison
+from modelyard.ab_testing.analysis.evidence import Evidence
+from modelyard.ab_testing.analysis.recommendation import Recommendation, lopsided, missing_values
+from modelyard.ab_testing.analysis.rules import Rules
+from modelyard.stats.bayesian import expected_loss, probability_better
 from modelyard.stats.intervals import Interval
 from modelyard.stats.moments import Moments
+from modelyard.stats.sequential import AlwaysValid
 from modelyard.stats.significance import Contrast, paired, t_test
 
 Ends = list[float | None]
@@ -23,10 +29,14 @@ class MetricStats(TypedDict):
 
 
 class VariantStats(TypedDict):
-    """One variant; `sample_count` counts outcomes, `traffic_weight` is a share of 0 to 1."""
+    """One variant; `sample_count` counts outcomes, `traffic_weight` is a share of 0 to 1.
+
+    `assigned` counts the users (or requests of nobody in particular) that this process gave it.
+    """
 
     sample_count: int
     traffic_weight: float
+    assigned: int
     metrics: dict[str, MetricStats]
 
 
@@ -46,12 +56,64 @@ class Statistics(TypedDict):
     n_b: int
     effective_n_a: int
     effective_n_b: int
+    n_units_a: int
+    n_units_b: int
+    relative_lift: float | None
+    relative_lift_interval_always_valid: Ends
     lag1_a: float
     lag1_b: float
     missing_share_a: float
     missing_share_b: float
     power: float
     minimum_detectable_effect: float | None
+
+
+class Bayes(TypedDict):
+    """What a flat prior makes of the same numbers; losses in the metric's unit."""
+
+    probability_b_is_better: float | None
+    expected_loss_a: float | None
+    expected_loss_b: float | None
+
+
+class DecisionDict(TypedDict):
+    """By which rule it was decided.
+
+    `look` counts the planned looks that were taken; `critical` is how many standard errors the
+    difference `z` must exceed there.
+    """
+
+    inference: str
+    look: int
+    planned_looks: list[int]
+    z: float | None
+    critical: float | None
+
+
+class RatioDict(TypedDict):
+    """Whether the variants got their shares of the units; `expected` from the weights."""
+
+    is_mismatch: bool
+    counted: str
+    n_units: int
+    counts: dict[str, int]
+    expected: dict[str, float]
+    p_value: float | None
+    p_value_always_valid: float | None
+
+
+class GuardrailDict(TypedDict):
+    """Whether `variant` is no worse than `other` on a guardrail; numbers in its unit.
+
+    `status` is `passes`, `fails` or `undecided`; `worst` is how much worse it may be at most.
+    """
+
+    metric: str
+    variant: str
+    other: str
+    margin: float
+    status: str
+    worst: float | None
 
 
 class Verdict(TypedDict):
@@ -70,10 +132,15 @@ class ComparisonDict(TypedDict):
     variant_a: str
     variant_b: str
     metric: str
+    kind: str
     lower_is_better: bool
     paired: bool
     weight_epochs: int
     statistics: Statistics
+    bayesian: Bayes
+    decision: DecisionDict
+    sample_ratio: RatioDict | None
+    guardrails: list[GuardrailDict]
     result: Verdict
     warnings: list[str]
 
@@ -89,6 +156,31 @@ class IntervalHistory(TypedDict):
     lower: list[float]
     upper: list[float]
     p_value_always_valid: list[float]
+
+
+class MetricComparison(TypedDict):
+    """One line of `compare_all`: a pair of variants on one metric, adjusted for all lines."""
+
+    variant_a: str
+    variant_b: str
+    metric: str
+    difference: float
+    p_value_always_valid: float
+    adjusted_p_value: float
+    is_significant: bool
+    better: str | None
+
+
+class Forecast(TypedDict):
+    """What is still missing to find an effect; samples are of each variant."""
+
+    metric: str
+    effect: float
+    power: float
+    samples_needed: int
+    samples_so_far: int
+    samples_per_day: float | None
+    days_left: float | None
 
 
 class StoppedTest(TypedDict):
@@ -118,29 +210,89 @@ def ends(interval: Interval) -> Ends:
     return [finite_or_none(interval.lower), finite_or_none(interval.upper)]
 
 
-def statistics_of(comparison: Comparison, evidence: Evidence) -> Statistics:
+def statistics_of(comparison: Comparison) -> Statistics:
     """The numbers of a comparison."""
-    contrast: Contrast = comparison.contrast
+    evidence, contrast = comparison.evidence, comparison.contrast
     return {
         "p_value": comparison.single_look.p_value,
         "p_value_always_valid": comparison.anytime.p_value,
         "t_statistic": finite_or_none(comparison.single_look.t_statistic),
         "df": finite_or_none(comparison.single_look.df),
-        "cohens_d": finite_or_none(comparison.cohens_d),
+        "cohens_d": finite_or_none(evidence.cohens_d),
         "confidence_interval": ends(comparison.single_look.interval),
         "confidence_interval_always_valid": ends(comparison.anytime.interval),
         "mean_a": contrast.mean_a,
         "mean_b": contrast.mean_b,
         "n_a": comparison.n_a,
         "n_b": comparison.n_b,
-        "effective_n_a": comparison.effective_n_a,
-        "effective_n_b": comparison.effective_n_b,
+        "effective_n_a": evidence.effective_n_a,
+        "effective_n_b": evidence.effective_n_b,
+        "n_units_a": evidence.n_units_a,
+        "n_units_b": evidence.n_units_b,
+        "relative_lift": finite_or_none(comparison.lift.value),
+        "relative_lift_interval_always_valid": ends(comparison.lift_interval),
         "lag1_a": evidence.lag1_a,
         "lag1_b": evidence.lag1_b,
-        "missing_share_a": comparison.missing_share_a,
-        "missing_share_b": comparison.missing_share_b,
+        "missing_share_a": evidence.missing_share_a,
+        "missing_share_b": evidence.missing_share_b,
         "power": comparison.power,
         "minimum_detectable_effect": finite_or_none(comparison.minimum_detectable_effect),
+    }
+
+
+def bayes_of(comparison: Comparison, *, lower_is_better: bool) -> Bayes:
+    """Chances and losses from the same contrast; None while nothing can be compared."""
+    effective = comparison.evidence.effective
+    if math.isnan(effective.variance):
+        return {
+            "probability_b_is_better": None,
+            "expected_loss_a": None,
+            "expected_loss_b": None,
+        }
+    loss_a, loss_b = expected_loss(effective, lower_is_better=lower_is_better)
+    better = probability_better(effective, lower_is_better=lower_is_better)
+    return {
+        "probability_b_is_better": finite_or_none(better),
+        "expected_loss_a": finite_or_none(loss_a),
+        "expected_loss_b": finite_or_none(loss_b),
+    }
+
+
+def decision_of(comparison: Comparison, rules: Rules) -> DecisionDict:
+    """By which rule it was decided."""
+    return {
+        "inference": rules.inference,
+        "look": comparison.decision.look,
+        "planned_looks": list(rules.planned_looks),
+        "z": finite_or_none(comparison.decision.z),
+        "critical": finite_or_none(comparison.decision.critical),
+    }
+
+
+def ratio_of(check: RatioCheck | None) -> RatioDict | None:
+    """The check of the split as plain values; None where nothing was counted."""
+    if check is None or check.result is None:
+        return None
+    return {
+        "is_mismatch": check.is_mismatch,
+        "counted": check.counted,
+        "n_units": check.n_units,
+        "counts": dict(check.counts),
+        "expected": dict(check.expected),
+        "p_value": finite_or_none(check.result.p_value),
+        "p_value_always_valid": finite_or_none(check.result.p_value_always_valid),
+    }
+
+
+def guardrail_of(check: GuardrailCheck) -> GuardrailDict:
+    """The check of a guardrail as plain values."""
+    return {
+        "metric": check.metric.name,
+        "variant": check.variant,
+        "other": check.other,
+        "margin": check.metric.margin or 0.0,
+        "status": check.result.status,
+        "worst": finite_or_none(check.result.bound),
     }
 
 
@@ -162,16 +314,45 @@ def verdict_of(
 
 
 def warnings_of(
-    evidence: Evidence, comparison: Comparison, *, variant_a: str, variant_b: str, metric: str
+    comparison: Comparison, *, variant_a: str, variant_b: str, ratio: RatioCheck | None
 ) -> list[str]:
-    """What a reader of the comparison must know besides."""
+    """What a reader of the comparison must know besides, worth a line in the log."""
     warnings = []
+    evidence: Evidence = comparison.evidence
+    metric = evidence.metric.name
     if not comparison.is_complete:
         warnings.append(missing_values(comparison, variant_a, variant_b, metric))
+    if ratio is not None and ratio.is_mismatch:
+        warnings.append(lopsided(ratio))
     worst = max(evidence.lag1_a, evidence.lag1_b)
     if worst > WARNED_LAG1:
         warnings.append(_autocorrelated(worst, metric))
+    n_left_out = evidence.a.n + evidence.b.n - evidence.n_a - evidence.n_b
+    if n_left_out:
+        warnings.append(
+            f"{n_left_out} values of {metric!r} were left out: recorded without "
+            f"{evidence.metric.companion!r}."
+        )
     return warnings
+
+
+def half_a_cycle(comparison: Comparison, rules: Rules, elapsed_s: float) -> list[str]:
+    """That a verdict came before a whole cycle was covered, if it did."""
+    if not comparison.is_significant or elapsed_s >= rules.cycle_s:
+        return []
+    text = (
+        f"The experiment has covered {_span(elapsed_s)} of a cycle of {_span(rules.cycle_s)}: "
+        "what is to come may differ (weekends, month ends). Let it run for whole cycles; cycle_s "
+        "says how long one is, 0 that there is none."
+    )
+    return [text]
+
+
+def _span(seconds: float) -> str:
+    for name, length in (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= length:
+            return f"{seconds / length:.3g} {name}"
+    return f"{seconds:.2g} seconds"
 
 
 def _autocorrelated(worst: float, metric: str) -> str:
@@ -184,8 +365,8 @@ def _autocorrelated(worst: float, metric: str) -> str:
 
 def as_plain_history(points: list[tuple[int, Comparison]]) -> IntervalHistory:
     """The looks at which an interval existed."""
-    known: list[tuple[int, Any, Contrast]] = [
-        (n, item.anytime, item.contrast)
+    known: list[tuple[int, AlwaysValid, Contrast]] = [
+        (n, item.anytime, item.evidence.effective)
         for n, item in points
         if None not in ends(item.anytime.interval)
     ]

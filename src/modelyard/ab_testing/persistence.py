@@ -4,22 +4,30 @@ Results are only ever appended. A process sends its own and takes what others se
 asked, in one transaction.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from modelyard._core.errors import ConfigError, ExperimentExistsError
+from modelyard._core.errors import (
+    ConfigError,
+    ExperimentExistsError,
+    ExperimentNotFoundError,
+)
 from modelyard._core.plain import without_non_finite
-from modelyard.ab_testing.assignment import Assignment
-from modelyard.ab_testing.results import Result, checked_metrics
+from modelyard.ab_testing.recording.results import Result, checked_metrics
+from modelyard.ab_testing.serving.assignment import Assignment
 from modelyard.storage import Store
 from modelyard.storage.tables import experiment, experiment_result
 
 RUNNING = "running"
+PAUSED = "paused"
 STOPPED = "stopped"
+_ROWS_AT_ONCE = 10_000
+# Settings that may differ when an experiment is taken up again.
+_MAY_CHANGE = frozenset({"forced"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +35,7 @@ class Stored:
     """The experiment as it stands in the store.
 
     Attributes:
-        status: `running` or `stopped`.
+        status: `running`, `paused` or `stopped`.
         assignment: Slot table and weight epochs.
     """
 
@@ -113,15 +121,49 @@ class ExperimentRows:
     def reassign(self, change: Callable[[Assignment], Assignment]) -> Assignment:
         """Replace the stored assignment by what `change` makes of it."""
         with self._database.writing() as connection:
-            connection.execute(self._select(experiment.c.test_name).with_for_update())
+            query = self._select(experiment.c.settings).with_for_update()
+            settings = connection.execute(query).scalar_one()
             changed = change(self._stored(connection).assignment)
-            self._update(connection, slots=changed.to_plain())
+            settings = {**settings, "variants": list(changed.weights)}
+            self._update(connection, slots=changed.to_plain(), settings=settings)
         return changed
 
-    def stop(self) -> None:
-        """Mark the experiment as ended."""
+    def set_status(self, status: str) -> str:
+        """Change the status, unless the experiment has ended; the status now."""
         with self._database.writing() as connection:
-            self._update(connection, status=STOPPED)
+            query = self._select(experiment.c.status).with_for_update()
+            if connection.execute(query).scalar_one() == STOPPED:
+                return STOPPED
+            self._update(connection, status=status)
+        return status
+
+    def settings(self) -> dict[str, Any]:
+        """What the experiment was made with.
+
+        Raises:
+            ExperimentNotFoundError: There is none of this name.
+        """
+        with self._database.reading() as connection:
+            found = connection.execute(self._select(experiment.c.settings)).scalar_one_or_none()
+            if found is None:
+                names = connection.execute(select(experiment.c.test_name)).scalars().all()
+                raise ExperimentNotFoundError(
+                    f"No experiment {self._test_name!r} is stored. "
+                    f"There are: {', '.join(sorted(names)) or 'none'}."
+                )
+        return dict(found)
+
+    def history(self) -> Iterator[Result]:
+        """Every stored result in the order of the store, a part at a time."""
+        after_seq = 0
+        while True:
+            query = self._newer(after_seq).limit(_ROWS_AT_ONCE)
+            with self._database.reading() as connection:
+                rows = connection.execute(query).all()
+            if not rows:
+                return
+            yield from (_result(row) for row in rows)
+            after_seq = rows[-1].seq
 
     @property
     def _is_mine(self) -> Any:
@@ -141,16 +183,18 @@ class ExperimentRows:
         return Stored(status=status, assignment=Assignment.from_plain(self._test_name, slots))
 
     def _news(self, connection: Connection, after_seq: int) -> News:
-        query = (
-            select(experiment_result)
-            .where(self._is_mine, experiment_result.c.seq > after_seq)
-            .order_by(experiment_result.c.seq)
-        )
-        rows = connection.execute(query).all()
+        rows = connection.execute(self._newer(after_seq)).all()
         return News(
             results=[_result(row) for row in rows],
             last_seq=rows[-1].seq if rows else after_seq,
             stored=self._stored(connection),
+        )
+
+    def _newer(self, after_seq: int) -> Any:
+        return (
+            select(experiment_result)
+            .where(self._is_mine, experiment_result.c.seq > after_seq)
+            .order_by(experiment_result.c.seq)
         )
 
     def _check(
@@ -162,11 +206,44 @@ class ExperimentRows:
                 "Pass resume=True to go on with it, or choose another test_name."
             )
         for key, value in asked.items():
-            if stored.get(key) != value:
+            # What an older modelyard did not store yet cannot differ.
+            if key in stored and stored[key] != value and key not in _MAY_CHANGE:
                 raise ConfigError(
                     f"The stored experiment {self._test_name!r} has {key} {stored.get(key)!r}, "
                     f"not {value!r}. Resume it with the same, or choose another test_name."
                 )
+
+
+class StoredExperiment(TypedDict):
+    """One line of the list of experiments."""
+
+    test_name: str
+    status: str
+    variants: list[str]
+    primary_metric: str
+    created_at: str
+
+
+def stored_experiments(store: Store) -> list[StoredExperiment]:
+    """All experiments of a store, the newest first."""
+    columns = (
+        experiment.c.test_name,
+        experiment.c.status,
+        experiment.c.settings,
+        experiment.c.created_at,
+    )
+    query = select(*columns).order_by(experiment.c.created_at.desc(), experiment.c.test_name)
+    with store.database.reading() as connection:
+        return [
+            {
+                "test_name": row.test_name,
+                "status": row.status,
+                "variants": list(row.settings["variants"]),
+                "primary_metric": row.settings["primary_metric"],
+                "created_at": row.created_at,
+            }
+            for row in connection.execute(query)
+        ]
 
 
 def _insert_new(connection: Connection, table: Any) -> Any:

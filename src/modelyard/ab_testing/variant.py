@@ -79,3 +79,21 @@ def require_known(name: str, known: Sequence[str]) -> None:
     """
     if name not in known:
         raise VariantNotFoundError(f"No variant {name!r}. There are: {', '.join(known)}.")
+
+
+class _Absent:
+    """Stands for a model that was not handed in."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def predict(self, data: Any) -> Any:  # noqa: ARG002 - a model's signature
+        raise ConfigError(
+            f"Variant {self._name!r} was loaded without its model. Pass "
+            f"ABTest.load(..., models={{{self._name!r}: model}})."
+        )
+
+
+def variant_without_model(name: str) -> ModelVariant:
+    """A variant that can be compared, but says so where it is asked to answer."""
+    return ModelVariant(name, _Absent(name))

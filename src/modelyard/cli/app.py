@@ -9,6 +9,7 @@ from modelyard import __version__
 from modelyard._core.errors import ModelyardError
 from modelyard.cli import (
     compression,
+    experiments,
     graphs,
     inference,
     lifecycle,
@@ -46,13 +47,14 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="From trained model to production and back: versions, rollouts, monitoring, compression, "
-    "inference, export, lifecycle.",
+    help="From trained model to production and back: versions, rollouts, monitoring, experiments, "
+    "compression, inference, export, lifecycle.",
 )
 versions.app.add_typer(upkeep.app)
 app.add_typer(versions.app, name="versions")
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(monitoring.app, name="monitor")
+app.add_typer(experiments.app, name="ab")
 app.command("compress")(compression.compress)
 app.command("bench")(inference.bench)
 app.command("export")(graphs.export)

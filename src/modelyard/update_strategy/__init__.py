@@ -3,7 +3,7 @@
 `UpdateStrategy` joins a registry, a monitor and, if there is one, whatever serves the model.
 """
 
-from modelyard.update_strategy.decisions import Evidence
+from modelyard.update_strategy.evidence import Evidence
 from modelyard.update_strategy.history import last_rollout, rollout_history
 from modelyard.update_strategy.records import (
     RollbackDecision,

@@ -2,7 +2,7 @@
 
 from modelyard._core.clock import Clock
 from modelyard.storage import Store
-from modelyard.update_strategy.decisions import Evidence
+from modelyard.update_strategy.evidence import Evidence
 from modelyard.update_strategy.ports import Watcher
 from modelyard.update_strategy.settings import UpdateSettings
 

@@ -18,7 +18,7 @@ from modelyard.storage import tables
 from modelyard.storage.leases import Lease
 from modelyard.update_strategy import rollout as states
 from modelyard.update_strategy.baseline import Baseline
-from modelyard.update_strategy.decisions import Evidence, reference_for
+from modelyard.update_strategy.evidence import Evidence, reference_for
 from modelyard.update_strategy.history import RolloutLog
 from modelyard.update_strategy.ports import DriftWatcher, Registry, Watcher
 from modelyard.update_strategy.rollout import Move, Observation, Rollout, Verdict

@@ -11,7 +11,8 @@ from enum import Enum
 from typing import Any
 
 from modelyard.storage.tables import UNFINISHED_ROLLOUTS
-from modelyard.update_strategy.decisions import Evidence, rollback_reasons
+from modelyard.update_strategy.evidence import Evidence
+from modelyard.update_strategy.guard import rollback_reasons
 from modelyard.update_strategy.settings import UpdateSettings
 
 RUNNING = "running"

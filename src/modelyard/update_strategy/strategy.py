@@ -14,11 +14,13 @@ from modelyard._core.errors import ConfigError, RolloutInProgressError, StaleRev
 from modelyard._core.ids import new_id
 from modelyard.storage import Store
 from modelyard.storage.leases import Lease
-from modelyard.update_strategy import decisions, telling
+from modelyard.update_strategy import due, telling
 from modelyard.update_strategy import rollout as states
 from modelyard.update_strategy.baseline import Baseline
 from modelyard.update_strategy.conductor import PRODUCTION, Conductor, is_passing
-from modelyard.update_strategy.decisions import Evidence
+from modelyard.update_strategy.earlier import earlier_productions
+from modelyard.update_strategy.evidence import Evidence
+from modelyard.update_strategy.guard import rollback_reasons
 from modelyard.update_strategy.history import RolloutLog
 from modelyard.update_strategy.ports import Registry, Watcher
 from modelyard.update_strategy.records import (
@@ -139,16 +141,16 @@ class UpdateStrategy:
         """Whether an update is due, and why. No while a rollout runs and in the cooldown."""
         self.advance()
         now = self._conductor.present()
-        due = self._due(now) if now.n >= self.settings.min_samples else []
+        found = self._due(now) if now.n >= self.settings.min_samples else []
         if self._is_scheduled():
             sentence = f"the schedule {self.settings.schedule!r} has come round"
-            due.append(decisions.Due(trigger=UpdateTrigger.SCHEDULED, sentence=sentence))
+            found.append(due.Due(trigger=UpdateTrigger.SCHEDULED, sentence=sentence))
         until = self._cooldown_until()
         blocked = self._blocked_by(now, until)
         return {
-            "should_update": bool(due) and blocked is None,
-            "reasons": [item.sentence for item in due],
-            "triggers": list(dict.fromkeys(item.trigger.value for item in due)),
+            "should_update": bool(found) and blocked is None,
+            "reasons": [item.sentence for item in found],
+            "triggers": list(dict.fromkeys(item.trigger.value for item in found)),
             "blocked_by": blocked,
             "n_samples": now.n,
             "cooldown_until": None if until is None else until.isoformat(),
@@ -161,7 +163,7 @@ class UpdateStrategy:
         both are measured; else production's present with the baseline.
         """
         now, baseline = self._conductor.sides(self._log.current())
-        reasons = decisions.rollback_reasons(now, baseline, self.settings)
+        reasons = rollback_reasons(now, baseline, self.settings)
         return {
             "should_rollback": bool(reasons),
             "reasons": reasons,
@@ -333,19 +335,19 @@ class UpdateStrategy:
 
     # ── inside ────────────────────────────────────────────────────────────────────
 
-    def _due(self, now: Evidence) -> list[decisions.Due]:
+    def _due(self, now: Evidence) -> list[due.Due]:
         watcher = self._conductor.drift_watcher()
         drifts = {
             "prediction": watcher.detect_prediction_drift(),
             "feature": watcher.detect_feature_drift(),
         }
-        return decisions.updates_due(now, self._baseline.evidence(), drifts, self.settings)
+        return due.updates_due(now, self._baseline.evidence(), drifts, self.settings)
 
     def _earlier_that_serves(self) -> tuple[str | None, list[str]]:
         """The newest earlier production that can serve, and why newer ones cannot."""
         passed_over = []
         events = self._registry.get_history(self.model_name)
-        for version_id in decisions.earlier_productions(events, PRODUCTION):
+        for version_id in earlier_productions(events, PRODUCTION):
             try:
                 self._target.prepare(version_id)
             except Exception as error:
@@ -361,7 +363,7 @@ class UpdateStrategy:
         since = self._created_at
         if newest is not None:
             since = max(since, datetime.fromisoformat(newest.started_at))
-        return decisions.is_scheduled(self.settings.schedule, since=since, now=self._clock.now())
+        return due.is_scheduled(self.settings.schedule, since=since, now=self._clock.now())
 
     def _cooldown_until(self) -> datetime | None:
         newest = self._log.newest()

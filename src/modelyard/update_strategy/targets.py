@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from modelyard._core.errors import ConfigError
-from modelyard.update_strategy.decisions import Evidence, evidence_since, present_of
+from modelyard.update_strategy.evidence import Evidence, evidence_since, present_of
 from modelyard.update_strategy.ports import (
     DriftWatcher,
     HealthLike,

@@ -5,7 +5,7 @@ Done without any lock: it may take long, or run code of the caller's.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,24 +18,11 @@ from modelyard.monitor.recording.rings import as_rows
 MAX_LATENCY_S = 1e9
 
 
-class Reading(NamedTuple):
-    """One prediction as it was read.
-
-    Attributes:
-        rows: Outputs; None where there are none, or none that could be read.
-        latency_s: Seconds; NaN for one that cannot be used.
-        columns: Features, as `rows`.
-        is_silent: Whether there was no prediction.
-        is_bare: Whether there were no features.
-        is_unknown: Whether there was a feature that was not there before.
-    """
-
-    rows: NDArray[Any] | None
-    latency_s: float
-    columns: NDArray[Any] | None
-    is_silent: bool
-    is_bare: bool
-    is_unknown: bool
+# One prediction as it was read: rows of outputs and latency in seconds (NaN for one that cannot be
+# used), rows of features; then whether there was no prediction, no features, an unknown feature.
+# Rows are None where there are none, or none that could be read. A plain tuple, unpacked at once:
+# one with names takes as long to make as the rest of the reading.
+Reading = tuple[NDArray[Any] | None, float, NDArray[Any] | None, bool, bool, bool]
 
 
 class Reader:
@@ -52,20 +39,29 @@ class Reader:
 
     def read(self, prediction: Any, latency_s: Any, features: Any) -> Reading:
         """One prediction."""
-        rows = None if prediction is None else as_rows(prediction, self.prediction_labels)
+        rows: NDArray[Any] | None
+        columns: NDArray[Any] | None
         is_unknown = False
         # An array of floats needs no looking at: the common case, at a third of the cost.
+        if (
+            type(prediction) is np.ndarray
+            and prediction.dtype.kind == "f"
+            and prediction.ndim == 1
+            and len(prediction)
+        ):
+            rows = prediction
+        else:
+            rows = None if prediction is None else as_rows(prediction, self.prediction_labels)
         if type(features) is np.ndarray and features.dtype.kind == "f" and features.ndim == 1:
-            columns: NDArray[Any] | None = features
+            columns = features
         elif features is None:
             columns = None
         else:
             if isinstance(features, Mapping):
                 features, is_unknown = self.in_order(features)
             columns = as_rows(features, self.feature_labels)
-        return Reading(
-            rows, seconds(latency_s), columns, prediction is None, features is None, is_unknown
-        )
+        latency_s = seconds(latency_s)
+        return rows, latency_s, columns, prediction is None, features is None, is_unknown
 
     def in_order(self, features: Mapping[Any, Any]) -> tuple[Any, bool]:
         """Features by name as a row, missing ones None, and whether there was an unknown one.

@@ -7,17 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.update_strategy.decisions import (
-    Evidence,
-    earlier_productions,
-    evidence_since,
-    is_scheduled,
-    present_of,
-    reference_for,
-    relative_drop,
-    rollback_reasons,
-    updates_due,
-)
+from modelyard.update_strategy.due import is_scheduled, updates_due
+from modelyard.update_strategy.earlier import earlier_productions
+from modelyard.update_strategy.evidence import Evidence, evidence_since, present_of, reference_for
+from modelyard.update_strategy.guard import relative_drop, rollback_reasons
 from modelyard.update_strategy.settings import UpdateSettings
 from modelyard.update_strategy.triggers import UpdateTrigger
 

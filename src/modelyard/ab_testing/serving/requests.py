@@ -14,12 +14,14 @@ class Request:
     Attributes:
         variant: Name of the variant.
         epoch: Weight epoch at the time.
-        unit: The user, if known.
+        unit: The user or the block of time, if known.
+        counts: Whether its outcome takes part; not one of a forced user.
     """
 
     variant: str
     epoch: int
     unit: str | None
+    counts: bool = True
 
 
 class OpenRequests:

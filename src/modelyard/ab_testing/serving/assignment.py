@@ -4,7 +4,6 @@ An `Assignment` is immutable, so that it can be read without a lock while anothe
 the weights: the change is one new object.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -15,12 +14,18 @@ import numpy as np
 
 from modelyard._core.clock import Clock
 from modelyard._core.errors import ConfigError
+from modelyard.ab_testing.recording.results import HELD_OUT
+from modelyard.ab_testing.serving.exposures import Exposures
 from modelyard.ab_testing.variant import require_known
-from modelyard.routing import N_SLOTS, SlotTable, normalised, slot_of
-
-_logger = logging.getLogger(__name__)
+from modelyard.ab_testing.warning import WarnsOnce
+from modelyard.routing import N_SLOTS, SlotTable, normalised, slot_and_mark_of, slot_of
 
 MODES = ("user", "time_block", "random")
+_NO_USER = (
+    "Experiment %r splits without a user id: one account would alternate between models. "
+    'Pass user_id, use assignment="time_block" or paired=True; assignment="random" says that this '
+    "is meant."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,55 +106,97 @@ class Assignment:
         )
 
 
+# Who answers a request: the variant (`HELD_OUT` for a user kept out of the experiment); whose it
+# is, the user or the block of time, None where nobody is known; whether its outcome counts. A
+# plain tuple, because one is made for each request.
+Choice = tuple[str, str | None, bool]
+
+
 class Chooser:
-    """Chooses by user, by time block or at random. Thread-safe: one lock guards the generator.
+    """Chooses by user, by time block or at random, and counts whom it gave what.
+
+    Thread-safe: one lock guards the generator.
 
     Args:
         mode: `user`, `time_block` or `random`.
         block_s: Length of a time block in seconds.
         clock: Tells the time.
         rng: For requests without a user.
+        forced: Variants of users whose outcomes do not count, testers for instance.
+        holdout_share: Share of the users kept out of the experiment, 0 to below 1.
 
     Raises:
-        ConfigError: Another mode, or blocks of no length.
+        ConfigError: Another mode, blocks of no length, or a share out of range.
     """
 
     def __init__(
-        self, mode: str, *, block_s: float, clock: Clock, rng: np.random.Generator
+        self,
+        mode: str,
+        *,
+        block_s: float,
+        clock: Clock,
+        rng: np.random.Generator,
+        forced: Mapping[str, str] | None = None,
+        holdout_share: float = 0.0,
     ) -> None:
         if mode not in MODES:
             raise ConfigError(f"assignment must be one of {', '.join(MODES)}; got {mode!r}.")
         if not block_s > 0:
             raise ConfigError(f"block_s must be above 0 seconds, got {block_s!r}.")
+        if not 0.0 <= holdout_share < 1.0:
+            raise ConfigError(
+                f"holdout_share must be in [0, 1), got {holdout_share!r}. 0.1 keeps a tenth out."
+            )
+        if holdout_share and mode != "user":
+            raise ConfigError(f'holdout_share needs assignment="user", got {mode!r}.')
         self.mode = mode
+        self.forced = {str(user): name for user, name in (forced or {}).items()}
+        self.holdout_share = holdout_share
+        self.exposures = Exposures()
+        self._n_held_out_slots = round(holdout_share * N_SLOTS)
         self._block_s = block_s
         self._clock = clock
         self._rng = rng
         self._lock = Lock()
-        self._has_warned = False
+        self._warns = WarnsOnce()
 
-    def choose(self, assignment: Assignment, user_id: str | None) -> str:
-        """Name of the variant for one request."""
+    def choose(self, assignment: Assignment, user_id: Any = None) -> Choice:
+        """Who answers one request."""
+        if self.mode == "user" and user_id is not None:
+            return self._of_user(assignment, user_id if type(user_id) is str else str(user_id))
         if self.mode == "time_block":
-            block = int(self._clock.now().timestamp() // self._block_s)
-            return assignment.variant_of(f"block_{block}")
+            block = self.block()
+            slot, mark = slot_and_mark_of(assignment.test_name, assignment.salt, block)
+            owner = assignment.table.owners[slot]
+            self.exposures.note(owner, assignment.epoch, mark)
+            return owner, block, True
         if self.mode == "user":
-            if user_id is not None:
-                return assignment.variant_of(str(user_id))
-            self._warn_once(assignment.test_name)
+            self._warns.once("no user", _NO_USER % assignment.test_name)
         with self._lock:
-            return assignment.table.owners[int(self._rng.random() * N_SLOTS)]
+            owner = assignment.table.owners[int(self._rng.random() * N_SLOTS)]
+        self.exposures.note_unknown(owner, assignment.epoch)
+        return owner, None if user_id is None else str(user_id), True
 
-    def _warn_once(self, test_name: str) -> None:
-        if self._has_warned:
-            return
-        self._has_warned = True
-        _logger.warning(
-            "Experiment %r splits without a user id: one account would alternate between models. "
-            'Pass user_id, use assignment="time_block" or paired=True; assignment="random" says '
-            "that this is meant.",
-            test_name,
-        )
+    def block(self) -> str:
+        """Name of the present block of time."""
+        return f"block_{int(self._clock.now().timestamp() // self._block_s)}"
+
+    def is_held_out(self, assignment: Assignment, user_id: str) -> bool:
+        """Whether a user is kept out of the experiment, whatever the weights are."""
+        if not self._n_held_out_slots:
+            return False
+        slot = slot_of(f"{assignment.test_name}/holdout", assignment.salt, user_id)
+        return slot < self._n_held_out_slots
+
+    def _of_user(self, assignment: Assignment, user_id: str) -> Choice:
+        if self.forced and user_id in self.forced:
+            return self.forced[user_id], user_id, False
+        if self._n_held_out_slots and self.is_held_out(assignment, user_id):
+            return HELD_OUT, user_id, True
+        slot, mark = slot_and_mark_of(assignment.test_name, assignment.salt, user_id)
+        owner = assignment.table.owners[slot]
+        self.exposures.note(owner, assignment.epoch, mark)
+        return owner, user_id, True
 
 
 def checked_weights(weights: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""What follows from it: pure functions of what was recorded and of the rules."""

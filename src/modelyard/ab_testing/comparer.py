@@ -1,0 +1,230 @@
+"""The part of `ABTest` that compares: what the outcomes say, and whether anybody has won."""
+
+from collections.abc import Mapping, Sequence
+
+from modelyard._core.errors import ConfigError
+from modelyard.ab_testing import outputs
+from modelyard.ab_testing.analysis.checks import (
+    GuardrailCheck,
+    RatioCheck,
+    check_guardrail,
+    check_ratio,
+    elapsed_s,
+)
+from modelyard.ab_testing.analysis.comparing import Comparison, compare, decide
+from modelyard.ab_testing.analysis.evidence import Evidence, evidence_of
+from modelyard.ab_testing.analysis.recommendation import recommend
+from modelyard.ab_testing.recorder import Recorder
+from modelyard.ab_testing.recording.snapshots import Snapshot
+from modelyard.ab_testing.variant import require_known
+from modelyard.stats.intervals import alpha_of
+from modelyard.stats.multiplicity import holm
+
+
+class Comparer(Recorder):
+    """Compares variants and names the winner. A part of `ABTest`."""
+
+    def compare_variants(
+        self, variant_a: str, variant_b: str, metric: str | None = None
+    ) -> outputs.ComparisonDict:
+        """Compare `variant_b` with `variant_a`.
+
+        Args:
+            variant_a: The control: differences and improvement are relative to it.
+            variant_b: The treatment.
+            metric: What to compare; the primary metric by default.
+
+        Raises:
+            VariantNotFoundError: No such variant.
+            ConfigError: A variant with itself, or a metric that was never recorded.
+        """
+        metric = self._checked_metric(variant_a, variant_b, metric)
+        snapshot, planned = self._now()
+        comparison = self._compare(snapshot, planned, variant_a, variant_b, metric)
+        lower_is_better = self._book.is_lower_better(metric)
+        ratio = self._ratio(snapshot)
+        guardrails = self._guardrails(snapshot, comparison, variant_a, variant_b, metric)
+        recommendation = recommend(
+            comparison,
+            self._rules,
+            variant_a=variant_a,
+            variant_b=variant_b,
+            metric=metric,
+            lower_is_better=lower_is_better,
+            ratio=ratio,
+            guardrails=guardrails,
+        )
+        warnings = outputs.warnings_of(
+            comparison, variant_a=variant_a, variant_b=variant_b, ratio=ratio
+        )
+        for warning in warnings:
+            self._warns.once(f"{metric}: {warning[:20]}", warning)
+        return {
+            "variant_a": variant_a,
+            "variant_b": variant_b,
+            "metric": metric,
+            "kind": comparison.evidence.metric.kind,
+            "lower_is_better": lower_is_better,
+            "paired": self.paired,
+            "weight_epochs": len(self._ledger.assignment.epochs),
+            "statistics": outputs.statistics_of(comparison),
+            "bayesian": outputs.bayes_of(comparison, lower_is_better=lower_is_better),
+            "decision": outputs.decision_of(comparison, self._rules),
+            "sample_ratio": outputs.ratio_of(ratio),
+            "guardrails": [outputs.guardrail_of(check) for check in guardrails],
+            "result": outputs.verdict_of(
+                comparison, recommendation, lower_is_better=lower_is_better
+            ),
+            "warnings": warnings
+            + outputs.half_a_cycle(
+                comparison, self._rules, elapsed_s(snapshot.first_at, snapshot.last_at)
+            ),
+        }
+
+    def get_winner(self, metric: str | None = None) -> str | None:
+        """The variant shown to be better than every other, or None.
+
+        With three variants or more the p-values are adjusted by Holm's method (Bonferroni's for
+        planned looks). Nobody wins while more than 1 % of a variant's values are not finite, while
+        the users are not split as the weights say, or without having passed every guardrail.
+
+        Raises:
+            ConfigError: A metric that was never recorded.
+        """
+        metric = self._known_metric(metric)
+        snapshot, planned = self._now()
+        ratio = self._ratio(snapshot)
+        if ratio is not None and ratio.is_mismatch:
+            return None
+        for name in self.names:
+            if self._beats_all(name, snapshot, planned, metric):
+                return name
+        return None
+
+    def check_sample_ratio(self) -> outputs.RatioDict | None:
+        """Whether the variants got the shares of the users that their weights say.
+
+        Counted are users (or single requests) that have an outcome where these are known, else
+        those that this process assigned; None where neither is known.
+        """
+        return outputs.ratio_of(self._ratio(self._ledger.snapshot()))
+
+    def _now(self) -> tuple[Snapshot, Sequence[Snapshot]]:
+        with self._lock:
+            snapshot = self._ledger.snapshot()
+            return snapshot, self._ledger.planned_looks()
+
+    def _evidence(self, snapshot: Snapshot, a: str, b: str, metric: str) -> Evidence:
+        return evidence_of(snapshot, a, b, self._book[metric], is_paired=self.paired)
+
+    def _compare(
+        self, snapshot: Snapshot, planned: Sequence[Snapshot], a: str, b: str, metric: str
+    ) -> Comparison:
+        return compare(
+            self._evidence(snapshot, a, b, metric),
+            self._rules,
+            [self._evidence(look, a, b, metric) for look in planned],
+        )
+
+    def _beats_all(
+        self, name: str, snapshot: Snapshot, planned: Sequence[Snapshot], metric: str
+    ) -> bool:
+        others = [other for other in self.names if other != name]
+        found = [self._compare(snapshot, planned, other, name, metric) for other in others]
+        sign = -1.0 if self._book.is_lower_better(metric) else 1.0
+        return (
+            all(item.has_enough and item.is_complete for item in found)
+            and self._are_significant(found, planned, others, name, metric)
+            and all(sign * item.difference > 0.0 for item in found)
+            and all(
+                check.result.status == "passes"
+                for other, item in zip(others, found, strict=True)
+                for check in self._guardrails(snapshot, item, other, name, metric)
+            )
+        )
+
+    def _are_significant(
+        self,
+        found: Sequence[Comparison],
+        planned: Sequence[Snapshot],
+        others: Sequence[str],
+        name: str,
+        metric: str,
+    ) -> bool:
+        if self._rules.inference == "always_valid":
+            p_values = holm([item.anytime.p_value for item in found])
+            return bool((p_values < alpha_of(self._rules.confidence_level)).all())
+        return all(
+            decide(
+                item.evidence,
+                item.anytime,
+                [self._evidence(look, other, name, metric) for look in planned],
+                self._rules,
+                n_tests=len(found),
+            ).is_significant
+            for other, item in zip(others, found, strict=True)
+        )
+
+    def _guardrails(
+        self, snapshot: Snapshot, comparison: Comparison, a: str, b: str, metric: str
+    ) -> list[GuardrailCheck]:
+        """Of the better of the two against the other; none where another metric is compared."""
+        if metric != self.primary_metric:
+            return []
+        is_b = (comparison.difference > 0.0) != self._book.is_lower_better(metric)
+        other, better = (a, b) if is_b else (b, a)
+        return [
+            check_guardrail(
+                self._compare(snapshot, (), other, better, guardrail.name),
+                guardrail,
+                variant=better,
+                other=other,
+                lower_is_better=self._book.is_lower_better(guardrail.name),
+            )
+            for guardrail in self._book.guardrails
+        ]
+
+    def _ratio(self, snapshot: Snapshot) -> RatioCheck | None:
+        if self.paired:
+            return None
+        weights = [epoch.weights for epoch in self._ledger.assignment.epochs]
+        checks = []
+        outcomes = self._outcome_units(snapshot)
+        if outcomes:
+            checks.append(check_ratio(outcomes, weights, counted="outcome"))
+        assigned = self._chooser.exposures.counts()
+        if assigned:
+            checks.append(check_ratio(assigned, weights, counted="assigned"))
+        worst = [check for check in checks if check.is_mismatch]
+        return next(iter(worst or checks), None)
+
+    def _outcome_units(self, snapshot: Snapshot) -> Mapping[tuple[str, int], int]:
+        """Users or requests with an outcome, by variant and epoch; empty where not known.
+
+        Outcomes of nobody in particular stand for one user each only while they are no more than
+        the users that were assigned.
+        """
+        n_unitless = sum(snapshot.unitless_counts.values())
+        if not n_unitless:
+            return snapshot.unit_counts
+        exposures = self._chooser.exposures
+        n_assigned = sum(exposures.counts().values())
+        is_one_each = exposures.is_one_each and n_unitless <= n_assigned
+        if snapshot.unit_counts or not is_one_each or self._chooser.holdout_share:
+            return {}
+        return snapshot.unitless_counts
+
+    def _checked_metric(self, variant_a: str, variant_b: str, metric: str | None) -> str:
+        require_known(variant_a, self.names)
+        require_known(variant_b, self.names)
+        if variant_a == variant_b:
+            raise ConfigError(f"{variant_a!r} cannot be compared with itself.")
+        return self._known_metric(metric)
+
+    def _known_metric(self, metric: str | None) -> str:
+        if metric is None or metric == self.primary_metric:
+            return self.primary_metric
+        known = self._ledger.metrics()
+        if metric not in known:
+            raise ConfigError(f"No metric {metric!r} was recorded. There are: {known}.")
+        return metric

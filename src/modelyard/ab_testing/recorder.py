@@ -1,0 +1,302 @@
+"""The part of `ABTest` that serves and records: who answers, and what came of it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from modelyard._core.clock import Clock
+from modelyard._core.errors import ConfigError, RequestNotFoundError
+from modelyard._core.ids import new_id
+from modelyard.ab_testing.analysis.rules import Rules
+from modelyard.ab_testing.ledger import Ledger
+from modelyard.ab_testing.metrics import MetricBook
+from modelyard.ab_testing.persistence import PAUSED
+from modelyard.ab_testing.recording.results import HELD_OUT, Result, checked_metrics
+from modelyard.ab_testing.serving.assignment import Choice, Chooser
+from modelyard.ab_testing.serving.requests import OpenRequests, Request
+from modelyard.ab_testing.variant import ModelVariant, require_known
+from modelyard.ab_testing.warning import WarnsOnce
+
+
+class Recorder:
+    """Serves the variants and records outcomes. The base of `ABTest`, which makes it.
+
+    Thread-safe: the ledger's lock guards what was recorded; the assignment is an immutable object
+    that is replaced whole, and models run outside the lock.
+
+    Args:
+        variants: By name; may lack some that another process added.
+        book: What is known of the metrics.
+        rules: What a verdict needs.
+        ledger: What was recorded.
+        chooser: Who gets what.
+        clock: Tells the time.
+        is_paired: Whether every variant answers every input.
+    """
+
+    def __init__(
+        self,
+        variants: Mapping[str, ModelVariant],
+        *,
+        book: MetricBook,
+        rules: Rules,
+        ledger: Ledger,
+        chooser: Chooser,
+        clock: Clock,
+        is_paired: bool,
+    ) -> None:
+        self.test_name = ledger.assignment.test_name
+        self.primary_metric = book.primary
+        self.paired = is_paired
+        self._variants = dict(variants)
+        self._book = book
+        self._rules = rules
+        self._ledger = ledger
+        self._lock = ledger.lock
+        self._chooser = chooser
+        self._clock = clock
+        self._requests = OpenRequests()
+        self._n_without_primary = self._n_not_counted = 0
+        self._warns = WarnsOnce()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The variants' names, in order; the first is the control."""
+        return tuple(self._ledger.assignment.weights)
+
+    @property
+    def status(self) -> str:
+        """`running`, `paused` or `stopped`."""
+        return self._ledger.status
+
+    def select_variant(self, user_id: str | None = None) -> ModelVariant:
+        """The variant of a user: always the same until weights change and this user must move.
+
+        A user kept out of the experiment gets the control, the first variant; so does everybody
+        while it is paused.
+
+        Args:
+            user_id: Any value whose text identifies the user.
+        """
+        return self._served(self._owner(user_id)[0])
+
+    def is_held_out(self, user_id: str) -> bool:
+        """Whether a user is kept out of the experiment (`holdout_share`)."""
+        return self._chooser.is_held_out(self._ledger.assignment, str(user_id))
+
+    def predict(
+        self,
+        data: Any,
+        user_id: str | None = None,
+        variant_name: str | None = None,
+        *,
+        request_id: str | None = None,
+    ) -> tuple[Any, str]:
+        """Answer `data` with the user's variant.
+
+        Args:
+            data: What the model takes.
+            user_id: Whose request it is.
+            variant_name: Use this variant whoever asks.
+            request_id: Remembers who answered, for `record_outcome`.
+
+        Returns:
+            The model's answer, and the name of the variant that gave it.
+
+        Raises:
+            VariantNotFoundError: There is no `variant_name`.
+        """
+        if variant_name is None:
+            owner, unit, counts = self._owner(user_id)
+        else:
+            require_known(variant_name, self.names)
+            owner, counts = variant_name, True
+            unit = None if user_id is None else str(user_id)
+        variant = self._served(owner)
+        prediction = variant.predict(data)
+        if request_id is not None:
+            name = owner if owner == HELD_OUT else variant.name
+            epoch = self._ledger.assignment.epoch
+            self._requests.remember(request_id, Request(name, epoch, unit, counts))
+        return prediction, variant.name
+
+    def predict_all(self, data: Any) -> dict[str, Any]:
+        """The answers of all variants to the same input, by name (shadow evaluation)."""
+        return {name: self._served(name).predict(data) for name in self.names}
+
+    def record_result(
+        self,
+        variant_name: str,
+        metrics: Mapping[str, Any],
+        *,
+        user_id: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        """Record what came of one answer of a variant.
+
+        Args:
+            variant_name: Who answered.
+            metrics: Numbers by name. What is not finite is counted, never averaged.
+            user_id: Whose request it was. Outcomes of one user then count as one user's, however
+                many they are.
+            request_id: The outcome's own id: a second one with it is ignored, whichever process
+                sends it.
+
+        Raises:
+            VariantNotFoundError: No such variant.
+            ConfigError: Metrics that are no numbers, or a paired experiment.
+            ExperimentStoppedError: The experiment has ended.
+        """
+        require_known(variant_name, self.names)
+        if self.paired:
+            raise ConfigError(
+                f"{self.test_name!r} is a paired experiment: record all variants of one input "
+                "together with record_paired({name: metrics, ...})."
+            )
+        values = checked_metrics(metrics)
+        unit, name = self._unit_now(), variant_name
+        if user_id is not None:
+            unit = str(user_id)
+            if unit in self._chooser.forced:
+                self._n_not_counted += 1
+                return
+            if self.is_held_out(unit):
+                name = HELD_OUT
+        epoch = self._ledger.assignment.epoch
+        self._record(name, values, epoch=epoch, unit=unit, request_id=request_id)
+
+    def record_outcome(self, request_id: str, metrics: Mapping[str, Any]) -> None:
+        """Record what came of an answer that `predict(..., request_id=...)` gave.
+
+        A second outcome of the same request is ignored, so it is safe to retry. It may come late,
+        also while the experiment is paused.
+
+        Raises:
+            RequestNotFoundError: No such request among the last 100,000 without an outcome.
+            ConfigError: Metrics that are no numbers.
+            ExperimentStoppedError: The experiment has ended.
+        """
+        request = self._requests.get(request_id)
+        if request is None:
+            if self._ledger.has_seen(request_id):
+                return
+            raise RequestNotFoundError(
+                f"No open request {request_id!r} in experiment {self.test_name!r}. "
+                "Pass request_id= to predict; where another process answered, or this one was "
+                "restarted since, use record_result(variant_name, metrics, request_id=...)."
+            )
+        values = checked_metrics(metrics)
+        if request.counts:
+            self._record(
+                request.variant,
+                values,
+                epoch=request.epoch,
+                unit=request.unit,
+                request_id=request_id,
+                is_late=True,
+            )
+        else:
+            self._n_not_counted += 1
+        self._requests.forget(request_id)
+
+    def record_paired(
+        self, metrics: Mapping[str, Mapping[str, Any]], *, request_id: str | None = None
+    ) -> None:
+        """Record what came of the answers of several variants to the same input.
+
+        Args:
+            metrics: Metrics by variant, of two variants or more.
+            request_id: The input's own id; a second record of it is ignored.
+
+        Raises:
+            ConfigError: Not a paired experiment, fewer than two variants, or no numbers.
+            VariantNotFoundError: No such variant.
+            ExperimentStoppedError: The experiment has ended.
+        """
+        if not self.paired or len(metrics) < 2:  # noqa: PLR2004 - a pair
+            raise ConfigError(
+                "record_paired needs ABTest(..., paired=True) and the metrics of two variants or "
+                f"more; paired={self.paired}, variants given: {list(metrics)}."
+            )
+        for name in metrics:
+            require_known(name, self.names)
+        checked = {name: checked_metrics(values) for name, values in metrics.items()}
+        epoch, at = self._ledger.assignment.epoch, self._clock.now().isoformat()
+        shared = request_id or new_id("pair")
+        self._ledger.record(
+            [
+                Result(variant=name, epoch=epoch, metrics=values, at=at, request_id=shared)
+                for name, values in checked.items()
+            ]
+        )
+        self._note_primary(*checked.values())
+
+    def flush(self) -> None:
+        """Store what waits, durably, and take in what other processes have stored.
+
+        Raises:
+            StorageError: The store refuses; nothing is lost, the next flush tries again.
+        """
+        self._ledger.flush()
+
+    def _owner(self, user_id: str | None) -> Choice:
+        """Who answers, whose request it is, and whether its outcome counts."""
+        assignment = self._ledger.assignment
+        if self._ledger.status == PAUSED:
+            return next(iter(assignment.weights)), None, False
+        return self._chooser.choose(assignment, user_id)
+
+    def _served(self, owner: str) -> ModelVariant:
+        """The variant that answers for an owner: the control for those held out."""
+        variant = self._variants.get(owner)
+        if variant is not None:
+            return variant
+        control = next((name for name in self.names if name in self._variants), owner)
+        if owner != HELD_OUT:
+            self._warns.once(
+                owner,
+                f"Another process added the variant {owner!r} to experiment {self.test_name!r}; "
+                f"it has no model here, so {control!r} answers for it. Call add_variant with its "
+                "model.",
+            )
+        return self._variants[control]
+
+    def _unit_now(self) -> str | None:
+        """The block of time, where blocks are what is assigned."""
+        return self._chooser.block() if self._chooser.mode == "time_block" else None
+
+    def _record(
+        self,
+        variant: str,
+        values: Mapping[str, float],
+        *,
+        epoch: int,
+        unit: str | None,
+        request_id: str | None = None,
+        is_late: bool = False,
+    ) -> None:
+        result = Result(
+            variant=variant,
+            epoch=epoch,
+            metrics=values,
+            at=self._clock.now().isoformat(),
+            unit=unit,
+            request_id=request_id,
+        )
+        self._ledger.record([result], is_late=is_late)
+        self._note_primary(values)
+
+    def _note_primary(self, *recorded: Mapping[str, float]) -> None:
+        """Say so, once, when outcomes come without the metric that decides."""
+        missing: Sequence[Mapping[str, float]] = [
+            values for values in recorded if self.primary_metric not in values
+        ]
+        if not missing:
+            return
+        with self._lock:
+            self._n_without_primary += len(missing)
+        self._warns.once(
+            "primary",
+            f"Experiment {self.test_name!r}: an outcome without the primary metric "
+            f"{self.primary_metric!r} was recorded; it has {sorted(missing[0])}. Such outcomes "
+            "decide nothing.",
+        )

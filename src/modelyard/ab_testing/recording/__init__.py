@@ -1,0 +1,1 @@
+"""What was recorded: outcomes, running sums of them, snapshots."""

@@ -1,0 +1,61 @@
+"""One outcome, and what is allowed in it."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from modelyard._core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """One outcome of one variant.
+
+    Attributes:
+        variant: Who gave it; `held_out` where a user was kept out of the experiment.
+        epoch: Weight epoch in which the variant was assigned.
+        metrics: Values by name; NaN where the value was not finite.
+        at: When it was recorded, ISO 8601.
+        unit: The user or other unit it belongs to, if known.
+        request_id: Counts once for each variant; outcomes of a pair share it.
+    """
+
+    variant: str
+    epoch: int
+    metrics: Mapping[str, float]
+    at: str = ""
+    unit: str | None = None
+    request_id: str | None = None
+
+
+# Not a name that a variant can have: theirs begin with a letter or a digit.
+HELD_OUT = "(held out)"
+
+
+def checked_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics as floats; None and what is not finite become NaN.
+
+    Raises:
+        ConfigError: Not a mapping, no metric at all, or a value that is no number.
+    """
+    if not isinstance(metrics, Mapping) or not metrics:
+        raise ConfigError(f"metrics must be a dict of numbers with at least one, got {metrics!r}.")
+    checked = {}
+    for name, value in metrics.items():
+        try:
+            number = math.nan if value is None else float(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ConfigError(
+                f"metric {name!r} must be a number, got {type(value).__qualname__} {value!r}."
+            ) from error
+        checked[str(name)] = number if math.isfinite(number) else math.nan
+    return checked
+
+
+def grouped(results: Iterable[Result]) -> list[list[Result]]:
+    """Results that share a request id, together, in the order in which they first appear."""
+    groups: dict[str, list[Result]] = {}
+    for index, result in enumerate(results):
+        groups.setdefault(result.request_id or f"#{index}", []).append(result)
+    return list(groups.values())

@@ -1,0 +1,1 @@
+"""Who gets which variant, and whose outcome is still to come."""
