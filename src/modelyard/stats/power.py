@@ -6,7 +6,7 @@ than a percentage point of power.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -121,13 +121,7 @@ def plan(
         variance=std * std * (1.0 / share_a + 1.0 / share_b),
         information=4.0 * share_a * share_b / (share_a + share_b),
         shares=shares,
-        needed=_Needed(
-            wanted_power=wanted_power,
-            alpha=alpha_of(confidence_level),
-            inference=inference,
-            n_looks=n_looks,
-            n_tuned=n_tuned,
-        ),
+        needed=_Needed(wanted_power, alpha_of(confidence_level), inference, n_looks, n_tuned),
     )
 
 
@@ -174,13 +168,7 @@ def plan_proportion(
         ),
         information=4.0 * share_a * share_b / (share_a + share_b),
         shares=shares,
-        needed=_Needed(
-            wanted_power=wanted_power,
-            alpha=alpha_of(confidence_level),
-            inference=inference,
-            n_looks=n_looks,
-            n_tuned=n_tuned,
-        ),
+        needed=_Needed(wanted_power, alpha_of(confidence_level), inference, n_looks, n_tuned),
     )
 
 
@@ -231,23 +219,12 @@ def plan_sharpe(
         variance=2.0 * variance,
         information=1.0,
         shares=(0.5, 0.5),
-        needed=_Needed(
-            wanted_power=wanted_power,
-            alpha=alpha_of(confidence_level),
-            inference=inference,
-            n_looks=n_looks,
-            n_tuned=n_tuned,
-        ),
+        needed=_Needed(wanted_power, alpha_of(confidence_level), inference, n_looks, n_tuned),
     )
-    return Plan(
-        n_total=found.n_total,
-        n_per_variant=found.n_per_variant,
-        critical=found.critical,
-        effect=sharpe_b - sharpe_a,
-    )
+    return replace(found, effect=sharpe_b - sharpe_a)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Needed:
     """What the experiment must deliver, and how it will be read."""
 
