@@ -37,11 +37,11 @@ GBSTATS_TUNED = 5000
 PATIENCE = 2
 
 _NOTE = (
-    f"A hundred looks, evenly spaced. *modelyard*: an `ABTest` as it comes, which gives no verdict "
-    f"below {MIN_SAMPLES} outcomes each. *Planned*: `n_tuned` as `modelyard ab plan` says and "
-    f"`min_samples={MIN_EFFECTIVE_SAMPLES}`. gbstats' sequential test is computed by the formula "
-    f"that the tests hold equal to it, tuned at its default of {GBSTATS_TUNED} outcomes. The "
-    "t-test that looks every time finds most because it finds differences that are not there."
+    "A hundred looks, evenly spaced. *modelyard*: an `ABTest` as it comes, which gives no "
+    f"verdict below {MIN_SAMPLES} outcomes each. *Planned*: `n_tuned` as `modelyard ab plan` says "
+    f"and `min_samples={MIN_EFFECTIVE_SAMPLES}`. gbstats' sequential test is computed by the "
+    f"formula that the tests hold equal to it, tuned at its default of {GBSTATS_TUNED} outcomes. "
+    "The t-test that looks every time finds most because it finds differences that are not there."
 )
 
 Values = NDArray[np.float64]
