@@ -129,6 +129,7 @@ def test_chances_to_be_best_agree_with_the_pairwise_ones():
     worst = probabilities_to_be_best([1.0, 2.0, 3.0], [0.1] * 3, rng=rng, lower_is_better=True)
     assert worst == pytest.approx([1.0, 0.0, 0.0])
     assert probabilities_to_be_best([1.0, 1.0], [0.0, 0.0], rng=rng) == pytest.approx([0.5, 0.5])
+    assert np.isnan(probabilities_to_be_best([1.0, 2.0], [0.1, math.nan], rng=rng)).all()
 
 
 # ── guardrails ──────────────────────────────────────────────────────────────────────────────────
