@@ -124,6 +124,17 @@ def test_what_cannot_be_planned_says_why(options, words):
         plan(**{"effect": 0.1, "std": 1.0, **options})
 
 
+def test_a_badly_tuned_plan_is_long_but_found():
+    best = plan(0.1, std=1.0).n_total
+    assert best < plan(0.1, std=1.0, n_tuned=1e9).n_total < 1e7
+    assert best < plan(0.1, std=1.0, n_tuned=2.0).n_total < 3 * best
+
+
+def test_a_power_that_is_no_chance_is_refused():
+    with pytest.raises(ConfigError, match="wanted_power"):
+        samples_per_variant(0.1, std=1.0, wanted_power=1.0)
+
+
 @pytest.mark.parametrize("correlation", [-1.0, 1.0, 2.0])
 def test_a_correlation_of_identical_streams_is_refused(correlation):
     with pytest.raises(ConfigError, match="correlation"):

@@ -93,6 +93,13 @@ def test_bootstrap_agrees_with_the_large_sample_test_where_samples_are_large(rng
         assert found == pytest.approx(p_value, abs=0.03)
 
 
+def test_bootstrap_of_streams_apart_agrees_too(rng):
+    a, b = rng.normal(size=2000), rng.normal(0.05, 1, size=1500)
+    p_value = t_test(sharpe_contrast(a, b)).p_value
+    found = bootstrap_p_value(a, b, is_paired=False, rng=rng, n_resamples=2000)
+    assert found == pytest.approx(p_value, abs=0.03)
+
+
 def test_bootstrap_is_quick_and_repeats_itself(rng):
     a, b = rng.normal(size=250), rng.normal(size=250)
     began = time.perf_counter()

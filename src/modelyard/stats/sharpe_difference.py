@@ -13,7 +13,12 @@ from modelyard.stats.sharpe import (
     sharpe_ratio,
     standard_error,
 )
-from modelyard.stats.significance import Contrast, contrast_of, no_contrast
+from modelyard.stats.significance import (
+    Contrast,
+    contrast_of,
+    in_standard_errors,
+    no_contrast,
+)
 
 Returns = NDArray[np.float64]
 
@@ -120,9 +125,7 @@ def bootstrap_p_value(
             f"n_resamples at least 1; got {block} and {n_resamples}."
         )
     contrast = paired_sharpe_contrast(a, b) if is_paired else sharpe_contrast(a, b)
-    if contrast.variance <= 0.0:
-        return 1.0 if contrast.difference == 0.0 else 0.0
-    found = abs(contrast.difference) / math.sqrt(contrast.variance)
+    found = abs(in_standard_errors(contrast))
     if is_paired:
         drawn = _resampled_pairs(a, b, contrast.difference, rng, n_resamples, block)
     else:
