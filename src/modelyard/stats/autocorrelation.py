@@ -45,7 +45,8 @@ class Lag1:
         Args:
             moments: Of the same stream.
         """
-        if self.n <= 2 or moments.m2 <= 0.0:  # noqa: PLR2004 - two pairs at least
+        rounding = self.n * (_ROUNDING * abs(moments.mean)) ** 2
+        if self.n <= 2 or moments.m2 <= rounding:  # noqa: PLR2004 - two pairs at least
             return 0.0
         mean = moments.mean - self.first
         cross = self.products - mean * (2.0 * self.total - self.last) + (self.n - 1) * mean * mean

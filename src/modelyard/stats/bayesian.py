@@ -69,8 +69,10 @@ def probabilities_to_be_best(
         lower_is_better: Whether the smallest mean is the best.
 
     Returns:
-        shape (variants,), sum 1; equal ones share.
+        shape (variants,), sum 1; equal ones share. All NaN where any mean or error is.
     """
+    if np.isnan([*means, *standard_errors]).any():
+        return np.full(len(means), np.nan)
     draws = rng.normal(means, standard_errors, size=(n_draws, len(means)))
     signed = -draws if lower_is_better else draws
     is_best = signed == signed.max(axis=1, keepdims=True)

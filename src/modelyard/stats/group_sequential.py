@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -13,11 +14,16 @@ from modelyard.stats.intervals import alpha_of
 
 Spending = Literal["obrien_fleming", "pocock"]
 
-# Standard deviations beyond which a path's density is below what a float resolves.
-_REACH = 9.0
-# Nodes for each standard deviation of a step: the integrand is a Gaussian of that width.
-_NODES_PER_STEP = 4.0
-_FEWEST_NODES = 64
+# Standard deviations beyond which a density leaves the floats. Less would do for the chances, but
+# early critical values of O'Brien and Fleming's kind lie at 20 and depend on such tails.
+_REACH = 38.0
+# Nodes for each standard deviation of a step: the integrand is a Gaussian of that width. In the
+# middle, where nodes are farthest apart, this leaves an error of 1e-15.
+_NODES_PER_STEP = 3.0
+# Numbers of nodes are multiples of this, so that few sets are worked out.
+_NODES_BY = 64
+# Information between two looks, in the whole: those closer need more nodes than they are worth.
+_CLOSEST = 1e-4
 # Where a normal tail leaves the floats.
 _FARTHEST = 40.0
 _SMALLEST = 1e-300
@@ -41,7 +47,7 @@ def boundaries(
         One critical value a look; infinite where nothing measurable may be spent yet.
 
     Raises:
-        ConfigError: Fractions not rising within (0, 1], or another spending.
+        ConfigError: Fractions not rising within (0, 1] or closer than 1e-4, or another spending.
 
     Source:
         Lan and DeMets (1983), Biometrika 70, 659-663; recursion: Armitage, McPherson and Rowe
@@ -52,10 +58,10 @@ def boundaries(
     spent = [_spent(time, alpha, spending) for time in times]
     path = _Path()
     criticals = []
-    for time, before, now in zip(times, [0.0, *spent], spent, strict=False):
+    for time, after, before, now in zip(times, _next(times), [0.0, *spent], spent, strict=False):
         step = path.to(time)
         criticals.append(step.critical(now - before))
-        path = step.stopped_at(criticals[-1])
+        path = step.stopped_at(criticals[-1], after)
     return np.asarray(criticals)
 
 
@@ -73,10 +79,11 @@ def crossing_probability(
         ConfigError: Fractions not rising within (0, 1].
     """
     path, total = _Path(), 0.0
-    for time, critical in zip(_checked(fractions), criticals, strict=True):
+    times = _checked(fractions)
+    for time, after, critical in zip(times, _next(times), criticals, strict=True):
         step = path.to(time, drift=drift)
         total += step.beyond(critical)
-        path = step.stopped_at(critical)
+        path = step.stopped_at(critical, after)
     return min(total, 1.0)
 
 
@@ -125,20 +132,27 @@ class _Step:
 
         return float(optimize.brentq(excess, 0.0, _FARTHEST, xtol=1e-12))
 
-    def stopped_at(self, critical: float) -> _Path:
-        """The paths that go on."""
+    def stopped_at(self, critical: float, after: float) -> _Path:
+        """The paths that go on, at nodes close enough for the step to the time `after`."""
         root = math.sqrt(self._time)
         low = max(-critical * root, self._middle - _REACH * root)
         high = min(critical * root, self._middle + _REACH * root)
         if high <= low:
             return _Path(self._time, np.zeros(0), np.zeros(0))
-        n_nodes = max(_FEWEST_NODES, math.ceil(_NODES_PER_STEP * (high - low) / self._width))
-        points, weights = np.polynomial.legendre.leggauss(n_nodes)
+        narrowest = min(self._width, math.sqrt(after - self._time))
+        n_nodes = _NODES_PER_STEP * (high - low) / narrowest
+        points, weights = _gauss_legendre(math.ceil(n_nodes / _NODES_BY) * _NODES_BY)
         nodes = low + (points + 1.0) * (high - low) / 2.0
         distances = (nodes[:, None] - self._centres) / self._width
         density = np.exp(-0.5 * distances * distances) @ self._masses
         scale = (high - low) / 2.0 / (self._width * math.sqrt(2.0 * math.pi))
         return _Path(self._time, nodes, weights * density * scale)
+
+
+@lru_cache(maxsize=64)
+def _gauss_legendre(n_nodes: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    points, weights = special.roots_legendre(n_nodes)
+    return points, weights
 
 
 def _spent(time: float, alpha: float, spending: Spending) -> float:
@@ -150,10 +164,17 @@ def _spent(time: float, alpha: float, spending: Spending) -> float:
     raise ConfigError(f"spending must be obrien_fleming or pocock, got {spending!r}.")
 
 
+def _next(times: Sequence[float]) -> list[float]:
+    """When the next look is; after the last one, a time that asks for no more nodes."""
+    return [*times[1:], times[-1] + 1.0]
+
+
 def _checked(fractions: Sequence[float]) -> list[float]:
     times = [float(fraction) for fraction in fractions]
-    if not times or not all(
-        low < high <= 1.0 for low, high in zip([0.0, *times], times, strict=False)
-    ):
-        raise ConfigError(f"fractions must rise and lie within (0, 1], got {times}.")
+    gaps = np.diff([0.0, *times])
+    if not times or not (gaps >= _CLOSEST).all() or times[-1] > 1.0:
+        raise ConfigError(
+            f"fractions must rise to at most 1, each at least {_CLOSEST} above the last, got "
+            f"{times}."
+        )
     return times

@@ -6,7 +6,7 @@ than a percentage point of power.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -16,6 +16,9 @@ from modelyard._core.errors import ConfigError
 from modelyard.stats.group_sequential import boundaries, crossing_probability
 from modelyard.stats.intervals import alpha_of
 from modelyard.stats.sequential import critical_at
+
+# Of a variant: a spread needs two values.
+_FEWEST = 2
 
 Inference = Literal["always_valid", "fixed_horizon", "group_sequential"]
 
@@ -118,13 +121,7 @@ def plan(
         variance=std * std * (1.0 / share_a + 1.0 / share_b),
         information=4.0 * share_a * share_b / (share_a + share_b),
         shares=shares,
-        needed=_Needed(
-            wanted_power=wanted_power,
-            alpha=alpha_of(confidence_level),
-            inference=inference,
-            n_looks=n_looks,
-            n_tuned=n_tuned,
-        ),
+        needed=_Needed(wanted_power, alpha_of(confidence_level), inference, n_looks, n_tuned),
     )
 
 
@@ -146,7 +143,7 @@ def plan_proportion(
         effect: True difference, absolute: 0.01 from 0.05 to 0.06.
         wanted_power: As `plan`.
         confidence_level: As `plan`.
-        shares: Traffic of control and treatment.
+        shares: Traffic of each variant, the control's first; any positive total.
         inference: As `plan`.
         n_looks: As `plan`.
         n_tuned: As `plan`.
@@ -161,7 +158,8 @@ def plan_proportion(
     rates = (base_rate, base_rate + effect)
     if not all(0.0 < rate < 1.0 for rate in rates):
         raise ConfigError(f"Both rates must lie strictly between 0 and 1, got {rates}.")
-    share_a, share_b = _fractions(shares)[:2]
+    share_a, *others = _fractions(shares)
+    share_b = min(others)
     return _plan(
         effect,
         variance=sum(
@@ -170,13 +168,7 @@ def plan_proportion(
         ),
         information=4.0 * share_a * share_b / (share_a + share_b),
         shares=shares,
-        needed=_Needed(
-            wanted_power=wanted_power,
-            alpha=alpha_of(confidence_level),
-            inference=inference,
-            n_looks=n_looks,
-            n_tuned=n_tuned,
-        ),
+        needed=_Needed(wanted_power, alpha_of(confidence_level), inference, n_looks, n_tuned),
     )
 
 
@@ -227,23 +219,12 @@ def plan_sharpe(
         variance=2.0 * variance,
         information=1.0,
         shares=(0.5, 0.5),
-        needed=_Needed(
-            wanted_power=wanted_power,
-            alpha=alpha_of(confidence_level),
-            inference=inference,
-            n_looks=n_looks,
-            n_tuned=n_tuned,
-        ),
+        needed=_Needed(wanted_power, alpha_of(confidence_level), inference, n_looks, n_tuned),
     )
-    return Plan(
-        n_total=found.n_total,
-        n_per_variant=found.n_per_variant,
-        critical=found.critical,
-        effect=sharpe_b - sharpe_a,
-    )
+    return replace(found, effect=sharpe_b - sharpe_a)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Needed:
     """What the experiment must deliver, and how it will be read."""
 
@@ -279,7 +260,7 @@ def _plan(
         )
     signal = abs(effect) / math.sqrt(variance)
     n, critical = _SOLVERS[needed.inference](signal, information, needed)
-    n_per_variant = tuple(math.ceil(n * share) for share in _fractions(shares))
+    n_per_variant = tuple(max(_FEWEST, math.ceil(n * share)) for share in _fractions(shares))
     return Plan(
         n_total=sum(n_per_variant), n_per_variant=n_per_variant, critical=critical, effect=effect
     )
@@ -294,7 +275,7 @@ def _always_valid(signal: float, information: float, needed: _Needed) -> tuple[f
     def critical_after(n: float) -> float:
         return critical_at(
             n * information,
-            n_tuned=needed.n_tuned or n * information,
+            n_tuned=n * information if needed.n_tuned is None else needed.n_tuned,
             confidence_level=1.0 - needed.alpha,
         )
 
@@ -312,6 +293,8 @@ def _always_valid(signal: float, information: float, needed: _Needed) -> tuple[f
 
 
 def _group_sequential(signal: float, information: float, needed: _Needed) -> tuple[float, float]:  # noqa: ARG001 - one signature for all
+    if needed.n_looks < 1:
+        raise ConfigError(f"n_looks must be at least 1, got {needed.n_looks}.")
     fractions = np.linspace(0.0, 1.0, needed.n_looks + 1)[1:].tolist()
     criticals = boundaries(fractions, alpha=needed.alpha).tolist()
 

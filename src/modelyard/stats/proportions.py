@@ -51,31 +51,42 @@ def proportions_test(
         t_statistic=z,
         df=math.inf,
         p_value=2.0 * float(special.ndtr(-abs(z))),
-        interval=_newcombe(difference, (successes_a, n_a), (successes_b, n_b), alpha),
+        interval=_newcombe((successes_a, n_a), (successes_b, n_b), alpha),
     )
 
 
-def wilson_interval(successes: int, n: int, *, alpha: float) -> Interval:
-    """Interval for one share of successes, n >= 1.
+def wilson_interval(share: float, n: float, *, alpha: float = 0.05) -> Interval:
+    """Interval for a share of successes.
+
+    Args:
+        share: As measured, 0 to 1.
+        n: Independent values it comes from, above 0.
+        alpha: Chance that the true share lies outside.
 
     Source:
         Wilson (1927), J. American Statistical Association 22, 209-212.
     """
     z = float(special.ndtri(1.0 - alpha / 2.0))
-    share, weight = successes / n, z * z / n
+    weight = z * z / n
     centre = share + weight / 2.0
     half = z * math.sqrt(share * (1.0 - share) / n + weight / (4.0 * n))
     return Interval((centre - half) / (1.0 + weight), (centre + half) / (1.0 + weight))
 
 
-def _newcombe(difference: float, a: tuple[int, int], b: tuple[int, int], alpha: float) -> Interval:
+def _newcombe(a: tuple[int, int], b: tuple[int, int], alpha: float) -> Interval:
+    """For the difference of `b` and `a`, each as successes among how many."""
     low_a, high_a = _distances(a, alpha)
     low_b, high_b = _distances(b, alpha)
-    return Interval(difference - math.hypot(low_b, high_a), difference + math.hypot(high_b, low_a))
+    difference = b[0] / b[1] - a[0] / a[1]
+    # Both ends are within [-1, 1] but for rounding.
+    return Interval(
+        max(difference - math.hypot(low_b, high_a), -1.0),
+        min(difference + math.hypot(high_b, low_a), 1.0),
+    )
 
 
 def _distances(side: tuple[int, int], alpha: float) -> tuple[float, float]:
     """How far the share lies from the lower and the upper end of its interval."""
-    successes, n = side
-    wilson = wilson_interval(successes, n, alpha=alpha)
-    return successes / n - wilson.lower, wilson.upper - successes / n
+    share = side[0] / side[1]
+    wilson = wilson_interval(share, side[1], alpha=alpha)
+    return share - wilson.lower, wilson.upper - share

@@ -20,11 +20,13 @@ class SharpeRatio:
     Attributes:
         value: Mean over standard deviation, times the root of the periods in a year.
         standard_error: Same unit.
+        df: Degrees of freedom of the standard error.
         n: Returns it is made of.
     """
 
     value: float
     standard_error: float
+    df: float
     n: int
 
     def interval(self, *, confidence_level: float = 0.95) -> Interval:
@@ -55,15 +57,11 @@ def sharpe_ratio(returns: NDArray[np.float64], *, periods_per_year: float = 1.0)
     known = known[np.isfinite(known)]
     n = len(known)
     if n < MIN_RETURNS or not np.ptp(known) > 0.0:
-        return SharpeRatio(value=math.nan, standard_error=math.nan, n=n)
+        return SharpeRatio(value=math.nan, standard_error=math.nan, df=math.nan, n=n)
     value, moved_by = influences(known)
-    spread = float(long_run_covariance(moved_by[:, None])[0, 0])
+    error, df = standard_error(moved_by)
     root = math.sqrt(periods_per_year)
-    return SharpeRatio(
-        value=root * value,
-        standard_error=root * math.sqrt(max(spread, 0.0) / n),
-        n=n,
-    )
+    return SharpeRatio(value=root * value, standard_error=root * error, df=df, n=n)
 
 
 def influences(returns: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
@@ -82,6 +80,25 @@ def influences(returns: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]
     return value, scaled - 0.5 * value * (scaled * scaled - 1.0)
 
 
+def standard_error(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Standard error of the mean of values that follow one another, and its degrees of freedom.
+
+    From `long_run_covariance` with L lags, enlarged by what taking the mean off costs it,
+    1 / (1 - (L + 1) / n); it has as much to say as a variance of 1.5 n / (L + 1) values.
+
+    Args:
+        values: shape (n,), in time order, mean 0.
+
+    Source:
+        Kiefer and Vogelsang (2005), Econometric Theory 21, 1130-1164 (the bias); Sun (2014),
+        J. of Econometrics 178, 659-677 (the degrees of freedom, for Bartlett weights).
+    """
+    n = len(values)
+    width = (_n_lags(values) + 1.0) / n
+    variance = float(long_run_covariance(values[:, None])[0, 0]) / n
+    return math.sqrt(max(variance, 0.0) / max(1.0 - width, 1.0 / n)), max(1.5 / width, 1.0)
+
+
 def long_run_covariance(moments: NDArray[np.float64]) -> NDArray[np.float64]:
     """Covariance of sqrt(n) times the mean of rows that follow one another.
 
@@ -96,7 +113,7 @@ def long_run_covariance(moments: NDArray[np.float64]) -> NDArray[np.float64]:
         Economic Studies 61, 631-653, and Andrews (1991), Econometrica 59, 817-858, equation 6.4.
     """
     n = len(moments)
-    lags = min(max(math.floor(4.0 * (n / 100.0) ** (2.0 / 9.0)), memory_lag(moments[:, 0])), n - 1)
+    lags = _n_lags(moments[:, 0])
     covariance = moments.T @ moments / n
     for lag in range(1, lags + 1):
         cross = moments[lag:].T @ moments[:-lag] / n
@@ -114,3 +131,8 @@ def memory_lag(values: NDArray[np.float64]) -> int:
     r = min(max(float(values[1:] @ values[:-1]) / total, 0.0), 0.97) if total > 0.0 else 0.0
     alpha = 4.0 * r * r / ((1.0 - r) ** 2 * (1.0 + r) ** 2)
     return int(1.1447 * (alpha * len(values)) ** (1.0 / 3.0))
+
+
+def _n_lags(values: NDArray[np.float64]) -> int:
+    n = len(values)
+    return min(max(math.floor(4.0 * math.pow(n / 100.0, 2.0 / 9.0)), memory_lag(values)), n - 1)

@@ -5,17 +5,24 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from modelyard._core.errors import ConfigError
 from modelyard.stats.sharpe import (
     MIN_RETURNS,
     influences,
-    long_run_covariance,
     memory_lag,
     sharpe_ratio,
+    standard_error,
 )
-from modelyard.stats.significance import Contrast, contrast_of, no_contrast
+from modelyard.stats.significance import (
+    Contrast,
+    contrast_of,
+    in_standard_errors,
+    no_contrast,
+)
 
 Returns = NDArray[np.float64]
 
+_ROUNDING = 1e-12
 # Numbers held at once by the bootstrap.
 _MAX_CELLS = 2_000_000
 
@@ -41,7 +48,7 @@ def sharpe_contrast(a: Returns, b: Returns, *, periods_per_year: float = 1.0) ->
     return contrast_of(
         mean_a=sides[0].value,
         mean_b=sides[1].value,
-        parts=[(side.standard_error**2, side.n - 1.0) for side in sides],
+        parts=[(side.standard_error**2, side.df) for side in sides],
         n=4.0 * sides[0].n * sides[1].n / (sides[0].n + sides[1].n),
     )
 
@@ -65,12 +72,14 @@ def paired_sharpe_contrast(a: Returns, b: Returns, *, periods_per_year: float = 
     if not _have_ratio(a, b):
         return no_contrast()
     (ratio_a, of_a), (ratio_b, of_b) = influences(a), influences(b)
-    variance = float(long_run_covariance((of_b - of_a)[:, None])[0, 0]) / len(a)
+    error, df = standard_error(of_b - of_a)
+    # Streams that are multiples of each other differ by rounding, which must not be an effect.
+    error = max(error, _ROUNDING)
     root = math.sqrt(periods_per_year)
     return contrast_of(
         mean_a=root * ratio_a,
         mean_b=root * ratio_b,
-        parts=[(periods_per_year * max(variance, 0.0), len(a) - 1.0)],
+        parts=[(periods_per_year * error * error, df)],
         n=2.0 * len(a),
     )
 
@@ -100,6 +109,9 @@ def bootstrap_p_value(
     Returns:
         1.0 below ten returns a side, or where a side has no spread.
 
+    Raises:
+        ConfigError: A block longer than a side, or no resamples.
+
     Source:
         Ledoit and Wolf (2008), J. of Empirical Finance 15, 850-859, section 3.2, with the
         standard error of Goetze and Kuensch (1996), Annals of Statistics 24, 1914-1933.
@@ -107,10 +119,13 @@ def bootstrap_p_value(
     a, b = _both_finite(a, b) if is_paired else (_finite(a), _finite(b))
     if not _have_ratio(a, b):
         return 1.0
+    if n_resamples < 1 or not 1 <= (1 if block is None else block) <= min(len(a), len(b)):
+        raise ConfigError(
+            f"block must be from 1 to the {min(len(a), len(b))} returns of the shorter side and "
+            f"n_resamples at least 1; got {block} and {n_resamples}."
+        )
     contrast = paired_sharpe_contrast(a, b) if is_paired else sharpe_contrast(a, b)
-    if contrast.variance <= 0.0:
-        return 1.0 if contrast.difference == 0.0 else 0.0
-    found = abs(contrast.difference) / math.sqrt(contrast.variance)
+    found = abs(in_standard_errors(contrast))
     if is_paired:
         drawn = _resampled_pairs(a, b, contrast.difference, rng, n_resamples, block)
     else:
@@ -196,7 +211,9 @@ def _studentized(differences: Returns, variances: Returns) -> Returns:
 
 
 def _block_size(influence: Returns) -> int:
-    return max(memory_lag(influence) + 1, 1)
+    # Also without memory of their own, returns have calm and wild times.
+    n = len(influence)
+    return min(max(memory_lag(influence) + 1, math.ceil(math.pow(n, 0.25))), n // 2)
 
 
 def _finite(returns: Returns) -> Returns:
