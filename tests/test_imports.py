@@ -43,6 +43,7 @@ def test_public_names_are_these_and_each_loads():
         "Deployment",
         "InferenceOptimizer",
         "ManualClock",
+        "Metric",
         "ModelCompressor",
         "ModelExporter",
         "ModelMonitor",

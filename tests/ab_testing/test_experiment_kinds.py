@@ -252,3 +252,25 @@ def test_too_few_values_for_an_extreme_quantile_is_no_verdict_and_says_so(rng):
     result = test.compare_variants("a", "b")["result"]
     assert result["recommendation_code"] == "collect_more"
     assert "0.999 quantile" in result["recommendation"]
+
+
+def test_few_returns_get_a_bootstrap_and_many_do_not(rng):
+    p_values = {}
+    for n in (60, 400):
+        test = experiment("return", metric_type="sharpe")
+        a, b = rng.normal(0.0, 0.01, n), rng.normal(0.001, 0.01, n)
+        record(test, a, b, "return")
+        found = test.compare_variants("a", "b")["statistics"]
+        t = abs(found["t_statistic"])
+        p_values[n] = (found["p_value"], 2 * stats.t.sf(t, found["df"]))
+    assert 0.0 < abs(p_values[60][0] - p_values[60][1]) < 0.1
+    assert p_values[400][0] == pytest.approx(p_values[400][1])
+
+
+def test_how_much_a_covariate_takes_out_is_told(rng):
+    test = experiment(metrics=[Metric(name="m", covariate="before")])
+    for name in ("a", "b"):
+        for x in rng.normal(size=300):
+            test.record_result(name, {"m": x + rng.normal(), "before": x})
+    found = test.compare_variants("a", "b")["statistics"]["variance_reduction"]
+    assert found == pytest.approx(0.5, abs=0.12)

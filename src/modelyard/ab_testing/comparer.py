@@ -1,6 +1,7 @@
 """The part of `ABTest` that compares: what the outcomes say, and whether anybody has won."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from modelyard._core.errors import ConfigError
 from modelyard.ab_testing import outputs
@@ -12,7 +13,7 @@ from modelyard.ab_testing.analysis.checks import (
     elapsed_s,
 )
 from modelyard.ab_testing.analysis.comparing import Comparison, compare, decide
-from modelyard.ab_testing.analysis.evidence import Evidence, evidence_of
+from modelyard.ab_testing.analysis.evidence import Evidence, evidence_of, short_series_p
 from modelyard.ab_testing.analysis.recommendation import recommend
 from modelyard.ab_testing.recorder import Recorder
 from modelyard.ab_testing.recording.snapshots import Snapshot
@@ -41,6 +42,12 @@ class Comparer(Recorder):
         metric = self._checked_metric(variant_a, variant_b, metric)
         snapshot, planned = self._now()
         comparison = self._compare(snapshot, planned, variant_a, variant_b, metric)
+        p_value = short_series_p(
+            snapshot, variant_a, variant_b, self._book[metric], is_paired=self.paired
+        )
+        if p_value is not None:
+            single = replace(comparison.single_look, p_value=p_value)
+            comparison = replace(comparison, single_look=single)
         lower_is_better = self._book.is_lower_better(metric)
         ratio = self._ratio(snapshot)
         guardrails = self._guardrails(snapshot, comparison, variant_a, variant_b, metric)

@@ -60,6 +60,7 @@ class Statistics(TypedDict):
     n_units_b: int
     relative_lift: float | None
     relative_lift_interval_always_valid: Ends
+    variance_reduction: float | None
     lag1_a: float
     lag1_b: float
     missing_share_a: float
@@ -231,6 +232,7 @@ def statistics_of(comparison: Comparison) -> Statistics:
         "n_units_b": evidence.n_units_b,
         "relative_lift": finite_or_none(comparison.lift.value),
         "relative_lift_interval_always_valid": ends(comparison.lift_interval),
+        "variance_reduction": finite_or_none(evidence.variance_reduction),
         "lag1_a": evidence.lag1_a,
         "lag1_b": evidence.lag1_b,
         "missing_share_a": evidence.missing_share_a,

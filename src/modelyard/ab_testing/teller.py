@@ -1,11 +1,10 @@
 """The part of `ABTest` that tells: statistics, tables, forecasts, everything for an export."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
-from modelyard.stats.bayesian import probabilities_to_be_best
 
 from modelyard._core.chance import generator
 from modelyard._core.errors import ConfigError
@@ -15,9 +14,11 @@ from modelyard.ab_testing.analysis.comparing import Comparison
 from modelyard.ab_testing.comparer import Comparer
 from modelyard.ab_testing.recording.results import HELD_OUT
 from modelyard.ab_testing.recording.snapshots import Snapshot
+from modelyard.stats.bayesian import probabilities_to_be_best
 from modelyard.stats.intervals import alpha_of
 from modelyard.stats.multiplicity import benjamini_hochberg, holm
 from modelyard.stats.power import plan
+from modelyard.stats.significance import Contrast
 
 _CORRECTIONS = {"holm": holm, "benjamini_hochberg": benjamini_hochberg}
 _DAY_S = 86_400.0
@@ -82,11 +83,11 @@ class Teller(Comparer):
         """
         metric = self._known_metric(metric)
         snapshot, planned = self._now()
-        control, *others = self.names
-        found = [self._compare(snapshot, planned, control, name, metric) for name in others]
-        contrasts = [comparison.evidence.effective for comparison in found]
-        differences = [0.0, *(contrast.difference for contrast in contrasts)]
-        errors = [0.0, *(np.sqrt(contrast.variance) for contrast in contrasts)]
+        contrasts = {
+            pair: self._compare(snapshot, planned, *pair, metric).evidence.effective
+            for pair in combinations(self.names, 2)
+        }
+        differences, errors = _apart(contrasts, self.names)
         if not np.isfinite(errors).all():
             return dict.fromkeys(self.names, 1.0 / len(self.names))
         chances = probabilities_to_be_best(
@@ -247,3 +248,24 @@ class Teller(Comparer):
                 "interval_history": {f"{a} vs {b}": self.interval_history(a, b) for a, b in pairs},
                 "winner": self.get_winner(),
             }
+
+
+def _apart(
+    contrasts: Mapping[tuple[str, str], Contrast], names: Sequence[str]
+) -> tuple[list[float], list[float]]:
+    """Each variant's mean relative to the first one's, and its own error.
+
+    The errors of the differences share that of the first variant: it is what two of them have more
+    than the difference between those two.
+    """
+    first, *others = names
+    to_first = [contrasts[first, name].variance for name in others]
+    shared = [
+        (contrasts[first, a].variance + contrasts[first, b].variance - contrasts[a, b].variance)
+        / 2
+        for a, b in combinations(others, 2)
+    ]
+    own = float(np.clip(np.mean(shared), 0.0, min(to_first))) if shared else 0.0
+    differences = [0.0, *(contrasts[first, name].difference for name in others)]
+    errors = [own, *(variance - own for variance in to_first)]
+    return differences, [float(np.sqrt(variance)) for variance in errors]

@@ -5,24 +5,31 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from modelyard.stats.comoments import CoMoments
-from modelyard.stats.cuped import cuped_contrast
-from modelyard.stats.proportions import proportions_test
-from modelyard.stats.quantile_difference import quantile_contrast
-from modelyard.stats.ranks import mann_whitney, rank_contrast
-from modelyard.stats.ratios import ratio_contrast
-from modelyard.stats.sharpe_difference import paired_sharpe_contrast, sharpe_contrast
 from numpy.typing import NDArray
 from scipy import special
 
+from modelyard._core.chance import generator
 from modelyard.ab_testing.metrics import Metric
 from modelyard.ab_testing.recording.snapshots import Snapshot, Stream
 from modelyard.stats import significance
 from modelyard.stats.autocorrelation import effective_share, is_autocorrelated
+from modelyard.stats.comoments import CoMoments
+from modelyard.stats.cuped import cuped_contrast, variance_reduction
 from modelyard.stats.effects import cohens_d
 from modelyard.stats.moments import Moments, merge_all
+from modelyard.stats.proportions import proportions_test
+from modelyard.stats.quantile_difference import quantile_contrast
+from modelyard.stats.ranks import mann_whitney, rank_contrast
+from modelyard.stats.ratios import ratio_contrast
+from modelyard.stats.sharpe_difference import (
+    bootstrap_p_value,
+    paired_sharpe_contrast,
+    sharpe_contrast,
+)
 from modelyard.stats.significance import Contrast, combined
 
+# Below the first nothing is known of a Sharpe ratio, below the second little.
+_FEWEST_RETURNS, _MANY_RETURNS = 10, 250
 PAIRABLE = frozenset({"mean", "proportion", "sharpe"})
 
 
@@ -50,6 +57,7 @@ class Evidence:
         n_a: Values of `a` that the contrast rests on; those are left out that lack what they are
             divided by, or their covariate.
         n_b: Likewise of `b`.
+        variance_reduction: Share of the variance that a covariate takes out, 0 to 1; NaN without.
         n_units_a: Users or other units behind the values of `a`; 0 where they are not known.
         n_units_b: Likewise of `b`.
     """
@@ -70,6 +78,7 @@ class Evidence:
     missing_share_b: float
     n_a: int
     n_b: int
+    variance_reduction: float = math.nan
     n_units_a: int = 0
     n_units_b: int = 0
 
@@ -157,6 +166,7 @@ def _of_adjusted_means(known: Evidence, snapshot: Snapshot, streams: _Streams) -
     return replace(
         known,
         contrast=cuped_contrast(strata),
+        variance_reduction=variance_reduction(strata),
         effective=cuped_contrast(thin),
         effective_n_a=int(n_a * share_a),
         effective_n_b=int(n_b * share_b),
@@ -264,6 +274,30 @@ def _paired(snapshot: Snapshot, variant_a: str, variant_b: str, metric: Metric) 
         n_a=n,
         n_b=n,
     )
+
+
+def short_series_p(
+    snapshot: Snapshot, variant_a: str, variant_b: str, metric: Metric, *, is_paired: bool
+) -> float | None:
+    """P-value of a difference of Sharpe ratios where there are few returns; None elsewhere.
+
+    With fewer than 250 returns on a side the large-sample error is a guess; the studentized block
+    bootstrap is not (Ledoit and Wolf, 2008). Several weight epochs are left to the former.
+    """
+    if metric.kind != "sharpe":
+        return None
+    if is_paired:
+        sides = snapshot.values_of_pair(variant_a, variant_b, metric.name)
+    else:
+        none = np.empty(0)
+        epochs = [e for e in snapshot.epochs if (variant_a, e, metric.name) in snapshot.values]
+        if len(epochs) != 1:
+            return None
+        a, b = ((name, epochs[0], metric.name) for name in (variant_a, variant_b))
+        sides = (snapshot.values.get(a, none), snapshot.values.get(b, none))
+    if not _FEWEST_RETURNS <= min(len(side) for side in sides) < _MANY_RETURNS:
+        return None
+    return bootstrap_p_value(*sides, is_paired=is_paired, rng=generator(0))
 
 
 # ── how ─────────────────────────────────────────────────────────────────────────────────────────
