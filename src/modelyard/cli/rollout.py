@@ -5,14 +5,25 @@ Commands write to the registry's store. The process that serves the model, the o
 """
 
 import getpass
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 
 from modelyard._core.errors import ConflictError, NotFoundError
 from modelyard.cli.registry import AsJson, on_registry
-from modelyard.cli.showing import shares, show_json, show_line, show_pairs, show_table
+from modelyard.cli.showing import (
+    as_text,
+    output,
+    shares,
+    show_json,
+    show_line,
+    show_pairs,
+    show_table,
+)
 
 if TYPE_CHECKING:
     from modelyard.monitor import ModelMonitor
@@ -24,6 +35,7 @@ app = typer.Typer(no_args_is_help=True, help="Begin, watch and steer a rollout."
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.")]
 Reason = Annotated[str, typer.Option(help="Why, for the history.")]
 ASKED = "asked for on the command line"
+_OVER = frozenset({"promoted", "rolled_back", "aborted"})
 
 
 @app.command()
@@ -54,15 +66,122 @@ def start(
 def status(
     registry: "ModelVersionManager",
     model_name: ModelName,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on showing it until it is over.")
+    ] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
     as_json: AsJson = False,
 ) -> None:
-    """Show the rollout that runs, or the last one. Changes nothing."""
-    from modelyard.update_strategy import last_rollout  # noqa: PLC0415 - brings SciPy
+    """Show the rollout that runs, or the last one: shares and both versions' numbers."""
+    state = _last(registry, model_name)
+    if as_json:
+        show_json({**state, "seen": _seen(registry, state)})
+        return
+    if not watch:
+        output().print(_board(state, _seen(registry, state)))
+        return
+    from rich.live import Live  # noqa: PLC0415 - only for this
 
-    state = last_rollout(registry.store, model_name)
-    if state is None:
-        raise NotFoundError(f"{model_name!r} has had no rollout.")
+    with Live(console=output(), auto_refresh=False) as live:
+        while True:
+            live.update(_board(state, _seen(registry, state)), refresh=True)
+            if state["status"] in _OVER:
+                return
+            time.sleep(every)
+            state = _last(registry, model_name)
+
+
+@app.command()
+@on_registry
+def explain(
+    registry: "ModelVersionManager",
+    model_name: ModelName,
+    rollout_id: Annotated[str | None, typer.Argument(help="The last one by default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell a rollout in sentences: what was done when, by whom, and on which numbers."""
+    strategy = _strategy(registry, _monitor(registry, model_name))
+    sentences = strategy.explain(rollout_id)
+    if as_json:
+        show_json(sentences)
+        return
+    for sentence in sentences:
+        show_line(sentence)
+
+
+@app.command()
+@on_registry
+def report(
+    registry: "ModelVersionManager",
+    model_name: ModelName,
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file; MODEL-rollouts.html by default.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many rollouts.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Write a page with the traffic over time and every decision with its numbers."""
+    from modelyard._core.files import write_text  # noqa: PLC0415 - with the next
+    from modelyard.update_strategy import (  # noqa: PLC0415 - brings SciPy
+        rollout_history,
+        rollout_report,
+    )
+
+    _last(registry, model_name)
+    records = rollout_history(registry.store, model_name, limit)
+    path = out or Path(f"{model_name}-rollouts.html")
+    write_text(path, rollout_report(model_name, records, generated_at=datetime.now(UTC)))
+    if as_json:
+        show_json({"report": path})
+    else:
+        show_line(f"Report: {path}")
+
+
+@app.command()
+@on_registry
+def approve(
+    registry: "ModelVersionManager",
+    model_name: ModelName,
+    reason: Reason = ASKED,
+    as_json: AsJson = False,
+) -> None:
+    """Give a rollout that waits for approval its next share."""
+    strategy = _strategy(registry, _monitor(registry, model_name))
+    state = _needed(strategy.approve(reason=reason), "waiting for approval", model_name)
     _tell(state, as_json=as_json)
+
+
+@app.command()
+@on_registry
+def promote(
+    registry: "ModelVersionManager",
+    model_name: ModelName,
+    reason: Reason = ASKED,
+    as_json: AsJson = False,
+) -> None:
+    """Give the candidate everything now, or end the watch over one that is promoted."""
+    strategy = _strategy(registry, _monitor(registry, model_name))
+    _tell(_needed(strategy.promote(reason=reason), "unfinished", model_name), as_json=as_json)
+
+
+@app.command()
+@on_registry
+def halt(
+    registry: "ModelVersionManager",
+    model_name: ModelName,
+    reason: Annotated[str, typer.Option(help="Why, for whoever finds it.")] = ASKED,
+) -> None:
+    """Stop all updates of a model: the stable version answers everything until `release`."""
+    _strategy(registry, _monitor(registry, model_name)).halt(reason=reason)
+    show_line(f"All updates of {model_name} are stopped.")
+
+
+@app.command()
+@on_registry
+def release(registry: "ModelVersionManager", model_name: ModelName) -> None:
+    """Allow updates again after `halt`; a paused rollout goes on after `resume`."""
+    _strategy(registry, _monitor(registry, model_name)).release()
+    show_line(f"Updates of {model_name} are allowed again.")
 
 
 @app.command()
@@ -168,6 +287,45 @@ def _strategy(
         rules = load_config(config).update_strategy.options()
     actor = f"{getpass.getuser()} (cli)"
     return UpdateStrategy(registry, monitor, rules, is_remote=True, actor=actor)
+
+
+def _last(registry: "ModelVersionManager", model_name: str) -> "RolloutState":
+    from modelyard.update_strategy import last_rollout  # noqa: PLC0415 - brings SciPy
+
+    state = last_rollout(registry.store, model_name)
+    if state is None:
+        raise NotFoundError(f"{model_name!r} has had no rollout.")
+    return state
+
+
+def _seen(registry: "ModelVersionManager", state: "RolloutState") -> dict[str, Any] | None:
+    """The numbers of the rollout that the serving process saw last; None if of another."""
+    from modelyard.update_strategy import last_seen  # noqa: PLC0415 - brings SciPy
+
+    model_name = registry.get_version(state["new_version_id"])["model_name"]
+    seen = last_seen(registry.store, model_name)
+    return dict(seen) if seen and seen["rollout_id"] == state["rollout_id"] else None
+
+
+def _board(state: "RolloutState", seen: dict[str, Any] | None) -> Table:
+    """Shares and numbers of both versions, with the rollout's state above."""
+    board = Table(
+        title=f"{state['status']}, step {state['step']} of {state['n_steps']}: {state['reason']}",
+        title_justify="left",
+    )
+    columns = ("version", "share", "answers", "failed", "median (ms)", "p95 (ms)", "key metric")
+    for name in columns:
+        board.add_column(name, no_wrap=name == "version")
+    sides = {state["previous_version_id"]: "stable", state["new_version_id"]: "candidate"}
+    for version_id, side in sides.items():
+        if version_id is None:
+            continue
+        share = f"{state['shares'].get(version_id, 0.0):.0%}"
+        numbers = {} if seen is None else seen[side]
+        cells = [numbers.get(key) for key in ("n", "n_errors", "latency_median_ms")]
+        cells += [numbers.get(key) for key in ("latency_p95_ms", "key_metric")]
+        board.add_row(f"{version_id} ({side})", share, *(as_text(cell) for cell in cells))
+    return board
 
 
 def _needed(state: "RolloutState | None", wanted: str, model_name: str) -> "RolloutState":

@@ -4,7 +4,8 @@
 """
 
 from modelyard.update_strategy.evidence import Evidence
-from modelyard.update_strategy.history import last_rollout, rollout_history
+from modelyard.update_strategy.explaining import explained
+from modelyard.update_strategy.history import last_rollout, last_seen, rollout_history
 from modelyard.update_strategy.records import (
     RollbackDecision,
     RollbackResult,
@@ -12,6 +13,7 @@ from modelyard.update_strategy.records import (
     UpdateDecision,
     UpdateRecord,
 )
+from modelyard.update_strategy.report import rollout_report
 from modelyard.update_strategy.settings import UpdateSettings
 from modelyard.update_strategy.strategy import UpdateStrategy
 from modelyard.update_strategy.triggers import UpdateTrigger
@@ -26,6 +28,9 @@ __all__ = [
     "UpdateSettings",
     "UpdateStrategy",
     "UpdateTrigger",
+    "explained",
     "last_rollout",
+    "last_seen",
     "rollout_history",
+    "rollout_report",
 ]

@@ -22,6 +22,7 @@ from modelyard.update_strategy.windows import is_open
 
 # How often a command is tried again when the leading process changes the rollout meanwhile.
 _ATTEMPTS = 5
+_NOTE_EVERY_S = 1.0
 # Phases in which the pointer may have moved to the candidate already.
 _HAS_MOVED = frozenset({states.PROMOTING, states.BAKING, states.ROLLING_BACK})
 
@@ -78,6 +79,7 @@ class Conductor:
         self._clock = clock
         self._actor = actor
         self._seen: _StepSeen | None = None
+        self._noted_at_s = float("-inf")
         self._carrier.take_up(log.current())
 
     # ── looking ─────────────────────────────────────────────────────────────────────────────
@@ -288,6 +290,7 @@ class Conductor:
 
     def _judge(self, rollout: Rollout) -> Rollout:
         seen = self._observe(rollout)
+        self._note(rollout, seen)
         verdict = states.judged(rollout, self._settings, now=self._clock.now(), seen=seen)
         if verdict.move is Move.WAIT or self._is_halted(verdict):
             return rollout
@@ -301,6 +304,23 @@ class Conductor:
                 "n_at_step": seen.n_at_step,
             }
         return self._move(rollout, verdict, numbers=numbers)
+
+    def _note(self, rollout: Rollout, seen: Observation) -> None:
+        """Let whoever watches from elsewhere see the numbers, once a second."""
+        now_s = self._clock.monotonic_s()
+        if seen.candidate is None or now_s - self._noted_at_s < _NOTE_EVERY_S:
+            return
+        self._noted_at_s = now_s
+        self._log.note_seen(
+            {
+                "rollout_id": rollout.rollout_id,
+                "at": self._clock.now().isoformat(),
+                "candidate": seen.candidate.to_plain(),
+                "stable": seen.stable.to_plain(),
+                "n_at_step": seen.n_at_step,
+            },
+            clock=self._clock,
+        )
 
     def _observe(self, rollout: Rollout) -> Observation:
         candidate, reference = self._compared(rollout)

@@ -1,5 +1,6 @@
 """Rollouts in the store: each change is durable, and none is lost to another's."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -31,7 +32,16 @@ def rollout_history(store: Store, model_name: str, limit: int | None = None) -> 
     return RolloutLog(store, model_name).history(limit)
 
 
+def last_seen(store: Store, model_name: str) -> Mapping[str, Any] | None:
+    """What the process that serves saw of its rollout last: `at`, `candidate`, `stable`; or None.
+
+    Written about once a second while a rollout runs.
+    """
+    return store.load_snapshot(_SEEN, model_name) or None
+
+
 _HALT = "update_halt"
+_SEEN = "rollout_seen"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +77,10 @@ class RolloutLog:
         """Stop all updates of the model, or allow them again. Durable on return."""
         state = {} if halt is None else asdict(halt)
         self._store.save_snapshot(_HALT, self._model_name, state, clock=clock)
+
+    def note_seen(self, seen: Mapping[str, Any], *, clock: Clock) -> None:
+        """Keep what was seen of a rollout last, for whoever watches from elsewhere."""
+        self._store.save_snapshot(_SEEN, self._model_name, seen, clock=clock)
 
     def newest_of(self, n: int) -> list[Rollout]:
         """The last `n` rollouts, newest first."""
