@@ -141,3 +141,69 @@ def test_errors_are_one_line_on_the_error_stream(run, ids, arguments, said):
 def test_a_version_of_another_model_is_refused(run, ids, registry):
     other = registry.save_model(torch.nn.Linear(2, 2), "dqn")
     assert "is a version of 'dqn'" in run("rollout", "start", "ppo", other, exit_code=1).stderr
+
+
+def served(registry, clock, **config):
+    deployment = Deployment(registry, "ppo", clock=clock, seed=0)
+    rules = {"transition_minutes": 1.5, "step_min_samples": 20, "error_margin": 0.9, **config}
+    monitor = ModelMonitor("ppo", clock=clock)
+    return deployment, UpdateStrategy(registry, monitor, rules, deployment=deployment, clock=clock)
+
+
+def send(deployment, clock, n, until):
+    for i in range(n):
+        clock.advance(1.0)
+        deployment.predict(torch.ones(1, 4), user_id=f"user-{i}")
+        if until():
+            return
+
+
+def test_a_rollout_that_waits_is_approved_watched_and_promoted_by_hand(
+    run, run_json, ids, registry, clock
+):
+    deployment, strategy = served(registry, clock, approval_steps=[50])
+    strategy.update_model(ids[1])
+    send(deployment, clock, 2000, lambda: strategy.get_rollout()["status"] == "waiting")
+    assert run_json("rollout", "status", "ppo")["seen"]["candidate"]["n"] >= 20
+    assert "waits for approve()" in run("rollout", "status", "ppo").stdout
+    run("rollout", "approve", "ppo", "--reason", "looked at")
+    assert run("rollout", "approve", "ppo", exit_code=1).stderr.startswith("No rollout")
+    send(deployment, clock, 5, lambda: False)
+    assert deployment.shares()[ids[1]] == 0.5
+    assert run_json("rollout", "promote", "ppo")["status"] == "promoting"
+    send(deployment, clock, 5, lambda: False)
+    assert run_json("rollout", "status", "ppo")["status"] == "baking"
+    assert run_json("rollout", "promote", "ppo")["status"] == "promoted"  # ends the watch
+    watched = run("rollout", "status", "ppo", "--watch").stdout  # over: it returns at once
+    assert "promoted" in watched
+    told = run("rollout", "explain", "ppo").stdout
+    assert "was approved by" in told
+    assert "looked at" in told
+
+
+def test_a_halt_reaches_the_server_and_a_release_too(run, ids, registry, clock):
+    deployment, strategy = served(registry, clock)
+    strategy.update_model(ids[1])
+    run("rollout", "halt", "ppo", "--reason", "outage")
+    send(deployment, clock, 5, lambda: False)
+    answers = [deployment.predict(torch.ones(1, 4), user_id=f"u{i}") for i in range(100)]
+    assert {answer.version_id for answer in answers} == {ids[0]}
+    refused = run("rollout", "start", "ppo", ids[2], "--supersede", exit_code=1).stderr
+    assert "outage" in refused
+    run("rollout", "release", "ppo")
+    run("rollout", "resume", "ppo")
+    send(deployment, clock, 5, lambda: False)
+    answers = [deployment.predict(torch.ones(1, 4), user_id=f"u{i}") for i in range(200)]
+    assert {answer.version_id for answer in answers} == set(ids[:2])
+
+
+def test_the_page_shows_every_rollout_with_its_reasons(run, ids, registry, clock, tmp_path):
+    deployment, strategy = served(registry, clock)
+    strategy.update_model(ids[1])
+    send(deployment, clock, 3000, lambda: strategy.get_rollout() is None)
+    page = tmp_path / "rollouts.html"
+    assert str(page) in run("rollout", "report", "ppo", "--out", page).stdout
+    text = page.read_text()
+    assert "became production and is watched" in text
+    assert "worse by" in text
+    run("rollout", "report", "nobody", exit_code=1)

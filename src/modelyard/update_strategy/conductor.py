@@ -198,7 +198,12 @@ class Conductor:
 
     def promote(self, rollout: Rollout, *, reason: str, actor: str | None) -> Rollout:
         """Give a rollout's candidate everything now; the guard and the bake stay."""
-        return self._move(rollout, Verdict(move=Move.PROMOTE, reason=reason), actor=actor)
+        verdict = Verdict(move=Move.PROMOTE, reason=reason)
+        if self._may_lead(rollout) or not rollout.applied_to:
+            return self._move(rollout, verdict, actor=actor)
+        # Whoever serves it moves the pointer, and watches on.
+        moved = states.moved(rollout, verdict, now=self._clock.now())
+        return self._write(moved, verdict.move.value, actor=actor, reason=reason)
 
     def end_bake(self, rollout: Rollout, *, reason: str, actor: str | None = None) -> Rollout:
         """End the watch over a promoted version; it stays production."""
