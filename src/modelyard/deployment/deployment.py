@@ -205,9 +205,10 @@ class Deployment:
     def set_shadow(self, version_id: str | None) -> None:
         """Have a version answer copies of requests from now on, or none.
 
-        Its answers are compared with the stable version's (`shadow_comparison`) and recorded by
-        its monitor; nobody gets them. It answers on a thread of its own, and where more requests
-        come than it can answer, copies are dropped and counted.
+        Its answers are compared with the stable version's (`shadow_comparison`); nobody gets
+        them. It answers on a thread of its own, and where more requests come than it can answer,
+        copies are dropped and counted. Its own monitor sees nothing of it: latencies on such a
+        thread are not those of real requests.
 
         Raises:
             ConfigError: It was not added.
@@ -219,10 +220,21 @@ class Deployment:
             made = None
             if version_id is not None:
                 self.monitor(version_id)
-                made = Shadow(self._routing.served[version_id], record=self._record_one)
+                made = Shadow(
+                    self._routing.served[version_id],
+                    window_size=self._maker.window_size,
+                    clock=self._clock,
+                )
             self._routing = replace(self._routing, shadow=made)
             if before is not None:
                 before.stop()
+
+    def shadow_health(self, version_id: str) -> Health | None:
+        """Answers and errors of a version on copies of requests; None if it gets none."""
+        shadow = self._routing.shadow
+        if shadow is None or shadow.version_id != version_id:
+            return None
+        return shadow.health()
 
     def shadow_comparison(self) -> ShadowComparison | None:
         """How the answers to copies differ from the stable version's; None without a shadow."""

@@ -1,17 +1,19 @@
 """A version that answers copies of requests; its answers are compared, and nobody gets them."""
 
+import math
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import Empty, Full, Queue
 from typing import Any, TypedDict
 
 import numpy as np
 import torch
 
+from modelyard._core.clock import Clock
 from modelyard._core.plain import finite_or_none
-from modelyard.deployment.attempts import Attempt, attempt
-from modelyard.deployment.serving import Served
+from modelyard.deployment.attempts import attempt
+from modelyard.deployment.serving import Served, monitor_name
+from modelyard.monitor import Health, ModelMonitor
 from modelyard.torchtools.inputs import as_inputs, mapped
 from modelyard.torchtools.parity import flat_outputs
 
@@ -65,13 +67,20 @@ class Shadow:
 
     Args:
         served: The version.
-        record: Told of each answer with its input and request id, for the version's monitor.
+        window_size: How many answers its health looks at.
+        clock: Tells the time.
     """
 
-    def __init__(self, served: Served, *, record: Callable[[Attempt, Any, str], None]) -> None:
+    def __init__(self, served: Served, *, window_size: int, clock: Clock) -> None:
         self.version_id = served.version_id
         self._served = served
-        self._record = record
+        # One of its own: what a thread that waits for others takes is no latency of a request.
+        self._monitor = ModelMonitor(
+            monitor_name(served.version_id),
+            window_size=window_size,
+            clock=clock,
+            background=False,
+        )
         self._sums = _Sums()
         self._copies: Queue[_Copy | None] = Queue(_MOST_WAITING)
         name = f"modelyard-shadow-{served.version_id}"
@@ -99,6 +108,17 @@ class Shadow:
         """Wait until every copy taken so far is answered."""
         self._copies.join()
 
+    def health(self) -> Health:
+        """How it has been doing, without latencies: they are not those of real requests."""
+        return replace(
+            self._monitor.health(),
+            latency_mean_ms=math.nan,
+            latency_median_ms=math.nan,
+            latency_p95_ms=math.nan,
+            latency_p99_ms=math.nan,
+            latency_log_error=math.nan,
+        )
+
     def comparison(self) -> ShadowComparison:
         """What the comparisons come to so far."""
         with self._sums.lock:
@@ -125,7 +145,9 @@ class Shadow:
 
     def _answer(self, copy: _Copy) -> None:
         made = attempt(self._served, copy.x)
-        self._record(made, copy.x, copy.request_id)
+        self._monitor.record_prediction(
+            made.output, made.latency_s, error=made.error is not None, request_id=copy.request_id
+        )
         difference = None if made.error is not None else _difference(made.output, copy.answer)
         with self._sums.lock:
             if difference is None:

@@ -16,6 +16,7 @@ _DONE = {
     "approve": "was approved",
     "promote": "is being promoted",
     "bake": "became production and is watched",
+    "finish": "held to the end",
     "promoted": "is production",
     "roll_back": "has to go back",
     "rolled_back": "was rolled back",

@@ -118,7 +118,7 @@ def _errors(
         settings,
         margin=margin,
         measured=candidate.error_rate - stable.error_rate,
-        shown=lambda value: f"{value:.1%}",
+        shown=lambda value: f"{100.0 * value:.1f} points",
     )
 
 

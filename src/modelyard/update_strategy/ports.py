@@ -180,6 +180,10 @@ class ServingTarget(Protocol):
         """Have a version answer copies of requests, or none."""
         ...
 
+    def shadow_health(self, version_id: str) -> HealthLike | None:
+        """How a version is doing on copies of requests; None if it gets none."""
+        ...
+
     def hold_on_stable(self, *, is_held: bool) -> None:
         """Have the stable version answer everything, or follow the shares again."""
         ...

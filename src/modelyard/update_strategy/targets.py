@@ -187,6 +187,9 @@ class DeploymentTarget:
         """How the version has been doing since it began to serve; nothing if it does not."""
         if version_id not in self._deployment.versions():
             return Evidence()
+        copies = self._deployment.shadow_health(version_id)
+        if copies is not None:
+            return Evidence.of(copies, settings)
         n_total = self._deployment.n_answers(version_id)
         return Evidence.of(self._deployment.health(version_id), settings, n_total=n_total)
 
