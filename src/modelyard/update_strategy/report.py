@@ -54,11 +54,10 @@ def _overview(records: Sequence[UpdateRecord]) -> Section:
             record["new_version_id"],
             record["trigger"],
             record["status"],
-            record["reason"],
         ]
         for record in records
     ]
-    columns = ["begun", "from", "to", "trigger", "status", "reason"]
+    columns = ["begun", "from", "to", "trigger", "status"]
     return Section("All of them", "", [figures, Table(columns, rows, whole=["begun"])])
 
 
