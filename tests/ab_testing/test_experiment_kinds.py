@@ -199,6 +199,8 @@ def test_users_that_become_known_late_are_counted_from_then_on(rng):
         ({"periods_per_year": 0.0}, "periods_per_year"),
         ({"margin": -1.0}, "margin"),
         ({"name": ""}, "needs a name"),
+        ({"quantile": "half"}, "numbers"),
+        ({"margin": "wide"}, "numbers"),
     ],
 )
 def test_a_metric_that_makes_no_sense_says_why(attributes, said):
@@ -211,6 +213,8 @@ def test_a_metric_that_makes_no_sense_says_why(attributes, said):
     [
         ({"metrics": [Metric(name="m"), Metric(name="m")]}, "one name"),
         ({"metrics": [Metric(name="m", kind="rank")], "metric_type": "sharpe"}, "metric_type"),
+        ({"metrics": ["m"]}, "list of Metric"),
+        ({"min_samples": "5"}, "min_samples"),
         ({"metric_type": "rank", "paired": True}, "cannot be paired"),
         ({"metrics": [Metric(name="m", covariate="x")], "paired": True}, "cannot be paired"),
     ],
@@ -274,3 +278,12 @@ def test_how_much_a_covariate_takes_out_is_told(rng):
             test.record_result(name, {"m": x + rng.normal(), "before": x})
     found = test.compare_variants("a", "b")["statistics"]["variance_reduction"]
     assert found == pytest.approx(0.5, abs=0.12)
+
+
+def test_a_proportion_takes_ones_and_noughts_and_what_is_missing():
+    test = experiment(metric_type="proportion")
+    for value in (0, 1, True, None):
+        test.record_result("a", {"m": value})
+    with pytest.raises(ConfigError, match="0 or 1"):
+        test.record_result("a", {"m": 0.5})
+    assert test.get_variant_stats()["a"]["metrics"]["m"]["non_finite"] == 1

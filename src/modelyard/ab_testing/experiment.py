@@ -10,7 +10,7 @@ from modelyard._core.errors import ConfigError
 from modelyard._core.files import write_text
 from modelyard._core.ids import checked_name
 from modelyard.ab_testing.analysis.evidence import PAIRABLE
-from modelyard.ab_testing.analysis.rules import Inference, Rules
+from modelyard.ab_testing.analysis.rules import Inference, Rules, checked_positive
 from modelyard.ab_testing.history import export
 from modelyard.ab_testing.ledger import Ledger
 from modelyard.ab_testing.metrics import Metric, MetricBook, MetricKind, metrics_from
@@ -122,7 +122,9 @@ class ABTest(Teller):
         rules = Rules(
             confidence_level=confidence_level,
             min_samples=min_samples,
-            n_tuned=20.0 * min_samples if n_tuned is None else n_tuned,
+            n_tuned=20.0 * checked_positive(min_samples, what="min_samples")
+            if n_tuned is None
+            else n_tuned,
             inference=inference,
             planned_samples=planned_samples,
             n_looks=n_looks,
@@ -247,6 +249,8 @@ class ABTest(Teller):
             ConfigError: The name is taken, or an experiment with planned looks.
             ExperimentStoppedError: The experiment has ended.
         """
+        if not isinstance(variant, ModelVariant):
+            raise ConfigError(f"add_variant needs a ModelVariant, got {variant!r}.")
         if variant.name in self._variants:
             raise ConfigError(f"There is a variant {variant.name!r} already.")
         if variant.name not in self.names:

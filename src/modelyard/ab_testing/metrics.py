@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from numbers import Real
 from typing import Any, Literal, get_args
 
 from modelyard._core.errors import ConfigError
@@ -38,7 +39,7 @@ class Metric:
         ConfigError: An attribute breaks its rule, or one of another kind was given.
     """
 
-    name: str
+    name: str = field(kw_only=False)
     kind: MetricKind = "mean"
     lower_is_better: bool | None = None
     denominator: str | None = None
@@ -56,6 +57,9 @@ class Metric:
                 f"got {self.kind!r}."
             )
         self._check_companions()
+        for value in (self.quantile, self.periods_per_year, self.margin):
+            if value is not None and not isinstance(value, Real):
+                raise self._error("numbers are wanted", value)
         if not 0.0 < self.quantile < 1.0:
             raise self._error("quantile must lie strictly between 0 and 1", self.quantile)
         if not 0.0 < self.periods_per_year < math.inf:
@@ -118,7 +122,10 @@ class MetricBook:
         primary_kind: MetricKind,
         lower_is_better: Iterable[str] | None,
     ) -> None:
-        metrics = tuple(declared)
+        metrics = (declared,) if isinstance(declared, Metric) else tuple(declared)
+        for metric in metrics:
+            if not isinstance(metric, Metric):
+                raise ConfigError(f"metrics must be a list of Metric, got {metric!r} in it.")
         self._by_name = {metric.name: metric for metric in metrics}
         if len(self._by_name) < len(metrics):
             names = [metric.name for metric in metrics]
@@ -164,6 +171,11 @@ class MetricBook:
         """Says which other value a metric is recorded with."""
         by_name = {m.name: m.companion for m in self.declared if m.companion is not None}
         return by_name.get
+
+    @property
+    def proportions(self) -> frozenset[str]:
+        """Names of the metrics whose values are 0 or 1."""
+        return frozenset(m.name for m in self.declared if m.kind == "proportion")
 
     @property
     def needs_values(self) -> frozenset[str]:

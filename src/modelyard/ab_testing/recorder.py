@@ -10,7 +10,12 @@ from modelyard.ab_testing.analysis.rules import Rules
 from modelyard.ab_testing.ledger import Ledger
 from modelyard.ab_testing.metrics import MetricBook
 from modelyard.ab_testing.persistence import PAUSED
-from modelyard.ab_testing.recording.results import HELD_OUT, Result, checked_metrics
+from modelyard.ab_testing.recording.results import (
+    HELD_OUT,
+    Result,
+    checked_metrics,
+    require_binary,
+)
 from modelyard.ab_testing.serving.assignment import Choice, Chooser
 from modelyard.ab_testing.serving.requests import OpenRequests, Request
 from modelyard.ab_testing.variant import ModelVariant, require_known
@@ -49,6 +54,7 @@ class Recorder:
         self.paired = is_paired
         self._variants = dict(variants)
         self._book = book
+        self._proportions = book.proportions
         self._rules = rules
         self._ledger = ledger
         self._lock = ledger.lock
@@ -152,7 +158,7 @@ class Recorder:
                 f"{self.test_name!r} is a paired experiment: record all variants of one input "
                 "together with record_paired({name: metrics, ...})."
             )
-        values = checked_metrics(metrics)
+        values = self._checked(metrics)
         unit, name = self._unit_now(), variant_name
         if user_id is not None:
             unit = str(user_id)
@@ -184,7 +190,7 @@ class Recorder:
                 "Pass request_id= to predict; where another process answered, or this one was "
                 "restarted since, use record_result(variant_name, metrics, request_id=...)."
             )
-        values = checked_metrics(metrics)
+        values = self._checked(metrics)
         if request.counts:
             self._record(
                 request.variant,
@@ -219,7 +225,7 @@ class Recorder:
             )
         for name in metrics:
             require_known(name, self.names)
-        checked = {name: checked_metrics(values) for name, values in metrics.items()}
+        checked = {name: self._checked(values) for name, values in metrics.items()}
         epoch, at = self._ledger.assignment.epoch, self._clock.now().isoformat()
         shared = request_id or new_id("pair")
         self._ledger.record(
@@ -237,6 +243,12 @@ class Recorder:
             StorageError: The store refuses; nothing is lost, the next flush tries again.
         """
         self._ledger.flush()
+
+    def _checked(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        values = checked_metrics(metrics)
+        if self._proportions:
+            require_binary(values, self._proportions)
+        return values
 
     def _owner(self, user_id: str | None) -> Choice:
         """Who answers, whose request it is, and whether its outcome counts."""

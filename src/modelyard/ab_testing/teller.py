@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -113,6 +114,8 @@ class Teller(Comparer):
                 known yet.
         """
         metric = self._known_metric(metric)
+        if not isinstance(effect, Real):
+            raise ConfigError(f"effect must be a number, got {effect!r}.")
         snapshot, planned = self._now()
         control, treatment = self.names[:2]
         comparison = self._compare(snapshot, planned, control, treatment, metric)

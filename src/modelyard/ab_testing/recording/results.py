@@ -53,6 +53,18 @@ def checked_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     return checked
 
 
+def require_binary(metrics: Mapping[str, float], proportions: frozenset[str]) -> None:
+    """Check that values of proportions are 0 or 1; NaN, which counts as missing, is let pass.
+
+    Raises:
+        ConfigError: One is neither.
+    """
+    for name in proportions & metrics.keys():
+        value = metrics[name]
+        if value not in (0.0, 1.0) and math.isfinite(value):
+            raise ConfigError(f"metric {name!r} is a proportion: 0 or 1 is wanted, got {value!r}.")
+
+
 def grouped(results: Iterable[Result]) -> list[list[Result]]:
     """Results that share a request id, together, in the order in which they first appear."""
     groups: dict[str, list[Result]] = {}
