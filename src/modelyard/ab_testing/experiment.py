@@ -249,7 +249,8 @@ class ABTest(Teller):
             ConfigError: The name is taken, or an experiment with planned looks.
             ExperimentStoppedError: The experiment has ended.
         """
-        if not isinstance(variant, ModelVariant):
+        handed_in: Any = variant
+        if not isinstance(handed_in, ModelVariant):
             raise ConfigError(f"add_variant needs a ModelVariant, got {variant!r}.")
         if variant.name in self._variants:
             raise ConfigError(f"There is a variant {variant.name!r} already.")

@@ -57,7 +57,8 @@ class Metric:
                 f"got {self.kind!r}."
             )
         self._check_companions()
-        for value in (self.quantile, self.periods_per_year, self.margin):
+        numbers: tuple[Any, ...] = (self.quantile, self.periods_per_year, self.margin)
+        for value in numbers:
             if value is not None and not isinstance(value, Real):
                 raise self._error("numbers are wanted", value)
         if not 0.0 < self.quantile < 1.0:
@@ -123,7 +124,8 @@ class MetricBook:
         lower_is_better: Iterable[str] | None,
     ) -> None:
         metrics = (declared,) if isinstance(declared, Metric) else tuple(declared)
-        for metric in metrics:
+        handed_in: tuple[Any, ...] = metrics
+        for metric in handed_in:
             if not isinstance(metric, Metric):
                 raise ConfigError(f"metrics must be a list of Metric, got {metric!r} in it.")
         self._by_name = {metric.name: metric for metric in metrics}

@@ -114,7 +114,8 @@ class Teller(Comparer):
                 known yet.
         """
         metric = self._known_metric(metric)
-        if not isinstance(effect, Real):
+        wanted: Any = effect
+        if not isinstance(wanted, Real):
             raise ConfigError(f"effect must be a number, got {effect!r}.")
         snapshot, planned = self._now()
         control, treatment = self.names[:2]
