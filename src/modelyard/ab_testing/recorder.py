@@ -83,7 +83,8 @@ class Recorder:
         Args:
             user_id: Any value whose text identifies the user.
         """
-        return self._served(self._owner(user_id)[0])
+        owner = self._owner(user_id)[0]
+        return self._variants.get(owner) or self._served(owner)
 
     def is_held_out(self, user_id: str) -> bool:
         """Whether a user is kept out of the experiment (`holdout_share`)."""

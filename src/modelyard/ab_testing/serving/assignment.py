@@ -195,7 +195,8 @@ class Chooser:
             return HELD_OUT, user_id, True
         slot, mark = slot_and_mark_of(assignment.test_name, assignment.salt, user_id)
         owner = assignment.table.owners[slot]
-        self.exposures.note(owner, assignment.epoch, mark)
+        if mark not in self.exposures.seen:
+            self.exposures.note(owner, assignment.epoch, mark)
         return owner, user_id, True
 
 

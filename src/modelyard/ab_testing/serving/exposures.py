@@ -17,26 +17,29 @@ class Exposures:
 
     Args:
         max_marks: How many users are told apart.
+
+    Attributes:
+        seen: Where each user was first seen, by mark.
     """
 
     def __init__(self, max_marks: int = MAX_MARKS) -> None:
         self._lock = Lock()
         self._max_marks = max_marks
         self._mask = 0
-        self._seen: dict[int, tuple[str, int]] = {}
+        self.seen: dict[int, tuple[str, int]] = {}
         self._counts: Counter[tuple[str, int]] = Counter()
         self._unknown: Counter[tuple[str, int]] = Counter()
 
     def note(self, variant: str, epoch: int, mark: int) -> None:
         """Count a user, told apart by `mark`, unless seen before."""
-        if mark in self._seen or mark & self._mask:
+        if mark in self.seen or mark & self._mask:
             return
         with self._lock:
-            if mark in self._seen:
+            if mark in self.seen:
                 return
-            self._seen[mark] = (variant, epoch)
+            self.seen[mark] = (variant, epoch)
             self._counts[variant, epoch] += 1
-            if len(self._seen) > self._max_marks:
+            if len(self.seen) > self._max_marks:
                 self._thin()
 
     def note_unknown(self, variant: str, epoch: int) -> None:
@@ -56,5 +59,5 @@ class Exposures:
 
     def _thin(self) -> None:
         self._mask = 2 * self._mask + 1
-        self._seen = {mark: place for mark, place in self._seen.items() if not mark & self._mask}
-        self._counts = Counter(self._seen.values())
+        self.seen = {mark: place for mark, place in self.seen.items() if not mark & self._mask}
+        self._counts = Counter(self.seen.values())
