@@ -10,7 +10,7 @@ from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.errors import ConfigError, StorageError, VariantNotFoundError
 from modelyard._core.ids import checked_name
 from modelyard._core.plain import finite_or_none
-from modelyard.ab_testing.policies import Arms, policy_named
+from modelyard.ab_testing.bandits.policies import Arms, policy_named
 from modelyard.ab_testing.variant import ModelVariant
 from modelyard.storage import Store
 
