@@ -6,7 +6,7 @@ import pytest
 
 from modelyard._core.errors import ConfigError, VariantNotFoundError
 from modelyard.ab_testing import ModelVariant, MultiArmedBandit
-from modelyard.ab_testing.policies import ALGORITHMS
+from modelyard.ab_testing.bandits.policies import ALGORITHMS
 from modelyard.storage import open_store
 
 MEANS = (0.1, 0.3, 0.6)

@@ -1,6 +1,6 @@
 """Experiments whose winners are winners, and bandits that learn at any scale."""
 
-from modelyard.ab_testing.bandit import MultiArmedBandit
+from modelyard.ab_testing.bandits import MultiArmedBandit
 from modelyard.ab_testing.experiment import ABTest
 from modelyard.ab_testing.metrics import Metric
 from modelyard.ab_testing.outputs import IntervalHistory

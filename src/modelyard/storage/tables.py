@@ -26,7 +26,7 @@ from sqlalchemy import (
 metadata = MetaData()
 
 # Alembic's name of the last migration in `migrations/versions`, which leads to these tables.
-HEAD = "0003"
+HEAD = "0004"
 
 
 def _seq() -> Column[Any]:
@@ -241,6 +241,20 @@ experiment_result = Table(
     # A late retry of the same outcome counts once. Null request ids are all distinct in SQL.
     UniqueConstraint("test_name", "request_id", "variant", name="result_once"),
     Index("result_by_test", "test_name", "seq"),
+    **_NUMBERED,
+)
+
+# What happened in one process that runs a bandit between two flushes.
+bandit_chunk = Table(
+    "bandit_chunk",
+    metadata,
+    _seq(),
+    Column("bandit_name", String(120), nullable=False),
+    Column("recorder_id", String(60), nullable=False),
+    Column("at", String(40), nullable=False),
+    Column("n_choices", Integer, nullable=False),
+    Column("body", JSON, nullable=False),
+    Index("bandit_chunk_by_bandit", "bandit_name", "seq"),
     **_NUMBERED,
 )
 

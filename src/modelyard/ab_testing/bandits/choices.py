@@ -1,0 +1,220 @@
+"""The choices a bandit made: with what chance, what came of them, and which still wait."""
+
+import math
+from collections import deque
+from collections.abc import Iterable
+
+from modelyard.ab_testing.bandits.chances import Posterior, chances_of_best
+
+# A choice that waits longer than this many later ones is given up, whatever the time; and so many
+# request ids are remembered after their reward came.
+MOST_PENDING = 100_000
+
+
+class Choice:
+    """One choice; its reward comes later.
+
+    Attributes:
+        index: Place of the variant in `among`.
+        among: Names of the variants there were.
+        at_s: Monotonic time.
+        preferred: Place of the variant that was best, or drawn, before chance came in.
+        exploration: Chance that the choice was made at random, 0 to 1.
+        posterior: What `preferred` was drawn from; None where that was certain.
+        request_id: Given by the caller, or None.
+        key: Names a choice whose reward is to come; its request id, if it has one.
+        reward: What came of it, if something has; NaN where that was not finite.
+        has_reward: Whether something has.
+        is_pending: Whether its reward is still waited for.
+        propensity: Chance of the variant, once it was worked out (`fill_propensities`).
+    """
+
+    __slots__ = (
+        "among",
+        "at_s",
+        "exploration",
+        "has_reward",
+        "index",
+        "is_pending",
+        "key",
+        "posterior",
+        "preferred",
+        "propensity",
+        "request_id",
+        "reward",
+    )
+
+    def __init__(
+        self,
+        index: int,
+        among: tuple[str, ...],
+        at_s: float,
+        preferred: int,
+        exploration: float,
+        posterior: Posterior | None,
+    ) -> None:
+        self.index = index
+        self.among = among
+        self.at_s = at_s
+        self.preferred = preferred
+        self.exploration = exploration
+        self.posterior = posterior
+        self.request_id: str | None = None
+        self.key: str | None = None
+        self.reward = math.nan
+        self.has_reward = False
+        self.is_pending = True
+        self.propensity: float | None = None
+
+    @property
+    def variant(self) -> str:
+        """Name of the chosen variant."""
+        return self.among[self.index]
+
+    def end(self, reward: float) -> None:
+        """Note what came of it."""
+        self.reward = reward
+        self.has_reward = True
+        self.is_pending = False
+
+
+def fill_propensities(choices: Iterable[Choice]) -> None:
+    """Work out the propensities that are not known yet.
+
+    It takes some time where posteriors have to be integrated, so it is not done while choosing.
+    """
+    # Taken once: another thread may be doing the same.
+    unknown = [(choice, choice.posterior) for choice in choices if choice.propensity is None]
+    chances = iter(chances_of_best([posterior for _, posterior in unknown if posterior]))
+    for choice, posterior in unknown:
+        if posterior is None:
+            preferred = float(choice.index == choice.preferred)
+        else:
+            preferred = next(chances)[choice.index]
+        choice.propensity = mixed(preferred, choice.exploration, len(choice.among))
+        choice.posterior = None
+
+
+def mixed(preferred: float, exploration: float, n_variants: int) -> float:
+    """Chance of a variant that is preferred with one chance, and else chosen at random."""
+    return exploration / n_variants + (1.0 - exploration) * preferred
+
+
+class Choices:
+    """The last choices, and those that wait for their reward.
+
+    Not thread-safe: its owner locks.
+
+    Args:
+        log_size: How many are kept.
+        pending_timeout_s: Seconds after which a reward is no longer waited for; None: never.
+
+    Attributes:
+        log: The last ones, oldest first.
+        n_expired: Choices whose reward was waited for in vain.
+        next_expiry_s: Before this monotonic time none is waited for too long.
+    """
+
+    def __init__(self, log_size: int, pending_timeout_s: float | None) -> None:
+        self.log: deque[Choice] = deque(maxlen=log_size)
+        self.n_expired = 0
+        self._timeout_s = math.inf if pending_timeout_s is None else pending_timeout_s
+        self.next_expiry_s = -math.inf
+        # Of each variant those without a key, oldest first: a reward that comes without a
+        # request id belongs to the first. What an earlier process left behind comes last.
+        self._waiting: dict[str, deque[Choice]] = {}
+        self._inherited: dict[str, deque[Choice]] = {}
+        self._by_key: dict[str, Choice] = {}
+        self._keyed: deque[Choice] = deque()
+        self._ended_keys: deque[str] = deque()
+
+    def add(self, choice: Choice) -> None:
+        """Take a new choice that has no key."""
+        self.log.append(choice)
+        variant = choice.among[choice.index]
+        waiting = self._waiting.get(variant)
+        if waiting is None:
+            waiting = self._waiting[variant] = deque()
+        waiting.append(choice)
+        if len(waiting) > MOST_PENDING:
+            self.next_expiry_s = -math.inf
+
+    def add_keyed(self, choice: Choice, key: str) -> None:
+        """Take a choice that is found by its key."""
+        choice.key = key
+        self.log.append(choice)
+        self.remember(choice, key)
+
+    def remember(self, choice: Choice, key: str) -> None:
+        """Find a choice by its key from now on."""
+        self._by_key[key] = choice
+        if choice.is_pending:
+            self._keyed.append(choice)
+        else:
+            self._note_ended(key)
+
+    def inherit(self, choice: Choice) -> None:
+        """Wait for the reward of a choice that an earlier process made."""
+        self._inherited.setdefault(choice.variant, deque()).append(choice)
+
+    def by_key(self, key: str) -> Choice | None:
+        """The choice of this key, or None."""
+        return self._by_key.get(key)
+
+    def first_waiting(self, variant: str) -> Choice | None:
+        """The choice that a reward without a request id belongs to; it waits no longer."""
+        for queues in (self._waiting, self._inherited):
+            queue = queues.get(variant)
+            while queue:
+                choice = queue.popleft()
+                if choice.is_pending:
+                    return choice
+        return None
+
+    def end(self, choice: Choice, reward: float) -> None:
+        """Note what came of a choice."""
+        choice.end(reward)
+        self._note_ended(choice.key)
+
+    def pending(self) -> list[Choice]:
+        """Those whose reward is waited for: oldest first among those of one kind."""
+        queues = (*self._inherited.values(), self._keyed, *self._waiting.values())
+        found = {id(choice): choice for queue in queues for choice in queue if choice.is_pending}
+        return list(found.values())
+
+    def give_up(self, variant: str) -> None:
+        """Wait for no reward of this variant any more."""
+        for choice in self.pending():
+            if choice.variant == variant:
+                choice.is_pending = False
+
+    def expired(self, now_s: float) -> list[Choice]:
+        """Those that are waited for no longer, from now on."""
+        gone: list[Choice] = []
+        heads = []
+        for queue in (self._keyed, *self._inherited.values(), *self._waiting.values()):
+            while queue and not self._is_waited_for(queue[0], len(queue), now_s):
+                choice = queue.popleft()
+                if choice.is_pending:
+                    choice.is_pending = False
+                    gone.append(choice)
+                    self._note_ended(choice.key)
+            if queue:
+                heads.append(queue[0].at_s)
+        self.next_expiry_s = min(heads, default=now_s) + self._timeout_s
+        self.n_expired += len(gone)
+        return gone
+
+    def _is_waited_for(self, choice: Choice, n_waiting: int, now_s: float) -> bool:
+        return (
+            choice.is_pending
+            and now_s - choice.at_s < self._timeout_s
+            and n_waiting <= MOST_PENDING
+        )
+
+    def _note_ended(self, key: str | None) -> None:
+        if key not in self._by_key:
+            return
+        self._ended_keys.append(key)
+        if len(self._ended_keys) > MOST_PENDING:
+            self._by_key.pop(self._ended_keys.popleft(), None)

@@ -1,0 +1,111 @@
+"""What happened in one process between two flushes, as plain values and back.
+
+A chunk holds new choices, new rewards in their order, and variants that came or went. A reward
+names its choice by its place in the chunk, or by its key where an earlier chunk holds it.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+from modelyard._core.plain import finite_or_none
+from modelyard.ab_testing.bandits.choices import Choice
+from modelyard.ab_testing.bandits.learner import Learner, Outbox
+from modelyard.ab_testing.bandits.log import LoggedChoice, Times, choice_of, logged
+
+
+def to_plain(outbox: Outbox, times: Times) -> dict[str, Any]:
+    """A chunk of what is in the outbox; choices without a reward must have a key."""
+    places = {id(choice): place for place, choice in enumerate(outbox.choices)}
+    return {
+        "choices": [
+            {**entry, "has_reward": False, "reward": None, "key": choice.key}
+            for entry, choice in zip(logged(outbox.choices, times), outbox.choices, strict=True)
+        ],
+        "rewards": [
+            [_reference(choice, places), variant, finite_or_none(reward)]
+            for choice, variant, reward in outbox.rewards
+        ],
+        "members": [list(change) for change in outbox.members],
+    }
+
+
+def learn(learner: Learner, body: Mapping[str, Any], times: Times) -> None:
+    """Take in a chunk of another process."""
+    for name, has_come in body["members"]:
+        if has_come and name not in learner.index:
+            learner.add(name)
+        elif not has_come and name in learner.index and len(learner.names) > 1:
+            learner.remove(name)
+    choices = [choice_of(entry, times) for entry in body["choices"]]
+    for choice, entry in zip(choices, body["choices"], strict=True):
+        key = entry["key"]
+        if key is not None and learner.choices.by_key(key) is None:
+            learner.wait_for(choice)
+            learner.choices.add_keyed(choice, key)
+        else:
+            learner.choices.log.append(choice)
+    for reference, variant, value in body["rewards"]:
+        reward = math.nan if value is None else value
+        owner = _referred_to(learner, choices, reference)
+        if owner is None or (owner.has_reward and owner.request_id is None):
+            # Where its own reward went to another choice of the variant, none is lost.
+            learner.take(variant, reward, is_pending=False)
+        elif owner.has_reward:
+            learner.n_duplicates += 1
+        else:
+            learner.settle(owner, reward)
+
+
+def remember(learner: Learner, body: Mapping[str, Any], times: Times) -> None:
+    """Put the choices of a chunk in the log; its rewards are in the sums already."""
+    choices = []
+    for entry in body["choices"]:
+        known = None if entry["key"] is None else learner.choices.by_key(entry["key"])
+        choice = choice_of(entry, times) if known is None else known
+        choices.append(choice)
+        if known is None and entry["key"] is not None:
+            learner.choices.add_keyed(choice, entry["key"])
+        else:
+            learner.choices.log.append(choice)
+    for reference, _, value in body["rewards"]:
+        owner = _referred_to(learner, choices, reference)
+        if owner is not None and not owner.has_reward:
+            learner.choices.end(owner, math.nan if value is None else value)
+
+
+def _referred_to(
+    learner: Learner, choices: Sequence[Choice], reference: int | str | None
+) -> Choice | None:
+    if isinstance(reference, str):
+        return learner.choices.by_key(reference)
+    return None if reference is None else choices[reference]
+
+
+def join(bodies: Iterable[Mapping[str, Any]]) -> list[LoggedChoice]:
+    """The choices of all chunks in their order, each with its reward, wherever that came."""
+    joined: list[LoggedChoice] = []
+    by_key: dict[str, LoggedChoice] = {}
+    for body in bodies:
+        choices = [_without_key(entry) for entry in body["choices"]]
+        for entry, choice in zip(body["choices"], choices, strict=True):
+            if entry["key"] is not None:
+                by_key.setdefault(entry["key"], choice)
+        for reference, _, value in body["rewards"]:
+            if reference is None:
+                continue
+            found = by_key.get(reference) if isinstance(reference, str) else choices[reference]
+            if found is not None and not found["has_reward"]:
+                found["has_reward"], found["reward"] = True, value
+        joined += choices
+    return joined
+
+
+def _without_key(entry: Mapping[str, Any]) -> LoggedChoice:
+    return cast("LoggedChoice", {key: entry[key] for key in LoggedChoice.__annotations__})
+
+
+def _reference(choice: Choice | None, places: Mapping[int, int]) -> int | str | None:
+    if choice is None:
+        return None
+    return places.get(id(choice), choice.key)

@@ -1,0 +1,267 @@
+"""What a bandit knows and does, in memory and without a lock."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from modelyard._core.errors import ConfigError, RequestNotFoundError, VariantNotFoundError
+from modelyard.ab_testing.bandits.chances import chances_of_best
+from modelyard.ab_testing.bandits.choices import Choice, Choices, mixed
+from modelyard.ab_testing.bandits.policies import Rules
+from modelyard.ab_testing.bandits.sums import Sums
+
+
+class Outcome(NamedTuple):
+    """What came of a use of a variant.
+
+    Attributes:
+        variant: Its name.
+        reward: What it gave.
+        request_id: Of the choice, or None.
+        propensity: Chance of a choice that was made elsewhere, or None.
+    """
+
+    variant: str
+    reward: float
+    request_id: str | None
+    propensity: float | None
+
+
+@dataclass(slots=True)
+class Outbox:
+    """What happened since the last flush.
+
+    Attributes:
+        choices: New choices.
+        rewards: New rewards: the choice they belong to if there is one, variant, reward.
+        members: Variants that came or went: name, and whether it came.
+    """
+
+    choices: list[Choice] = field(default_factory=list)
+    rewards: list[tuple[Choice | None, str, float]] = field(default_factory=list)
+    members: list[tuple[str, bool]] = field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing happened."""
+        return not (self.choices or self.rewards or self.members)
+
+    def before(self, later: "Outbox") -> "Outbox":
+        """This and what happened `later`."""
+        return Outbox(
+            self.choices + later.choices,
+            self.rewards + later.rewards,
+            self.members + later.members,
+        )
+
+
+class Learner:
+    """Chooses variants and learns from their rewards.
+
+    Not thread-safe: its owner locks.
+
+    Args:
+        names: The variants, in order.
+        rules: How to choose.
+        choices: Where choices are kept.
+        rng: For the random ones.
+
+    Attributes:
+        names: The variants there are now.
+        record: Sums of all their rewards.
+        sums: What choices are made on: the record itself, or what is not forgotten of it.
+        removed: Sums of each variant that was removed.
+        n_duplicates: Rewards of requests that had theirs already.
+        outbox: What happened, for a store; None without one.
+    """
+
+    def __init__(
+        self, names: Sequence[str], rules: Rules, choices: Choices, rng: np.random.Generator
+    ) -> None:
+        rules.check_number(len(names))
+        self.rules = rules
+        self.choices = choices
+        self.rng = rng
+        self.sums = rules.sums(len(names))
+        self.record = Sums(len(names), rules.reward_range) if rules.forgets else self.sums
+        self.removed: dict[str, Sums] = {}
+        self.n_duplicates = 0
+        self.outbox: Outbox | None = None
+        self.policy = rules.policy()
+        self._explores = rules.exploration(0, len(names)) > 0.0
+        self.set_names(names)
+
+    def set_names(self, names: Sequence[str]) -> None:
+        """Name the variants, in the order of the sums."""
+        self.names = tuple(names)
+        self.index = {name: index for index, name in enumerate(self.names)}
+
+    def select(self, now_s: float, request_id: str | None = None) -> str:
+        """Name of the variant to use now; the same again for a request id that is known."""
+        choices, sums, names = self.choices, self.sums, self.names
+        if request_id is not None:
+            known = choices.by_key(request_id)
+            if known is not None and known.variant in self.index:
+                return known.variant
+        if now_s >= choices.next_expiry_s:
+            self.expire(now_s)
+        index, posterior = self.policy.choose(sums, self.rng)
+        preferred, exploration = index, 0.0
+        if self._explores:
+            exploration = self.rules.exploration(sums.n_pulls, len(names))
+            if self.rng.random() < exploration:
+                index = int(self.rng.random() * len(names))
+        choice = Choice(index, names, now_s, preferred, exploration, posterior)
+        sums.pull(index)
+        if request_id is None:
+            choices.add(choice)
+        else:
+            choice.request_id = request_id
+            choices.add_keyed(choice, request_id)
+        if self.outbox is not None:
+            self.outbox.choices.append(choice)
+        return names[index]
+
+    def update(self, variant: str, reward: float) -> None:
+        """Take a reward, of the variant's first choice that waits for one if there is one."""
+        choice = self.choices.first_waiting(variant)
+        if choice is None:
+            self.take(variant, reward, is_pending=False)
+        else:
+            self.choices.end(choice, reward)
+            self.take(variant, reward, is_pending=True)
+        if self.outbox is not None:
+            self.outbox.rewards.append((choice, variant, reward))
+
+    def require_request(self, outcome: Outcome) -> None:
+        """Check that the choice of an outcome is known, where it names one.
+
+        Raises:
+            RequestNotFoundError: No choice was made for it that is remembered.
+            ConfigError: It was made for another variant.
+        """
+        request_id = outcome.request_id
+        if request_id is None:
+            return
+        choice = self.choices.by_key(request_id)
+        if choice is None and outcome.propensity is None:
+            raise RequestNotFoundError(
+                f"No choice with request_id {request_id!r} is remembered. Pass request_id= to "
+                "select_variant; without it the reward is taken too, and with propensity= it is "
+                "logged as a choice made elsewhere."
+            )
+        if choice is not None and choice.variant != outcome.variant:
+            raise ConfigError(
+                f"Request {request_id!r} was answered by {choice.variant!r}, not by "
+                f"{outcome.variant!r}."
+            )
+
+    def learn(self, outcome: Outcome, now_s: float) -> None:
+        """Take an outcome, once for each request; its request is known (`require_request`)."""
+        variant, reward, request_id, propensity = outcome
+        if request_id is None and propensity is None:
+            self.update(variant, reward)
+            return
+        choice = None if request_id is None else self.choices.by_key(request_id)
+        if choice is not None and choice.has_reward:
+            self.n_duplicates += 1
+            return
+        if choice is None:
+            choice = self._made_elsewhere(variant, request_id, now_s)
+        if propensity is not None:
+            choice.propensity = propensity
+        self.settle(choice, reward)
+        if self.outbox is not None:
+            self.outbox.rewards.append((choice, variant, reward))
+
+    def settle(self, choice: Choice, reward: float) -> None:
+        """Take the reward of a choice."""
+        is_pending = choice.is_pending
+        self.choices.end(choice, reward)
+        self.take(choice.variant, reward, is_pending=is_pending)
+
+    def _made_elsewhere(self, variant: str, request_id: str | None, now_s: float) -> Choice:
+        among = self.names if variant in self.index else (*self.names, variant)
+        choice = Choice(among.index(variant), among, now_s, 0, 0.0, None)
+        choice.is_pending = False
+        choice.request_id = request_id
+        if request_id is None:
+            self.choices.log.append(choice)
+        else:
+            self.choices.add_keyed(choice, request_id)
+        if self.outbox is not None:
+            self.outbox.choices.append(choice)
+        return choice
+
+    def take(self, variant: str, reward: float, *, is_pending: bool) -> None:
+        """Add a reward to the sums."""
+        index = self.index.get(variant)
+        if index is None:
+            self.removed.setdefault(variant, Sums(1)).add(0, reward)
+            return
+        self.sums.add(index, reward, is_pending=is_pending)
+        if self.record is not self.sums:
+            self.record.add(index, reward)
+
+    def expire(self, now_s: float) -> None:
+        """Wait no longer for rewards that should have come."""
+        for choice in self.choices.expired(now_s):
+            index = self.index.get(choice.variant)
+            if index is not None:
+                self.sums.give_up(index)
+
+    def wait_for(self, choice: Choice) -> None:
+        """Wait for the reward of a choice that another process made."""
+        index = self.index.get(choice.variant)
+        if index is not None:
+            choice.is_pending = True
+            self.sums.pull(index)
+
+    def add(self, name: str) -> None:
+        """Add a variant; one that was removed comes back with what is known of it.
+
+        Raises:
+            ConfigError: It is there already, or `min_probability` leaves no room for it.
+        """
+        if name in self.index:
+            raise ConfigError(f"There is a variant {name!r} already: {self.names}.")
+        self.rules.check_number(len(self.names) + 1)
+        before = self.removed.pop(name, None)
+        self.sums.insert(before)
+        if self.record is not self.sums:
+            self.record.insert(before)
+        self.set_names((*self.names, name))
+
+    def remove(self, name: str) -> None:
+        """Remove a variant; what is known of it is kept.
+
+        Raises:
+            VariantNotFoundError: It is not there.
+            ConfigError: It is the last one.
+        """
+        if name not in self.index:
+            raise VariantNotFoundError(f"No variant {name!r}. There are: {self.names}.")
+        if len(self.names) == 1:
+            raise ConfigError(f"{name!r} is the last variant: add another one first.")
+        index = self.index[name]
+        known = self.sums.take_out(index)
+        if self.record is not self.sums:
+            known = self.record.take_out(index)
+        self.removed[name] = known
+        self.choices.give_up(name)
+        self.set_names([other for other in self.names if other != name])
+
+    def probabilities(self) -> list[float]:
+        """Chance of each variant to be chosen next."""
+        posterior = self.policy.posterior(self.sums)
+        n = len(self.names)
+        if posterior is None:
+            # A certain choice asks nothing of the generator.
+            certain, _ = self.policy.choose(self.sums, self.rng)
+            preferred = [float(index == certain) for index in range(n)]
+        else:
+            preferred = chances_of_best([posterior])[0]
+        exploration = self.rules.exploration(self.sums.n_pulls, n)
+        return [mixed(chance, exploration, n) for chance in preferred]

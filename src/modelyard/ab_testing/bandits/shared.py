@@ -1,0 +1,158 @@
+"""Keeps a bandit in a store, together with the other processes that run it."""
+
+import logging
+from threading import Lock
+from typing import Any, cast
+from zlib import crc32
+
+import numpy as np
+
+from modelyard._core.clock import Clock
+from modelyard._core.errors import StorageError
+from modelyard._core.ids import new_id
+from modelyard.ab_testing.bandits import chunk, state
+from modelyard.ab_testing.bandits.choices import fill_propensities
+from modelyard.ab_testing.bandits.learner import Learner, Outbox
+from modelyard.ab_testing.bandits.log import LoggedChoice, Times
+from modelyard.ab_testing.bandits.rows import BanditRows, StoredChunk
+
+_logger = logging.getLogger(__name__)
+
+FLUSH_INTERVAL_S = 1.0
+
+
+class SharedBandit:
+    """Sends what happens to a learner to the store, and takes in what happened elsewhere.
+
+    Thread-safe: `lock`, which is the learner's owner's, is held while the learner is looked at or
+    changed, and never while the store works; a lock of its own keeps flushes apart.
+
+    Args:
+        learner: New; becomes what is stored, if something is.
+        rows: Where it is stored.
+        lock: Guards the learner.
+        clock: Tells the time.
+        log_size: How many choices the learner's log holds.
+
+    Raises:
+        ConfigError: Another bandit is stored under the name.
+        StorageError: The store refuses.
+    """
+
+    def __init__(
+        self, learner: Learner, rows: BanditRows, lock: Lock, clock: Clock, log_size: int
+    ) -> None:
+        self._learner = learner
+        self._rows = rows
+        self._lock = lock
+        self._clock = clock
+        self._flush_lock = Lock()
+        self._recorder_id = new_id("bandit")
+        self._n_keys = 0
+        self._last_seq = 0
+        self._is_stored = False
+        self._is_apart = False
+        self._flushed_at_s = clock.monotonic_s()
+        self._open(log_size)
+        learner.outbox = Outbox()
+
+    def flush(self) -> None:
+        """Store what is new, durably, and take in what other processes stored.
+
+        Raises:
+            StorageError: The store refuses; nothing is lost, the next flush tries again.
+        """
+        with self._flush_lock:
+            self._exchange()
+
+    def flush_if_due(self) -> None:
+        """Flush when the last time is a second ago; a store that refuses is only logged."""
+        if self._clock.monotonic_s() - self._flushed_at_s < FLUSH_INTERVAL_S:
+            return
+        if not self._flush_lock.acquire(blocking=False):
+            return  # another thread is at it
+        try:
+            self._exchange()
+        except StorageError as error:
+            # The caller's loop goes on; what waits is kept and flush() will say so again.
+            self._flushed_at_s = self._clock.monotonic_s()
+            _logger.warning("A bandit's rewards could not be stored: %s", error)
+        finally:
+            self._flush_lock.release()
+
+    def stored_choices(self) -> list[LoggedChoice]:
+        """Every choice that was ever stored, by whichever process."""
+        return chunk.join(stored.body for stored in self._rows.chunks())
+
+    def _open(self, log_size: int) -> None:
+        stored, chunks = self._rows.load(log_size)
+        self._is_stored = stored is not None
+        times = Times.of(self._clock)
+        if stored is not None:
+            state.check_same(self._learner, stored, self._rows.name)
+            state.restore(self._learner, stored, times)
+        for one in chunks:
+            if stored is not None and one.is_in(stored):
+                chunk.remember(self._learner, one.body, times)
+            else:
+                chunk.learn(self._learner, one.body, times)
+            self._last_seq = max(self._last_seq, one.seq)
+
+    def _exchange(self) -> None:
+        learner = self._learner
+        with self._lock:
+            choices = list(learner.outbox.choices) if learner.outbox else []
+        # Outside of the lock: it may take long.
+        fill_propensities(choices)
+        times = Times.of(self._clock)
+        with self._lock:
+            outbox, learner.outbox = learner.outbox or Outbox(), Outbox()
+            self._name_pending()
+            plain = state.to_plain(learner, times, with_log=False)
+        try:
+            news = self._store(outbox, plain, times)
+        except StorageError:
+            with self._lock:
+                learner.outbox = outbox.before(learner.outbox)
+            raise
+        self._flushed_at_s = times.now_s
+        with self._lock:
+            self._learn(news, times)
+
+    def _store(self, outbox: Outbox, plain: dict[str, object], times: Times) -> list[StoredChunk]:
+        if outbox.is_empty and self._is_stored:
+            news = self._rows.chunks(after_seq=self._last_seq)
+            return [one for one in news if one.recorder_id != self._recorder_id]
+        news = self._rows.exchange(
+            self._recorder_id,
+            chunk.to_plain(outbox, times),
+            plain,
+            after_seq=self._last_seq,
+            at=times.now.isoformat(),
+        )
+        self._is_stored = True
+        return news
+
+    def _name_pending(self) -> None:
+        """Give every choice a key whose reward will come in a later chunk."""
+        for choice in self._learner.choices.pending():
+            if choice.key is None:
+                self._n_keys += 1
+                choice.key = f"{self._recorder_id}/{self._n_keys}"
+
+    def _learn(self, news: list[StoredChunk], times: Times) -> None:
+        learner = self._learner
+        if news and not self._is_apart:
+            # Another process may have taken up the same state, and would draw the same.
+            jumps = crc32(self._recorder_id.encode())
+            learner.rng = np.random.Generator(_jumped(learner.rng, jumps))
+            self._is_apart = True
+        for one in news:
+            chunk.learn(learner, one.body, times)
+            self._last_seq = max(self._last_seq, one.seq)
+
+
+def _jumped(rng: np.random.Generator, jumps: int) -> np.random.PCG64:
+    far = np.random.PCG64()
+    far.state = cast("Any", rng.bit_generator.state)
+    return far.jumped(jumps)
