@@ -52,7 +52,7 @@ class Deadline:
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
-        self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._n_threads = self._n_idle = self._n_hung = 0
 
     def attempt(self, served: Served, x: Any) -> Attempt:
@@ -80,6 +80,13 @@ class Deadline:
             latency_s = time.perf_counter() - started
             return Attempt(served=served, output=None, error=error, latency_s=latency_s)
 
+    def close(self) -> None:
+        """Let the threads end: those that wait at once, those that work when they are done."""
+        with self._lock:
+            n_threads = self._n_threads
+        for _ in range(n_threads):
+            self._jobs.put(None)
+
     def _give(self, job: Callable[[], None]) -> None:
         with self._lock:
             if self._n_idle > 0:
@@ -91,8 +98,8 @@ class Deadline:
         self._jobs.put(job)
 
     def _work(self) -> None:
-        while True:
-            self._jobs.get()()
+        while (job := self._jobs.get()) is not None:
+            job()
             with self._lock:
                 self._n_idle += 1
 

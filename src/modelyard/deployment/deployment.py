@@ -198,7 +198,9 @@ class Deployment:
                 )
             if self._routing.shadow is not None and self._routing.shadow.version_id == version_id:
                 self.set_shadow(None)
-            self._deadlines.pop(version_id, None)
+            deadline = self._deadlines.pop(version_id, None)
+            if deadline is not None:
+                deadline.close()
             kept = {key: one for key, one in self._routing.served.items() if key != version_id}
             self._routing = replace(self._routing, served=MappingProxyType(kept))
 
