@@ -14,7 +14,7 @@ from modelyard.deployment.serving import Served, refuse_non_finite
 _MOST_HUNG = 4
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Attempt:
     """What one version made of a request: an output, or the error that came instead."""
 

@@ -1,6 +1,8 @@
 """`Deployment`: traffic split over versions, with the stable one behind each of the others."""
 
+import itertools
 import logging
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +25,7 @@ from modelyard._core.errors import (
 from modelyard._core.ids import new_id
 from modelyard.deployment.answer import Answer
 from modelyard.deployment.attempts import Attempt, Deadline, attempt
-from modelyard.deployment.serving import Maker, Served, VersionSource, size_of
+from modelyard.deployment.serving import Maker, Served, VersionSource, as_row, size_of
 from modelyard.deployment.shadowing import Shadow, ShadowComparison
 from modelyard.monitor import Health, ModelMonitor
 from modelyard.routing import N_SLOTS, SlotTable, slot_of
@@ -34,14 +36,7 @@ _REMEMBERED_REQUESTS = 100_000
 _MB = 1e6
 _TOLERANCE = 1e-6  # of a sum of shares
 _NO_FALLBACK = object()
-
-
-@dataclass(kw_only=True)
-class _Asked:
-    """Who answered a request, and whether its outcome is known already."""
-
-    version_id: str | None
-    has_outcome: bool = False
+_KNOWN = "(outcome known)"  # no version's id has a bracket
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +118,10 @@ class Deployment:
         self._routing = _Routing()
         self._changing = threading.RLock()  # guards changes of _routing and the listeners
         self._asking = threading.Lock()  # guards _rng and _requests
-        self._requests: OrderedDict[str, _Asked] = OrderedDict()
+        # Who answered each request; `_KNOWN` once its outcome is.
+        self._requests: OrderedDict[str, str | None] = OrderedDict()
+        self._id_prefix = f"{new_id('request')}-{os.getpid()}"
+        self._numbers = itertools.count()
         self._listeners: list[Callable[[], None]] = []
 
     # ── versions ────────────────────────────────────────────────────────────────────────────
@@ -290,7 +288,7 @@ class Deployment:
         routing = self._routing
         if routing.slots is None or routing.stable is None:
             raise NotReadyError("No version serves: call serve(version_id) first.")
-        request_id = request_id or new_id("request")
+        request_id = request_id or f"{self._id_prefix}-{next(self._numbers)}"
         stable = routing.stable
         meant = stable if routing.is_held else routing.slots.owners[self._slot(user_id)]
         attempts = [self._attempt(routing, meant, x)]
@@ -325,11 +323,11 @@ class Deployment:
                 raise RequestNotFoundError(
                     f"{request_id!r} is not among the last {_REMEMBERED_REQUESTS} requests."
                 )
-            asked = self._requests[request_id]
-            if asked.has_outcome:
+            answered_by = self._requests[request_id]
+            if answered_by == _KNOWN:
                 return
-            asked.has_outcome = True
-        served = self._routing.served.get(asked.version_id or "")
+            self._requests[request_id] = _KNOWN
+        served = self._routing.served.get(answered_by or "")
         if served is not None:
             for name, value in values.items():
                 served.monitor.record_metric(name, value)
@@ -410,9 +408,9 @@ class Deployment:
     @staticmethod
     def _record_one(made: Attempt, x: Any, request_id: str) -> None:
         made.served.monitor.record_prediction(
-            made.output,
+            as_row(made.output),
             made.latency_s,
-            features=x if isinstance(x, torch.Tensor | np.ndarray) else None,
+            features=as_row(x) if isinstance(x, torch.Tensor | np.ndarray) else None,
             error=made.error is not None,
             request_id=request_id,
             version_id=made.served.version_id,
@@ -428,7 +426,7 @@ class Deployment:
     ) -> Answer:
         """The answer, remembered for its outcome and told to the listeners."""
         with self._asking:
-            self._requests[request_id] = _Asked(version_id=version_id)
+            self._requests[request_id] = version_id
             if len(self._requests) > _REMEMBERED_REQUESTS:
                 self._requests.popitem(last=False)
         self._tell()
