@@ -128,10 +128,9 @@ class Choices:
         self._keyed: deque[Choice] = deque()
         self._ended_keys: deque[str] = deque()
 
-    def add(self, choice: Choice) -> None:
-        """Take a new choice that has no key."""
+    def add(self, choice: Choice, variant: str) -> None:
+        """Take a new choice of this variant that has no key."""
         self.log.append(choice)
-        variant = choice.among[choice.index]
         waiting = self._waiting.get(variant)
         if waiting is None:
             waiting = self._waiting[variant] = deque()
@@ -151,7 +150,7 @@ class Choices:
         if choice.is_pending:
             self._keyed.append(choice)
         else:
-            self._note_ended(key)
+            self.note_ended(key)
 
     def inherit(self, choice: Choice) -> None:
         """Wait for the reward of a choice that an earlier process made."""
@@ -163,18 +162,24 @@ class Choices:
 
     def first_waiting(self, variant: str) -> Choice | None:
         """The choice that a reward without a request id belongs to; it waits no longer."""
-        for queues in (self._waiting, self._inherited):
-            queue = queues.get(variant)
-            while queue:
-                choice = queue.popleft()
-                if choice.is_pending:
-                    return choice
+        queue = self._waiting.get(variant)
+        while queue:
+            choice = queue.popleft()
+            if choice.is_pending:
+                return choice
+        # Asked second: those are most likely another process's.
+        queue = self._inherited.get(variant)
+        while queue:
+            choice = queue.popleft()
+            if choice.is_pending:
+                return choice
         return None
 
     def end(self, choice: Choice, reward: float) -> None:
         """Note what came of a choice."""
         choice.end(reward)
-        self._note_ended(choice.key)
+        if choice.key is not None:
+            self.note_ended(choice.key)
 
     def pending(self) -> list[Choice]:
         """Those whose reward is waited for: oldest first among those of one kind."""
@@ -198,7 +203,7 @@ class Choices:
                 if choice.is_pending:
                     choice.is_pending = False
                     gone.append(choice)
-                    self._note_ended(choice.key)
+                    self.note_ended(choice.key)
             if queue:
                 heads.append(queue[0].at_s)
         self.next_expiry_s = min(heads, default=now_s) + self._timeout_s
@@ -212,7 +217,8 @@ class Choices:
             and n_waiting <= MOST_PENDING
         )
 
-    def _note_ended(self, key: str | None) -> None:
+    def note_ended(self, key: str | None) -> None:
+        """Remember a key whose choice waits no longer for a while."""
         if key not in self._by_key:
             return
         self._ended_keys.append(key)

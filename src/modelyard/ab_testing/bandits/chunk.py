@@ -50,7 +50,7 @@ def learn(learner: Learner, body: Mapping[str, Any], times: Times) -> None:
         owner = _referred_to(learner, choices, reference)
         if owner is None or (owner.has_reward and owner.request_id is None):
             # Where its own reward went to another choice of the variant, none is lost.
-            learner.take(variant, reward, is_pending=False)
+            learner.take(variant, reward)
         elif owner.has_reward:
             learner.n_duplicates += 1
         else:

@@ -30,7 +30,7 @@ class KullbackLeibler(Optimistic):
 
     def bounds(self, sums: Sums, scale: float) -> list[float]:
         """As `Optimistic.bounds`."""
-        levels = [math.log(max(sums.n_pulls / n, 1.0)) / n for n in sums.pulls]
+        levels = [math.log(sums.n_pulls / n) / n for n in sums.pulls]
         if self.reward_range is None and sums.wins() is None:
             return [
                 worth + scale * math.sqrt(2.0 * level)

@@ -116,7 +116,7 @@ class Learner:
         choice = Choice(index, names, now_s, preferred, exploration, posterior)
         sums.pull(index)
         if request_id is None:
-            choices.add(choice)
+            choices.add(choice, names[index])
         else:
             choice.request_id = request_id
             choices.add_keyed(choice, request_id)
@@ -128,10 +128,9 @@ class Learner:
         """Take a reward, of the variant's first choice that waits for one if there is one."""
         choice = self.choices.first_waiting(variant)
         if choice is None:
-            self.take(variant, reward, is_pending=False)
+            self.take(variant, reward)
         else:
-            self.choices.end(choice, reward)
-            self.take(variant, reward, is_pending=True)
+            self.settle(choice, reward)
         if self.outbox is not None:
             self.outbox.rewards.append((choice, variant, reward))
 
@@ -178,9 +177,21 @@ class Learner:
 
     def settle(self, choice: Choice, reward: float) -> None:
         """Take the reward of a choice."""
-        is_pending = choice.is_pending
-        self.choices.end(choice, reward)
-        self.take(choice.variant, reward, is_pending=is_pending)
+        if not choice.is_pending:
+            # Given up meanwhile, or made elsewhere: it is not among those counted.
+            self.choices.end(choice, reward)
+            self.take(choice.variant, reward)
+            return
+        choice.reward = reward
+        choice.has_reward = True
+        choice.is_pending = False
+        if choice.key is not None:
+            self.choices.note_ended(choice.key)
+        # A variant that goes takes its pending choices with it, so this one is here.
+        index = self.index[choice.among[choice.index]]
+        self.sums.settle(index, reward)
+        if self.record is not self.sums:
+            self.record.add(index, reward)
 
     def _made_elsewhere(self, variant: str, request_id: str | None, now_s: float) -> Choice:
         among = self.names if variant in self.index else (*self.names, variant)
@@ -195,13 +206,13 @@ class Learner:
             self.outbox.choices.append(choice)
         return choice
 
-    def take(self, variant: str, reward: float, *, is_pending: bool) -> None:
-        """Add a reward to the sums."""
+    def take(self, variant: str, reward: float) -> None:
+        """Add a reward that no pending choice has waited for."""
         index = self.index.get(variant)
         if index is None:
             self.removed.setdefault(variant, Sums(1)).add(0, reward)
             return
-        self.sums.add(index, reward, is_pending=is_pending)
+        self.sums.add(index, reward)
         if self.record is not self.sums:
             self.record.add(index, reward)
 

@@ -5,28 +5,26 @@ in a row without any reward are therefore spread over the variants: each makes i
 smaller, as its reward will.
 """
 
-import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from math import inf, log, sqrt  # by their own names: every choice takes some
 
 import numpy as np
 
-from modelyard.ab_testing.bandits.policy import best_without_spread, first_tries
+from modelyard.ab_testing.bandits.policy import choice_without_spread
 from modelyard.ab_testing.bandits.sums import Sums
 
 
-class Optimistic:
+class Optimistic(ABC):
     """Chooses the largest of some upper bounds; its choice is certain."""
 
     __slots__ = ()
 
     def choose(self, sums: Sums, rng: np.random.Generator) -> tuple[int, None]:  # noqa: ARG002 - protocol
         """As `Policy.choose`; each variant twice before the rewards' spread is trusted."""
-        first = first_tries(sums)
-        if first is not None:
-            return first, None
-        scale = sums.scale
+        scale = 0.0 if sums.n_untried else sums.scale
         if scale == 0.0:
-            return best_without_spread(sums), None
+            return choice_without_spread(sums), None
         bounds = self.bounds(sums, scale)
         return bounds.index(max(bounds)), None
 
@@ -34,6 +32,7 @@ class Optimistic:
         """As `Policy.posterior`."""
         return
 
+    @abstractmethod
     def bounds(self, sums: Sums, scale: float) -> list[float]:
         """Upper bound of each variant, in the rewards' unit.
 
@@ -41,11 +40,10 @@ class Optimistic:
             sums: Of variants that were all used.
             scale: Pooled standard deviation of rewards within the variants, above 0.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
-class UpperConfidenceBound(Optimistic):
+class UpperConfidenceBound:
     """Mean + s sqrt(2 ln t / n), s the pooled spread within the variants.
 
     With s the bonus has the rewards' own unit. UCB1 takes rewards of 0 to 1 for granted: returns
@@ -55,12 +53,24 @@ class UpperConfidenceBound(Optimistic):
         Auer, Cesa-Bianchi and Fischer (2002), Machine Learning 47, 235-256 (UCB1, for s = 1).
     """
 
-    def bounds(self, sums: Sums, scale: float) -> list[float]:
-        """As `Optimistic.bounds`."""
-        bonus = scale * math.sqrt(2.0 * math.log(max(sums.n_pulls, 1.0)))
-        return [
-            worth + bonus / math.sqrt(n) for worth, n in zip(sums.worths, sums.pulls, strict=True)
-        ]
+    def choose(self, sums: Sums, rng: np.random.Generator) -> tuple[int, None]:  # noqa: ARG002 - protocol
+        """As `Policy.choose`; in one loop, which takes a third of the time."""
+        scale = 0.0 if sums.n_untried else sums.scale
+        if scale == 0.0:
+            return choice_without_spread(sums), None
+        bonus = scale * sqrt(2.0 * log(sums.n_pulls))
+        roots = sums.roots
+        best, index, largest = 0, 0, -inf
+        for worth in sums.worths:
+            bound = worth + bonus * roots[index]
+            if bound > largest:
+                best, largest = index, bound
+            index += 1  # noqa: SIM113 - enumerate() takes longer
+        return best, None
+
+    def posterior(self, sums: Sums) -> None:  # noqa: ARG002 - protocol
+        """As `Policy.posterior`."""
+        return
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +93,15 @@ class Tuned(Optimistic):
 
     def bounds(self, sums: Sums, scale: float) -> list[float]:
         """As `Optimistic.bounds`."""
-        log_t = math.log(max(sums.n_pulls, 1.0))
-        unit, limit = scale * scale, math.inf
+        log_t = log(sums.n_pulls)
+        unit, limit = scale * scale, inf
         if self.reward_range is not None or sums.wins() is not None:
             unit = (sums.most - sums.least) ** 2
             limit = unit / 4.0
         bounds = []
         for worth, n, count, m2 in zip(sums.worths, sums.pulls, sums.counts, sums.m2, strict=True):
-            variance = (m2 / count if count else 0.0) + unit * math.sqrt(2.0 * log_t / n)
-            bounds.append(worth + math.sqrt(min(variance, limit) * log_t / n))
+            variance = (m2 / count if count else 0.0) + unit * sqrt(2.0 * log_t / n)
+            bounds.append(worth + sqrt(min(variance, limit) * log_t / n))
         return bounds
 
 
@@ -110,10 +120,13 @@ class Adaptive(Optimistic):
 
     def bounds(self, sums: Sums, scale: float) -> list[float]:
         """As `Optimistic.bounds`."""
-        roots = [math.sqrt(n) for n in sums.pulls]
-        bounds = []
-        for worth, root in zip(sums.worths, roots, strict=True):
-            effort = root * sum([min(root, other) for other in roots])
-            log_level = math.log(max(sums.n_pulls / effort, 1.0))
-            bounds.append(worth + scale * math.sqrt(2.0 * log_level) / root)
+        worths, pulls = sums.worths, sums.pulls
+        bounds, below, n_left = [0.0] * len(pulls), 0.0, len(pulls)
+        # From the least used on, so that the sum of min(n, sqrt(n n_j)) grows along.
+        for index in sorted(range(len(pulls)), key=pulls.__getitem__):
+            root = sqrt(pulls[index])
+            effort = root * (below + root * n_left)
+            below, n_left = below + root, n_left - 1
+            bonus = 2.0 * log(sums.n_pulls / effort) if sums.n_pulls > effort else 0.0
+            bounds[index] = worths[index] + scale * sqrt(bonus) / root
         return bounds

@@ -24,15 +24,12 @@ class Policy(Protocol):
         ...
 
 
-def first_tries(sums: Sums) -> int | None:
-    """The variant that has to be tried before any is preferred, or None."""
-    fewest = min(sums.pulls)
-    return sums.pulls.index(fewest) if fewest < sums.n_first else None
+def choice_without_spread(sums: Sums) -> int:
+    """The variant to use while the rewards' spread is not known.
 
-
-def best_without_spread(sums: Sums) -> int:
-    """The variant to use while all rewards of each variant were the same.
-
-    Of variants whose first rewards are still to come, the one with the fewest choices.
+    The one with the fewest pulls, as long as some variant was not tried or its first rewards are
+    still to come; then the best.
     """
-    return sums.pulls.index(min(sums.pulls)) if sums.n_unknown else sums.best()
+    if sums.n_untried or sums.n_unknown:
+        return sums.pulls.index(min(sums.pulls))
+    return sums.best()

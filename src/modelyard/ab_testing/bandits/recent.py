@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
+from math import sqrt
 from typing import Any, ClassVar, Self
 
 from modelyard.ab_testing.bandits.sums import LARGEST_REWARD, Sums
@@ -30,9 +31,9 @@ class WindowSums(Sums):
         self._recent: deque[tuple[int, float]] = deque()
         self._n_since_exact = 0
 
-    def add(self, index: int, reward: float, *, is_pending: bool = False) -> None:
-        """As `Sums.add`; the oldest reward goes when there are too many."""
-        super().add(index, reward, is_pending=is_pending)
+    def settle(self, index: int, reward: float) -> None:
+        """As `Sums.settle`; the oldest reward goes when there are too many."""
+        super().settle(index, reward)
         self._recent.append((index, reward))
         if len(self._recent) > self.window:
             self._forget(*self._recent.popleft())
@@ -60,7 +61,8 @@ class WindowSums(Sums):
         return self
 
     def _forget(self, index: int, reward: float) -> None:
-        self.pulls[index] -= 1
+        self.pulls[index] = n = self.pulls[index] - 1
+        self.roots[index] = 1.0 / sqrt(n) if n else 0.0
         self.n_pulls -= 1
         if not -LARGEST_REWARD < reward < LARGEST_REWARD:
             self.failures[index] -= 1
@@ -73,7 +75,10 @@ class WindowSums(Sums):
                 self._derive(index)
             else:
                 self._subtract(index, reward)
-        self._value()
+        if n < self.n_first:
+            self._count_pulls()
+        if self.n_failures or not self.counts[index]:
+            self._value()
 
     def _subtract(self, index: int, reward: float) -> None:
         # Taking away leaves rounding errors behind; adding up anew once in a window removes them.
@@ -81,11 +86,10 @@ class WindowSums(Sums):
         if self._n_since_exact >= self.window:
             self._add_up_anew()
             return
-        n, mean = self.counts[index], self.means[index]
+        n, mean, m2 = self.counts[index], self.means[index], self.m2[index]
         self.means[index] = after = mean + (mean - reward) / n if n else 0.0
-        shrinkage = (reward - mean) * (reward - after) if n else self.m2[index]
-        self.m2[index] = max(0.0, self.m2[index] - shrinkage)
-        self.within_m2 = math.fsum(self.m2)
+        self.m2[index] = less = max(0.0, m2 - (reward - mean) * (reward - after)) if n > 1 else 0.0
+        self.within_m2 = max(0.0, self.within_m2 + less - m2)
 
     def _add_up_anew(self) -> None:
         exact = Sums(len(self.counts))
@@ -94,6 +98,7 @@ class WindowSums(Sums):
             exact.add(index, reward)
         self.means, self.m2, self.within_m2 = exact.means, exact.m2, exact.within_m2
         self._n_since_exact = 0
+        self._value()
 
 
 class DiscountedSums(Sums):
@@ -120,28 +125,17 @@ class DiscountedSums(Sums):
     def pull(self, index: int) -> None:
         """As `Sums.pull`."""
         super().pull(index)
-        self._weigh()
+        self._count_pulls()
 
-    def give_up(self, index: int) -> None:
-        """As `Sums.give_up`."""
-        super().give_up(index)
-        self._weigh()
-
-    def add(self, index: int, reward: float, *, is_pending: bool = False) -> None:
-        """As `Sums.add`, after all that came before has lost some of its weight."""
+    def settle(self, index: int, reward: float) -> None:
+        """As `Sums.settle`, after all that came before has lost some of its weight."""
         discount = self.discount
         for name in ("counts", "m2", "failures", "highs"):
             setattr(self, name, [discount * value for value in getattr(self, name)])
         self.total *= discount
-        super().add(index, reward, is_pending=is_pending)
+        super().settle(index, reward)
         self._add_up()
-        self._weigh()
 
     def insert(self, one: Sums | None = None) -> None:  # noqa: ARG002 - what is old stays forgotten
         """Append a variant, new to the sums."""
         super().insert()
-
-    def _weigh(self) -> None:
-        # In one go, never step by step: the same sums must be the same to the last bit.
-        self.pulls = [n + waiting for n, waiting in zip(self.uses(), self.pending, strict=True)]
-        self.n_pulls = sum(self.pulls)

@@ -5,6 +5,7 @@ Nothing here knows the variants' names, and nothing locks: the bandit that owns 
 
 import math
 from collections.abc import Mapping, Sequence
+from math import sqrt  # by its own name: every choice takes some
 from typing import Any, ClassVar, Self
 
 from modelyard._core.plain import finite_or_none
@@ -40,6 +41,8 @@ class Sums:
         within_m2: Sum of `m2`.
         n_pulls: Sum of `pulls`.
         n_failures: Sum of `failures`.
+        roots: 1 / sqrt(pulls) of each variant that has any.
+        n_untried: Variants with fewer than `n_first` pulls.
         n_unknown: Variants that have neither reward nor failure.
         least: Smallest reward; plus infinity while there are none.
         most: Largest reward; minus infinity while there are none.
@@ -61,8 +64,10 @@ class Sums:
         "n_failures",
         "n_pulls",
         "n_unknown",
+        "n_untried",
         "pending",
         "pulls",
+        "roots",
         "total",
         "within_m2",
         "worths",
@@ -81,34 +86,51 @@ class Sums:
         self.within_m2 = 0.0
         self.n_pulls: float = 0
         self.n_failures: float = 0
-        self.n_unknown = n_variants
+        self.n_unknown = self.n_untried = n_variants
+        self.roots = [0.0] * n_variants
         self.least, self.most = reward_range or (math.inf, -math.inf)
         self.is_two_valued = True
 
     def pull(self, index: int) -> None:
         """Count a choice whose reward is still to come."""
         self.pending[index] += 1
-        self.pulls[index] += 1
+        self.pulls[index] = n = self.pulls[index] + 1
+        self.roots[index] = 1.0 / sqrt(n)
         self.n_pulls += 1
+        if self.n_untried:
+            self._count_pulls()
 
     def give_up(self, index: int) -> None:
         """Count a choice no longer whose reward has not come."""
         self.pending[index] -= 1
-        self.pulls[index] -= 1
-        self.n_pulls -= 1
+        self._count_pulls()
 
-    def add(self, index: int, reward: float, *, is_pending: bool = False) -> None:
-        """Take one reward of one variant; `is_pending`: of a choice that `pull` counted."""
-        if is_pending:
-            self.pending[index] -= 1
-        else:
-            self.pulls[index] += 1
-            self.n_pulls += 1
+    def add(self, index: int, reward: float) -> None:
+        """Take a reward of a choice that was not counted before."""
+        self.pull(index)
+        self.settle(index, reward)
+
+    def settle(self, index: int, reward: float) -> None:
+        """Take the reward of a choice that `pull` counted."""
+        self.pending[index] -= 1
         if not -LARGEST_REWARD < reward < LARGEST_REWARD:  # NaN too
             self.failures[index] += 1
             self.n_failures += 1
+        elif self.is_two_valued and self._is_level(reward):
+            self._count(index, reward)
         else:
-            self._take(index, reward)
+            self.counts[index] = n = self.counts[index] + 1
+            mean = self.means[index]
+            delta = reward - mean
+            self.means[index] = mean = mean + delta / n  # Welford (1962)
+            growth = delta * (reward - mean)
+            self.m2[index] += growth
+            self.within_m2 += growth
+            self.total += 1
+            if reward < self.least:  # noqa: PLR1730 - min() takes twice as long
+                self.least = reward
+            if reward > self.most:  # noqa: PLR1730
+                self.most = reward
         if self.n_failures or self.n_unknown:
             self._value()
 
@@ -116,8 +138,10 @@ class Sums:
     def scale(self) -> float:
         """Pooled standard deviation within the variants; half the range while there is none."""
         if self.within_m2 > 0.0:
+            total = self.total
+            df = total - len(self.counts)
             # Of a window or of discounted rewards there may be fewer than two for each variant.
-            return math.sqrt(self.within_m2 / max(self.total - len(self.counts), self.total / 2.0))
+            return sqrt(self.within_m2 / (df if 2.0 * df > total else total / 2.0))
         return (self.most - self.least) / 2.0 if self.total else 0.0
 
     def uses(self) -> list[float]:
@@ -154,8 +178,9 @@ class Sums:
         one = Sums(1) if one is None else one
         if one.total:
             self._merge_levels(one)
-        for name in (*_LISTS, "pending", "pulls"):
+        for name in _LISTS:
             getattr(self, name).append(getattr(one, name)[0])
+        self.pending.append(0)
         self._add_up()
 
     def take_out(self, index: int) -> "Sums":
@@ -163,10 +188,8 @@ class Sums:
         one = Sums(1)
         for name in _LISTS:
             getattr(one, name)[0] = getattr(self, name).pop(index)
-        self.pulls.pop(index)
         self.pending.pop(index)
         one.least, one.most, one.is_two_valued = self.least, self.most, self.is_two_valued
-        one.pulls = one.uses()
         one._add_up()
         self._add_up()
         return one
@@ -187,7 +210,6 @@ class Sums:
         for name in _LISTS:
             setattr(self, name, list(plain[name]))
         self.pending = list(pending) or [0] * len(self.counts)
-        self.pulls = [n + waiting for n, waiting in zip(self.uses(), self.pending, strict=True)]
         self.least = math.inf if plain["least"] is None else plain["least"]
         self.most = -math.inf if plain["most"] is None else plain["most"]
         self.is_two_valued = plain["is_two_valued"]
@@ -195,22 +217,6 @@ class Sums:
         # As it was added up, not as it adds up now: the last bit decides ties.
         self.within_m2 = plain["within_m2"]
         return self
-
-    def _take(self, index: int, reward: float) -> None:
-        if self.is_two_valued and self._is_level(reward):
-            self._count(index, reward)
-            return
-        self.counts[index] = n = self.counts[index] + 1
-        delta = reward - self.means[index]
-        self.means[index] = mean = self.means[index] + delta / n  # Welford (1962)
-        growth = delta * (reward - mean)
-        self.m2[index] += growth
-        self.within_m2 += growth
-        self.total += 1
-        if reward < self.least:  # noqa: PLR1730 - min() takes twice as long
-            self.least = reward
-        if reward > self.most:  # noqa: PLR1730
-            self.most = reward
 
     def _is_level(self, reward: float) -> bool:
         """Whether there are still two values with this one, which may become the second."""
@@ -267,6 +273,14 @@ class Sums:
     def _add_up(self) -> None:
         self.total = sum(self.counts)
         self.within_m2 = math.fsum(self.m2)
-        self.n_pulls = sum(self.pulls)
         self.n_failures = sum(self.failures)
+        self._count_pulls()
         self._value()
+
+    def _count_pulls(self) -> None:
+        # In one go, never step by step: the same sums must be the same to the last bit.
+        pulls = [n + waiting for n, waiting in zip(self.uses(), self.pending, strict=True)]
+        self.pulls = pulls
+        self.roots = [1.0 / sqrt(n) if n else 0.0 for n in pulls]
+        self.n_pulls = sum(pulls)
+        self.n_untried = sum(n < self.n_first for n in pulls)

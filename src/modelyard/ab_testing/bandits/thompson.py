@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from modelyard.ab_testing.bandits.chances import Posterior
-from modelyard.ab_testing.bandits.policy import best_without_spread, first_tries
+from modelyard.ab_testing.bandits.policy import choice_without_spread
 from modelyard.ab_testing.bandits.sums import Sums
 
 
@@ -26,8 +26,7 @@ class ThompsonSampling:
         """As `Policy.choose`; rewards that are no wins or losses need two uses of each first."""
         posterior = self.posterior(sums)
         if posterior is None:
-            first = first_tries(sums)
-            return best_without_spread(sums) if first is None else first, None
+            return choice_without_spread(sums), None
         return posterior.draw(rng), posterior
 
     def posterior(self, sums: Sums) -> Posterior | None:
@@ -37,7 +36,7 @@ class ThompsonSampling:
             won, lost = wins
             return Posterior("beta", tuple([1.0 + n for n in won]), tuple([1.0 + n for n in lost]))
         scale = sums.scale
-        if min(sums.pulls) < sums.n_first or scale == 0.0:
+        if sums.n_untried or scale == 0.0:
             return None
         # A variant whose rewards are all still to come is worth minus infinity until then.
         deviations = [scale / math.sqrt(n) if n else scale for n in sums.uses()]
