@@ -11,9 +11,10 @@ from modelyard.version_manager import ModelVersionManager
 
 def test_a_retired_version_leaves_no_thread(tmp_path):
     registry = ModelVersionManager(str(tmp_path))
-    deployment = Deployment(registry, "ppo", seed=0)
+    deployment = Deployment(registry, "ppo", seed=0, timeout_s=5.0)
     deployment.add_version("ppo_v1", nn.Linear(4, 2))
     deployment.set_shares({"ppo_v1": 1.0}, stable="ppo_v1")
+    deployment.predict(torch.ones(1, 4))
     before = set(threading.enumerate())
     for i in range(3):
         name = f"ppo_c{i}"
