@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
-from modelyard.stats.comoments import CoMoments
 from numpy.typing import NDArray
 
+from modelyard.stats.comoments import CoMoments
 from modelyard.stats.moments import Moments, merge_all
 
 # A stream: variant, weight epoch, metric.
@@ -68,18 +69,15 @@ class Snapshot:
     first_at: str
     last_at: str
 
-    @property
+    @cached_property
     def epochs(self) -> list[int]:
         """The weight epochs in which anything was recorded."""
         return sorted({epoch for _, epoch, _ in self.samples})
 
     def moments(self, variant: str, metric: str) -> Moments:
         """A variant's moments over all weight epochs."""
-        return merge_all(
-            moments
-            for (name, _, measured), moments in self.samples.items()
-            if (name, measured) == (variant, metric)
-        )
+        none = Moments()
+        return merge_all(self.samples.get((variant, epoch, metric), none) for epoch in self.epochs)
 
     def missing_share(self, variant: str, metric: str) -> float:
         """Share of a variant's values that were not finite, 0 to 1; 0 without values."""

@@ -7,15 +7,14 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
-from modelyard.stats.comoments import CoMoments
-
 from modelyard.ab_testing.metrics import MetricBook
 from modelyard.ab_testing.recording.results import HELD_OUT, Result
 from modelyard.ab_testing.recording.snapshots import Pair, Snapshot, Stream
 from modelyard.ab_testing.recording.units import UnitTotals
 from modelyard.ab_testing.recording.values import Values
 from modelyard.stats.autocorrelation import Lag1
-from modelyard.stats.moments import Moments, merge_all
+from modelyard.stats.comoments import CoMoments
+from modelyard.stats.moments import Moments, merge
 
 N_LOOKS = 256
 
@@ -81,6 +80,11 @@ class Sums:
 
     def snapshot(self) -> Snapshot:
         """The sums now."""
+        merged: dict[tuple[str, ...], Moments] = {}
+        for (variant, _, metric), moments in self._samples.items():
+            key = (variant, metric)
+            merged[key] = merge(merged[key], moments) if key in merged else moments
+        merged |= {key: pair.differences for key, pair in self._pairs.items()}
         return Snapshot(
             n=self._n,
             samples=dict(self._samples),
@@ -89,7 +93,7 @@ class Sums:
             values={stream: values.view() for stream, values in self._values.items()},
             pairs=dict(self._pairs),
             pair_values={key: (a.view(), b.view()) for key, (a, b) in self._pair_values.items()},
-            lag1={key: lag1.correlation(self._of(key)) for key, lag1 in self._streams.items()},
+            lag1={key: lag1.correlation(merged[key]) for key, lag1 in self._streams.items()},
             non_finite=dict(self.non_finite),
             without_companion=dict(self._without_companion),
             unit_counts=dict(self._unit_counts),
@@ -168,15 +172,6 @@ class Sums:
         if stream is None:
             stream = self._streams[key] = Lag1()
         return stream
-
-    def _of(self, key: tuple[str, ...]) -> Moments:
-        if len(key) == 3:  # noqa: PLR2004 - two variants and a metric
-            return self._pairs[key[0], key[1], key[2]].differences
-        return merge_all(
-            moments
-            for (name, _, metric), moments in self._samples.items()
-            if (name, metric) == key
-        )
 
     def _count(self, n: int) -> None:
         self._n += n
