@@ -216,3 +216,12 @@ def test_blocks_of_time_are_what_is_independent():
     found = test.compare_variants("a", "b")["statistics"]
     assert found["n_a"] + found["n_b"] == 600
     assert found["n_units_a"] + found["n_units_b"] == 100
+
+
+def test_outcomes_of_nobody_are_warned_about_where_it_matters_whose_they_are(caplog):
+    experiment().record_result("a", {"m": 1.0})
+    assert not caplog.records
+    test = experiment(holdout_share=0.1)
+    test.record_result("a", {"m": 1.0})
+    test.record_result("a", {"m": 1.0}, user_id="u")
+    assert [("user_id" in record.message) for record in caplog.records] == [True]

@@ -161,6 +161,13 @@ class Recorder:
             )
         values = self._checked(metrics)
         unit, name = self._unit_now(), variant_name
+        if user_id is None and (self._chooser.forced or self._chooser.holdout_share):
+            self._warns.once(
+                "whose outcome",
+                f"Experiment {self.test_name!r} has testers or users kept out, but an outcome was "
+                "recorded without user_id: whether it counts cannot be known, so it does. Pass "
+                "user_id to record_result, or request ids to predict and record_outcome.",
+            )
         if user_id is not None:
             unit = str(user_id)
             if unit in self._chooser.forced:
