@@ -356,6 +356,34 @@ def test_requests_are_answered_while_the_store_is_out_of_reach(
     assert yard.production() == ids[1]
 
 
+@pytest.mark.parametrize("broken", [["reading", "writing"], ["writing"]])
+def test_a_bad_candidate_answers_nobody_though_the_store_is_out_of_reach(
+    yard, ids, deployment, strategy, ask, monkeypatch, gone_wrong, broken
+):
+    deployment.add_version(ids[1], gone_wrong("fails"))
+    strategy.update_model(ids[1])
+    database = type(yard.registry.store.database)
+
+    def unreachable(_):
+        raise StorageError("the network is gone")
+
+    with monkeypatch.context() as partition:
+        for method in broken:
+            partition.setattr(database, method, unreachable)
+        ask(deployment, 300)
+        later = ask(deployment, 100, first_user=300)
+        assert {(answer.version_id, answer.error) for answer in later} == {(ids[0], None)}
+    answers = ask(deployment, 100, first_user=400, until=is_over(strategy))
+    assert {answer.version_id for answer in answers} == {ids[0]}
+    [record] = strategy.get_update_history(limit=1)
+    assert record["status"] == "rolled_back"
+    ask(deployment, 5)
+    assert deployment.versions() == [ids[0]]
+    strategy.update_model(ids[2])  # the next one gets its share again
+    answers = ask(deployment, 100, first_user=600)
+    assert ids[2] in {answer.version_id for answer in answers}
+
+
 def test_nothing_that_a_look_raises_reaches_a_request(deployment, strategy, ask, monkeypatch):
     def broken():
         raise ZeroDivisionError

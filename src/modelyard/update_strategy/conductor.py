@@ -1,8 +1,8 @@
 """Carrying a rollout through: each move is written to the store, then done."""
 
+import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from typing import Any
 
 from modelyard._core.clock import Clock
@@ -12,28 +12,21 @@ from modelyard.storage.leases import Lease
 from modelyard.update_strategy import rollout as states
 from modelyard.update_strategy.baseline import Baseline
 from modelyard.update_strategy.carrier import PRODUCTION, Carrier
-from modelyard.update_strategy.evidence import Evidence, reference_for
+from modelyard.update_strategy.guard import rollback_reasons
 from modelyard.update_strategy.history import RolloutLog
-from modelyard.update_strategy.ports import DriftWatcher, Registry, Watcher
-from modelyard.update_strategy.rollout import Move, Observation, Rollout, Verdict
+from modelyard.update_strategy.observing import Observer
+from modelyard.update_strategy.ports import Registry, Watcher
+from modelyard.update_strategy.rollout import Move, Rollout, Verdict
 from modelyard.update_strategy.settings import UpdateSettings
-from modelyard.update_strategy.targets import Target
+from modelyard.update_strategy.targets import Target, is_passing
 from modelyard.update_strategy.windows import is_open
+
+_logger = logging.getLogger("modelyard")
 
 # How often a command is tried again when the leading process changes the rollout meanwhile.
 _ATTEMPTS = 5
-_NOTE_EVERY_S = 1.0
 # Phases in which the pointer may have moved to the candidate already.
 _HAS_MOVED = frozenset({states.PROMOTING, states.BAKING, states.ROLLING_BACK})
-
-
-@dataclass(frozen=True)
-class _StepSeen:
-    """When this process first saw a step, and what the candidate had answered by then."""
-
-    step: tuple[str, str]
-    n_before: int
-    since: datetime
 
 
 class Conductor:
@@ -52,6 +45,9 @@ class Conductor:
         settings: The rules.
         clock: Where the time comes from.
         actor: Who is written to the audit.
+
+    Attributes:
+        observer: How the versions are doing.
     """
 
     def __init__(
@@ -74,40 +70,24 @@ class Conductor:
         self._carrier = Carrier(registry, monitor, target)
         self._log = log
         self._lease = lease
-        self._baseline = baseline
         self._settings = settings
         self._clock = clock
         self._actor = actor
-        self._seen: _StepSeen | None = None
-        self._noted_at_s = float("-inf")
+        self.observer = Observer(
+            self._carrier,
+            monitor,
+            target,
+            log=log,
+            baseline=baseline,
+            settings=settings,
+            clock=clock,
+        )
+        self._fled_from = ""  # the rollout whose candidate was taken off without the store
         self._carrier.take_up(log.current())
-
-    # ── looking ─────────────────────────────────────────────────────────────────────────────
 
     def production(self) -> str | None:
         """The version that is production, or None."""
         return self._carrier.production()
-
-    def sides(self, rollout: Rollout | None) -> tuple[Evidence, Evidence]:
-        """What may have to go, and what it is compared with."""
-        candidate, reference = (None, None) if rollout is None else self._compared(rollout)
-        if candidate is None or reference is None:
-            return self.present(), self._baseline.evidence()
-        return candidate, reference
-
-    def present(self) -> Evidence:
-        """How production is doing, by what serves it where that measures it."""
-        monitored = Evidence.of(self._monitor.health(), self._settings)
-        production = self.production()
-        if production is None:
-            return monitored
-        return self._target.present(production, monitored, self._settings)
-
-    def drift_watcher(self) -> DriftWatcher:
-        """What knows of drift: production's own monitor if it has a baseline, else the model's."""
-        production = self.production()
-        own = None if production is None else self._target.drift_watcher(production)
-        return self._monitor if own is None else own
 
     # ── moving ──────────────────────────────────────────────────────────────────────────────
 
@@ -141,8 +121,15 @@ class Conductor:
             StaleRevisionError: Someone gave a command meanwhile; the next look sees it.
             StorageError: The store cannot be read or written; what serves goes on as it is.
         """
-        rollout = self._log.current()
-        self._carrier.hold(is_held=self._log.halt() is not None)
+        try:
+            return self._advanced()
+        except Exception as error:
+            if is_passing(error):
+                self._guard_alone()
+            raise
+
+    def _advanced(self) -> Rollout | None:
+        rollout = self._looked_up()
         if rollout is None or not self._carrier.is_carried(rollout, any_revision=True):
             self._carrier.let_go()
         if rollout is None:
@@ -157,6 +144,34 @@ class Conductor:
             self._carrier.assist(rollout)
             return rollout
         return self._lead(rollout)
+
+    def _looked_up(self) -> Rollout | None:
+        """The rollout that is not finished; whoever must answer everything meanwhile is held."""
+        rollout, halt = self._log.current(), self._log.halt()
+        is_fled_from = rollout is not None and rollout.rollout_id == self._fled_from
+        self._carrier.hold(is_held=halt is not None or is_fled_from)
+        return rollout
+
+    def _guard_alone(self) -> None:
+        """While the store is out of reach: have the stable version answer what a limit forbids.
+
+        Nothing can be written now; the rollback is, when the store is back.
+        """
+        rollout = self._carrier.carried
+        if rollout is None or not self._settings.auto_rollback:
+            return
+        seen = self.observer.observe(rollout)
+        if seen.candidate is None or self._fled_from == rollout.rollout_id:
+            return
+        reasons = rollback_reasons(seen.candidate, seen.stable, self._settings)
+        if reasons:
+            self._fled_from = rollout.rollout_id
+            self._carrier.hold(is_held=True)
+            _logger.warning(
+                "%s answers nobody until the store is back and it can be rolled back: %s",
+                rollout.new_version_id,
+                "; ".join(reasons),
+            )
 
     def command(self, change: Callable[[Rollout], Rollout | None]) -> Rollout | None:
         """Change the unfinished rollout, however often others change it meanwhile.
@@ -267,7 +282,7 @@ class Conductor:
         if rollout.status == states.PROMOTING:
             return self._finish_promotion(rollout)
         self._carrier.apply(rollout)
-        self._observe(rollout)
+        self.observer.observe(rollout)
         return rollout
 
     def _lead(self, rollout: Rollout) -> Rollout:
@@ -294,8 +309,8 @@ class Conductor:
         return self._judge(rollout)
 
     def _judge(self, rollout: Rollout) -> Rollout:
-        seen = self._observe(rollout)
-        self._note(rollout, seen)
+        seen = self.observer.observe(rollout)
+        self.observer.note(rollout, seen)
         verdict = states.judged(rollout, self._settings, now=self._clock.now(), seen=seen)
         if verdict.move is Move.WAIT or self._is_halted(verdict):
             return rollout
@@ -309,50 +324,6 @@ class Conductor:
                 "n_at_step": seen.n_at_step,
             }
         return self._move(rollout, verdict, numbers=numbers)
-
-    def _note(self, rollout: Rollout, seen: Observation) -> None:
-        """Let whoever watches from elsewhere see the numbers, once a second."""
-        now_s = self._clock.monotonic_s()
-        if seen.candidate is None or now_s - self._noted_at_s < _NOTE_EVERY_S:
-            return
-        self._noted_at_s = now_s
-        self._log.note_seen(
-            {
-                "rollout_id": rollout.rollout_id,
-                "at": self._clock.now().isoformat(),
-                "candidate": seen.candidate.to_plain(),
-                "stable": seen.stable.to_plain(),
-                "n_at_step": seen.n_at_step,
-            },
-            clock=self._clock,
-        )
-
-    def _observe(self, rollout: Rollout) -> Observation:
-        candidate, reference = self._compared(rollout)
-        stable = self._target.evidence(rollout.old_version_id or "", self._settings) or Evidence()
-        n_total = 0 if candidate is None else candidate.n_total
-        step = (rollout.rollout_id, rollout.step_started_at)
-        if self._seen is None or self._seen.step != step:
-            self._seen = _StepSeen(step, n_before=n_total, since=self._clock.now())
-        return Observation(
-            candidate=candidate,
-            stable=reference,
-            n_at_step=n_total - self._seen.n_before,
-            since=self._seen.since,
-            is_key_metric_reported=any(
-                side is not None and side.n_key_metric > 0 for side in (candidate, stable)
-            ),
-            concurrent=stable if self._target.is_side_by_side else None,
-        )
-
-    def _compared(self, rollout: Rollout) -> tuple[Evidence | None, Evidence]:
-        """The candidate, if it is measured by itself, and what it is compared with."""
-        baseline = self._baseline.evidence()
-        if rollout.old_version_id is None:
-            return None, baseline
-        candidate = self._target.evidence(rollout.new_version_id, self._settings)
-        stable = self._target.evidence(rollout.old_version_id, self._settings) or Evidence()
-        return candidate, reference_for(stable, baseline, self._settings)
 
     def _move(
         self,
@@ -374,7 +345,7 @@ class Conductor:
         if written.status == states.PROMOTED:
             return self._end(rollout, states.PROMOTED, "promoted", reason=verdict.reason)
         self._carrier.apply(written)
-        self._observe(written)
+        self.observer.observe(written)
         return written
 
     def _finish_promotion(self, rollout: Rollout) -> Rollout:
@@ -389,7 +360,7 @@ class Conductor:
             baking = states.baking(rollout, now=self._clock.now())
             written = self._write(baking, "bake", reason=rollout.reason)
             self._carrier.apply(written)
-            self._observe(written)
+            self.observer.observe(written)
             return written
         return self._end(rollout, states.PROMOTED, "promoted", reason=rollout.reason)
 

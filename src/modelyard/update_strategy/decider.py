@@ -106,7 +106,7 @@ class Decider:
     def should_update(self) -> UpdateDecision:
         """Whether an update is due, and why. No while a rollout runs and in the cooldown."""
         self.advance()
-        now = self._conductor.present()
+        now = self._conductor.observer.present()
         found = self._due(now) if now.n >= self.settings.min_samples else []
         if self._is_scheduled():
             sentence = f"the schedule {self.settings.schedule!r} has come round"
@@ -183,7 +183,7 @@ class Decider:
         The candidate of a rollout is compared with the stable version at the same time, where
         both are measured; else production's present with the baseline.
         """
-        now, baseline = self._conductor.sides(self._log.current())
+        now, baseline = self._conductor.observer.sides(self._log.current())
         reasons = rollback_reasons(now, baseline, self.settings)
         return {
             "should_rollback": bool(reasons),
@@ -217,7 +217,7 @@ class Decider:
         return self._told(self._log.current())
 
     def _due(self, now: Evidence) -> list[due.Due]:
-        watcher = self._conductor.drift_watcher()
+        watcher = self._conductor.observer.drift_watcher()
         drifts = {
             "prediction": watcher.detect_prediction_drift(),
             "feature": watcher.detect_feature_drift(),
