@@ -194,10 +194,7 @@ class MultiArmedBandit:
             with self._lock:
                 learner.update(variant, reward)
         else:
-            outcome = self._outcome(variant, reward, request_id, propensity)
-            with self._lock:
-                learner.require_request(outcome)
-                learner.learn(outcome, self._now_s())
+            self._learn([self._outcome(variant, reward, request_id, propensity)])
         if self._shared is not None:
             self._share()
 
@@ -224,12 +221,7 @@ class MultiArmedBandit:
         """
         columns = checked_columns(variants, rewards, request_ids, propensities)
         outcomes = [self._outcome(*row) for row in zip(*columns, strict=True)]
-        with self._lock:
-            for outcome in outcomes:
-                self._learner.require_request(outcome)
-            now_s = self._now_s()
-            for outcome in outcomes:
-                self._learner.learn(outcome, now_s)
+        self._learn(outcomes)
         if self._shared is not None:
             self._share()
 
@@ -398,6 +390,18 @@ class MultiArmedBandit:
             request_id,
             None if propensity is None else checked_propensity(propensity),
         )
+
+    def _learn(self, outcomes: Sequence[Outcome]) -> None:
+        learner = self._learner
+        if self._shared is not None and not all(map(learner.knows_request, outcomes)):
+            # Another process may have made the choice since the last flush.
+            self._shared.flush()
+        with self._lock:
+            for outcome in outcomes:
+                learner.require_request(outcome)
+            now_s = self._now_s()
+            for outcome in outcomes:
+                learner.learn(outcome, now_s)
 
     def _require_known(self, variant: str) -> None:
         learner = self._learner

@@ -120,10 +120,9 @@ class Choices:
         self.n_expired = 0
         self._timeout_s = math.inf if pending_timeout_s is None else pending_timeout_s
         self.next_expiry_s = -math.inf
-        # Of each variant those without a key, oldest first: a reward that comes without a
-        # request id belongs to the first. What an earlier process left behind comes last.
+        # Of each variant those without a request id, oldest first: a reward that comes without
+        # one belongs to the first.
         self._waiting: dict[str, deque[Choice]] = {}
-        self._inherited: dict[str, deque[Choice]] = {}
         self._by_key: dict[str, Choice] = {}
         self._keyed: deque[Choice] = deque()
         self._ended_keys: deque[str] = deque()
@@ -154,7 +153,20 @@ class Choices:
 
     def inherit(self, choice: Choice) -> None:
         """Wait for the reward of a choice that an earlier process made."""
-        self._inherited.setdefault(choice.variant, deque()).append(choice)
+        self._waiting.setdefault(choice.variant, deque()).append(choice)
+
+    def disown(self, own_prefix: str) -> None:
+        """Leave choices to the process that made them: their rewards come with their key.
+
+        Args:
+            own_prefix: What the keys of this process begin with.
+        """
+        for variant, queue in self._waiting.items():
+            self._waiting[variant] = deque(
+                choice
+                for choice in queue
+                if choice.key is None or choice.key.startswith(own_prefix)
+            )
 
     def by_key(self, key: str) -> Choice | None:
         """The choice of this key, or None."""
@@ -163,12 +175,6 @@ class Choices:
     def first_waiting(self, variant: str) -> Choice | None:
         """The choice that a reward without a request id belongs to; it waits no longer."""
         queue = self._waiting.get(variant)
-        while queue:
-            choice = queue.popleft()
-            if choice.is_pending:
-                return choice
-        # Asked second: those are most likely another process's.
-        queue = self._inherited.get(variant)
         while queue:
             choice = queue.popleft()
             if choice.is_pending:
@@ -183,7 +189,7 @@ class Choices:
 
     def pending(self) -> list[Choice]:
         """Those whose reward is waited for: oldest first among those of one kind."""
-        queues = (*self._inherited.values(), self._keyed, *self._waiting.values())
+        queues = (self._keyed, *self._waiting.values())
         found = {id(choice): choice for queue in queues for choice in queue if choice.is_pending}
         return list(found.values())
 
@@ -197,7 +203,7 @@ class Choices:
         """Those that are waited for no longer, from now on."""
         gone: list[Choice] = []
         heads = []
-        for queue in (self._keyed, *self._inherited.values(), *self._waiting.values()):
+        for queue in (self._keyed, *self._waiting.values()):
             while queue and not self._is_waited_for(queue[0], len(queue), now_s):
                 choice = queue.popleft()
                 if choice.is_pending:

@@ -96,14 +96,14 @@ def checked_propensity(propensity: Any) -> float:
     return float(propensity)
 
 
-def checked_columns(*columns: Sequence[Any] | None) -> list[Sequence[Any]]:
-    """Columns of one length; None becomes a column of None.
+def checked_columns(first: Sequence[Any], *others: Sequence[Any] | None) -> list[Sequence[Any]]:
+    """Columns as long as the first; None becomes a column of None.
 
     Raises:
         ConfigError: They differ in length.
     """
-    n = len(columns[0] or ())
-    full = [[None] * n if column is None else column for column in columns]
+    n = len(first)
+    full = [first, *([None] * n if column is None else column for column in others)]
     if any(len(column) != n for column in full):
         lengths = [len(column) for column in full]
         raise ConfigError(f"One entry for each choice is needed; the lists have {lengths}.")

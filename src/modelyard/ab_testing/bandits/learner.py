@@ -134,6 +134,15 @@ class Learner:
         if self.outbox is not None:
             self.outbox.rewards.append((choice, variant, reward))
 
+    def knows_request(self, outcome: Outcome) -> bool:
+        """Whether an outcome needs no choice, or names one that is remembered."""
+        request_id = outcome.request_id
+        return (
+            request_id is None
+            or outcome.propensity is not None
+            or self.choices.by_key(request_id) is not None
+        )
+
     def require_request(self, outcome: Outcome) -> None:
         """Check that the choice of an outcome is known, where it names one.
 
@@ -142,10 +151,8 @@ class Learner:
             ConfigError: It was made for another variant.
         """
         request_id = outcome.request_id
-        if request_id is None:
-            return
-        choice = self.choices.by_key(request_id)
-        if choice is None and outcome.propensity is None:
+        choice = None if request_id is None else self.choices.by_key(request_id)
+        if not self.knows_request(outcome):
             raise RequestNotFoundError(
                 f"No choice with request_id {request_id!r} is remembered. Pass request_id= to "
                 "select_variant; without it the reward is taken too, and with propensity= it is "

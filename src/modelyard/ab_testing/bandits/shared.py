@@ -91,10 +91,13 @@ class SharedBandit:
         if stored is not None:
             state.check_same(self._learner, stored, self._rows.name)
             state.restore(self._learner, stored, times)
+        known = [one for one in chunks if stored is not None and one.is_in(stored)]
+        seen = {one.seq for one in known}
+        # Those first, although others may be older: a reward in both is in the sums already.
+        for one in known:
+            chunk.remember(self._learner, one.body, times)
         for one in chunks:
-            if stored is not None and one.is_in(stored):
-                chunk.remember(self._learner, one.body, times)
-            else:
+            if one.seq not in seen:
                 chunk.learn(self._learner, one.body, times)
             self._last_seq = max(self._last_seq, one.seq)
 
@@ -146,6 +149,7 @@ class SharedBandit:
             # Another process may have taken up the same state, and would draw the same.
             jumps = crc32(self._recorder_id.encode())
             learner.rng = np.random.Generator(_jumped(learner.rng, jumps))
+            learner.choices.disown(self._recorder_id)
             self._is_apart = True
         for one in news:
             chunk.learn(learner, one.body, times)
