@@ -76,6 +76,7 @@ class Window:
         self._closed_at = (0, 0, 0)
         self._metrics_closed_at: dict[str, int] = {}
         self._blocked_at = (0, 0, 0)
+        self._set_full_at()
         self._counted_at = 0
         # Of each row of features, the number of the prediction it goes with; -1 for none.
         self._partners = Series(size)
@@ -211,14 +212,18 @@ class Window:
 
     def is_anything_full(self) -> bool:
         """Whether the block or the window is full."""
-        n = self._events.n_added
-        records, predictions, features = self._closed_at
+        records, predictions, features = self._full_at
         return (
-            n - self._blocked_at[0] >= self._block_size
-            or n - records >= self.size
-            or self.predictions.n_added - predictions >= self.size
-            or self.features.n_added - features >= self.size
+            self._events.n_added >= records
+            or self.predictions.n_added >= predictions
+            or self.features.n_added >= features
         )
+
+    def _set_full_at(self) -> None:
+        """Work out once, not at every prediction, at which counts something is full."""
+        records, predictions, features = (n + self.size for n in self._closed_at)
+        block = self._blocked_at[0] + self._block_size
+        self._full_at = (min(block, records), predictions, features)
 
     def is_full(self) -> bool:
         """Whether a whole window has gone by since `close`."""
@@ -233,11 +238,13 @@ class Window:
         """Begin to count the next window; the last values stay."""
         self.count_latencies()
         self._closed_at = self._added()
+        self._set_full_at()
         self._metrics_closed_at = {name: one.n_added for name, one in self.metrics.items()}
 
     def begin(self) -> None:
         """Count windows and blocks from here on."""
         self._closed_at = self._blocked_at = self._added()
+        self._set_full_at()
         self.count_latencies()
 
     def is_block_full(self) -> bool:
@@ -265,6 +272,7 @@ class Window:
             rows["feature"] = self.features.look(newest=features)
         self.blocks.add(at, self.n_records, rows)
         self._blocked_at = self._added()
+        self._set_full_at()
 
     def latency_counts(self) -> tuple[list[int], float]:
         """Cumulative counts by bucket, and seconds in all, up to now."""
