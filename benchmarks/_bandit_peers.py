@@ -1,38 +1,43 @@
-"""The bandits of other libraries, run by their own Python. Not imported by anything:
+"""The bandits of other libraries, run by their own Python; not imported by anything.
 
-python _bandit_peers.py <seeds of the quick> <seeds of the slow>
+    python _bandit_peers.py <seeds of river> <seeds of MABWiser>
 
-Plays every problem of `_bandit_problems` and prints regrets and times as JSON. Every policy has
-the defaults of its library, except where a problem would make it play at random (UCB with a
-scaler of rewards, Thompson sampling with a normal posterior or a threshold at 0).
+Plays every problem of `_bandit_problems` and prints regrets and seconds as JSON. Policies have the
+defaults of their libraries; where these cannot do with a problem (rewards of a hundredth, returns
+that are neither won nor lost) there is a second one with what their manuals advise.
 """
 
 import json
 import sys
 import time
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from _bandit_problems import HORIZON, PROBLEMS, regret_of, rewards_of
 
 warnings.filterwarnings("ignore")
 
+# Makes a player for so many variants and a seed: how it chooses, and how it learns.
+Player = Callable[[int, int], tuple[Callable[[], int], Callable[[int, float], Any]]]
 
-def _river():
-    import scipy.special
-    from river import bandit, preprocessing, proba, stats, utils
+
+def _river() -> dict[str, Player]:
+    import scipy.special  # noqa: PLC0415 - only the peers' Python has both
+    from river import bandit, preprocessing, proba, stats, utils  # noqa: PLC0415
 
     # river 0.19 asks for it by the name it had in older releases of SciPy.
     scipy.special.btdtri = scipy.special.betaincinv
 
-    def policy(make):
-        def new(n_variants, seed):
+    def policy(make: Callable[[int], Any]) -> Player:
+        def new(n_variants: int, seed: int) -> Any:
             made, variants = make(seed), list(range(n_variants))
             return lambda: made.pull(variants), made.update
 
         return new
 
-    def scaler():
+    def scaler() -> Any:
         return preprocessing.TargetStandardScaler(None)
 
     return {
@@ -53,18 +58,18 @@ def _river():
     }
 
 
-def _mabwiser():
-    from mabwiser.mab import MAB, LearningPolicy
+def _mabwiser() -> dict[str, Player]:
+    from mabwiser.mab import MAB, LearningPolicy  # noqa: PLC0415 - only the peers' Python has it
 
-    def policy(make):
-        def new(n_variants, seed):
+    def policy(make: Callable[[], Any]) -> Player:
+        def new(n_variants: int, seed: int) -> Any:
             made = MAB(list(range(n_variants)), make(), seed=seed)
-            first = []
+            first: list[float] = []
 
-            def pull():
+            def pull() -> int:
                 return made.predict() if len(first) == n_variants else len(first)
 
-            def update(variant, reward):
+            def update(variant: int, reward: float) -> None:
                 if len(first) == n_variants:
                     made.partial_fit([variant], [reward])
                     return
@@ -87,7 +92,7 @@ def _mabwiser():
     }
 
 
-def _play(new, problem, seed):
+def _play(new: Player, problem: str, seed: int) -> tuple[float, float]:
     """Regret of one game, and seconds for each choice with its reward."""
     rewards = rewards_of(problem, seed)
     pull, update = new(rewards.shape[1], seed)
@@ -99,9 +104,10 @@ def _play(new, problem, seed):
     return regret_of(problem, chosen), (time.perf_counter() - started) / HORIZON
 
 
-def main(n_quick, n_slow):
-    found = {}
-    policies = [(n_quick, _river()), (n_slow, _mabwiser())]
+def main(n_river: int, n_mabwiser: int) -> None:
+    """Play and print."""
+    found: dict[str, Any] = {}
+    policies = [(n_river, _river()), (n_mabwiser, _mabwiser())]
     for n_seeds, group in policies:
         for name, new in group.items():
             found[name] = {"regrets": {}, "seconds": []}

@@ -5,6 +5,7 @@ nothing with the code under test but the definition.
 """
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +39,10 @@ def chances(kind: str, first: list[float], second: list[float]) -> list[float]:
     for own in known:
         others = [one for one in known if one is not own]
 
-        def density(x: float, own=own, others=others) -> float:  # noqa: ANN001 - of scipy
+        def density(x: float, own=own, others=others) -> float:
             return own.pdf(x) * np.prod([one.cdf(x) for one in others])
 
-        pieces = zip(ends[:-1], ends[1:], strict=True)
+        pieces = pairwise(ends)
         found.append(sum(integrate.quad(density, a, b, epsabs=1e-13)[0] for a, b in pieces))
     return found
 

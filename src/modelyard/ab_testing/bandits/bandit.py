@@ -108,13 +108,16 @@ class MultiArmedBandit:
         )
         self._clock = clock or SystemClock()
         self._now_s = self._clock.monotonic_s
+        self._times = Times.of(self._clock)
         self._lock = Lock()
         self._is_sync = durability == "sync"
         self._store = store
         self._shared: SharedBandit | None = None
         if store is not None:
             rows = BanditRows(store, checked_name(name, what="name of a stored bandit"))
-            self._shared = SharedBandit(self._learner, rows, self._lock, self._clock, log_size)
+            self._shared = SharedBandit(
+                self._learner, rows, self._lock, self._clock, self._times, log_size
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -267,7 +270,7 @@ class MultiArmedBandit:
     def choices(self) -> list[LoggedChoice]:
         """The last `log_size` choices, oldest first, with propensities and rewards."""
         with self._lock:
-            return logged(self._learner.choices.log, Times.of(self._clock))
+            return logged(self._learner.choices.log, self._times)
 
     def export_choices(self, filepath: str | Path) -> str:
         """Write the choices as `.jsonl` or `.csv`: all that the store has, or `choices()`.
@@ -297,13 +300,14 @@ class MultiArmedBandit:
         Args:
             policy: A variant's name (always that one), or a chance for each variant.
             method: `ips`, `snips` or `dr`.
-            options: As for `off_policy.evaluate`.
+            options: As for `off_policy.evaluate`; `reward_range` is the bandit's by default.
 
         Raises:
             ConfigError: As `off_policy.evaluate`.
             InputError: As `off_policy.evaluate`.
         """
-        return off_policy.evaluate(self.choices(), policy, method, **options)
+        known = {"reward_range": self._learner.rules.reward_range}
+        return off_policy.evaluate(self.choices(), policy, method, **{**known, **options})
 
     def to_abtest(
         self,
@@ -359,7 +363,7 @@ class MultiArmedBandit:
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values: with `from_dict`, the same next choices."""
         with self._lock:
-            plain = state.to_plain(self._learner, Times.of(self._clock), with_log=True)
+            plain = state.to_plain(self._learner, self._times, with_log=True)
         return {**plain, **self._options}
 
     @classmethod
@@ -373,7 +377,7 @@ class MultiArmedBandit:
             options = {key: plain[key] for key in ("pending_timeout_s", "log_size")}
             variants = [*plain["variants"], *plain["removed"]]
             bandit = cls(variants, clock=clock, **plain["rules"], **options)
-            state.restore(bandit._learner, plain, Times.of(bandit._clock))
+            state.restore(bandit._learner, plain, bandit._times)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"This is not what a bandit's to_dict() gives: {error!r}."

@@ -189,7 +189,8 @@ def _usable(
             left_out["reward"] += 1
         elif not used.issubset(entry["among"]):
             left_out["variants"] += 1
-        elif propensity == 1.0 and used != {entry["variant"]}:
+        elif propensity == 1.0 and len(entry["among"]) > 1:
+            # Not even of its own variant: how many such choices there are depends on its luck.
             left_out["certain"] += 1
         else:
             usable.append(entry)

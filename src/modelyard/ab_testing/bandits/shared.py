@@ -32,6 +32,7 @@ class SharedBandit:
         rows: Where it is stored.
         lock: Guards the learner.
         clock: Tells the time.
+        times: What times the learner's monotonic seconds are.
         log_size: How many choices the learner's log holds.
 
     Raises:
@@ -40,12 +41,19 @@ class SharedBandit:
     """
 
     def __init__(
-        self, learner: Learner, rows: BanditRows, lock: Lock, clock: Clock, log_size: int
+        self,
+        learner: Learner,
+        rows: BanditRows,
+        lock: Lock,
+        clock: Clock,
+        times: Times,
+        log_size: int,
     ) -> None:
         self._learner = learner
         self._rows = rows
         self._lock = lock
         self._clock = clock
+        self._times = times
         self._flush_lock = Lock()
         self._recorder_id = new_id("bandit")
         self._n_keys = 0
@@ -87,7 +95,7 @@ class SharedBandit:
     def _open(self, log_size: int) -> None:
         stored, chunks = self._rows.load(log_size)
         self._is_stored = stored is not None
-        times = Times.of(self._clock)
+        times = self._times
         if stored is not None:
             state.check_same(self._learner, stored, self._rows.name)
             state.restore(self._learner, stored, times)
@@ -107,31 +115,31 @@ class SharedBandit:
             choices = list(learner.outbox.choices) if learner.outbox else []
         # Outside of the lock: it may take long.
         fill_propensities(choices)
-        times = Times.of(self._clock)
+        started_s = self._clock.monotonic_s()
         with self._lock:
             outbox, learner.outbox = learner.outbox or Outbox(), Outbox()
             self._name_pending()
-            plain = state.to_plain(learner, times, with_log=False)
+            plain = state.to_plain(learner, self._times, with_log=False)
         try:
-            news = self._store(outbox, plain, times)
+            news = self._store(outbox, plain)
         except StorageError:
             with self._lock:
                 learner.outbox = outbox.before(learner.outbox)
             raise
-        self._flushed_at_s = times.now_s
+        self._flushed_at_s = started_s
         with self._lock:
-            self._learn(news, times)
+            self._learn(news)
 
-    def _store(self, outbox: Outbox, plain: dict[str, object], times: Times) -> list[StoredChunk]:
+    def _store(self, outbox: Outbox, plain: dict[str, object]) -> list[StoredChunk]:
         if outbox.is_empty and self._is_stored:
             news = self._rows.chunks(after_seq=self._last_seq)
             return [one for one in news if one.recorder_id != self._recorder_id]
         news = self._rows.exchange(
             self._recorder_id,
-            chunk.to_plain(outbox, times),
+            chunk.to_plain(outbox, self._times),
             plain,
             after_seq=self._last_seq,
-            at=times.now.isoformat(),
+            at=self._clock.now().isoformat(),
         )
         self._is_stored = True
         return news
@@ -143,7 +151,7 @@ class SharedBandit:
                 self._n_keys += 1
                 choice.key = f"{self._recorder_id}/{self._n_keys}"
 
-    def _learn(self, news: list[StoredChunk], times: Times) -> None:
+    def _learn(self, news: list[StoredChunk]) -> None:
         learner = self._learner
         if news and not self._is_apart:
             # Another process may have taken up the same state, and would draw the same.
@@ -152,7 +160,7 @@ class SharedBandit:
             learner.choices.disown(self._recorder_id)
             self._is_apart = True
         for one in news:
-            chunk.learn(learner, one.body, times)
+            chunk.learn(learner, one.body, self._times)
             self._last_seq = max(self._last_seq, one.seq)
 
 
