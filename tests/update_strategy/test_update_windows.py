@@ -1,0 +1,105 @@
+"""When updates may go forward, by the users' own clock."""
+
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelyard._core.errors import ConfigError
+from modelyard.update_strategy.settings import UpdateSettings
+from modelyard.update_strategy.windows import is_open, opens_at, window_of, zone_of
+
+BERLIN, NEW_YORK = ZoneInfo("Europe/Berlin"), ZoneInfo("America/New_York")
+
+
+def local(zone, *parts):
+    return datetime(*parts, tzinfo=zone)
+
+
+@pytest.mark.parametrize(
+    ("text", "moment", "expected"),
+    [
+        ("02:00-05:00", (2024, 1, 3, 2, 0), True),
+        ("02:00-05:00", (2024, 1, 3, 5, 0), False),
+        ("mon-fri 22:00-04:00", (2024, 1, 5, 23, 0), True),  # a Friday
+        ("mon-fri 22:00-04:00", (2024, 1, 6, 3, 59), True),  # begun on Friday
+        ("mon-fri 22:00-04:00", (2024, 1, 6, 22, 30), False),  # a Saturday
+        ("mon-fri 22:00-04:00", (2024, 1, 8, 3, 0), False),  # begun on Sunday: no
+        ("sat,sun", (2024, 1, 7, 12, 0), True),
+        ("sat,sun", (2024, 1, 8, 0, 0), False),
+        ("fri-mon 10:00-24:00", (2024, 1, 8, 23, 59), True),
+        ("FRI-MON 10:00-11:00", (2024, 1, 10, 10, 30), False),
+    ],
+)
+def test_days_and_hours_over_midnight(text, moment, expected):
+    assert is_open([window_of(text)], BERLIN, local(BERLIN, *moment)) is expected
+
+
+@pytest.mark.parametrize(
+    ("zone", "day", "text", "opening"),
+    [
+        # Clocks leap from 2:00 to 3:00: a window from 2:30 opens at 3:30.
+        (BERLIN, (2024, 3, 31, 0, 0), "02:30-05:00", local(BERLIN, 2024, 3, 31, 3, 30)),
+        (NEW_YORK, (2024, 3, 10, 0, 0), "02:30-05:00", local(NEW_YORK, 2024, 3, 10, 3, 30)),
+        # 2:30 comes twice: the first one.
+        (BERLIN, (2024, 10, 27, 0, 0), "02:30-05:00", local(BERLIN, 2024, 10, 27, 2, 30)),
+        (NEW_YORK, (2024, 11, 3, 0, 0), "01:30-05:00", local(NEW_YORK, 2024, 11, 3, 1, 30)),
+    ],
+)
+def test_a_day_on_which_the_clocks_change(zone, day, text, opening):
+    assert opens_at([window_of(text)], zone, local(zone, *day)) == opening.astimezone(UTC)
+
+
+def test_inside_a_window_it_opens_now_and_without_one_always():
+    now = datetime(2024, 1, 3, 2, 30, tzinfo=UTC)
+    assert opens_at([window_of("02:00-05:00")], zone_of("UTC"), now) == now
+    assert is_open([], BERLIN, now)
+    assert opens_at([], BERLIN, now) == now
+
+
+hours = st.integers(0, 23).map(lambda hour: f"{hour:02d}:00")
+days = st.sampled_from(["", "mon ", "sat,sun ", "mon-fri ", "fri-mon "])
+moments = st.integers(0, 3 * 365 * 24 * 60).map(
+    lambda minutes: datetime(2023, 1, 1, tzinfo=UTC) + timedelta(minutes=minutes)
+)
+
+
+@given(days, hours, hours, moments, st.sampled_from(["UTC", "Europe/Berlin", "Asia/Shanghai"]))
+def test_where_it_says_it_opens_it_is_open_and_not_before(day, start, end, now, name):
+    window, zone = window_of(f"{day}{start}-{end}"), zone_of(name)
+    opening = opens_at([window], zone, now)
+    assert opening is not None
+    assert now <= opening <= now + timedelta(days=8)
+    assert is_open([window], zone, opening)
+    if opening > now:
+        assert not is_open([window], zone, now)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "25:00-26:00", "mon", "mon-fri", "montag 1:00-2:00", "02:00", "xyz 02:00-03:00", 7],
+)
+def test_a_text_that_is_no_window_says_how_one_is_written(text):
+    with pytest.raises(ConfigError):
+        window_of(text)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("update_windows", ["noon"], "Days are"),
+        ("update_windows", "02:00-05:00", "must be a list"),
+        ("timezone", "Mars/Olympus", "not known here"),
+        ("approval_steps", [30], "among the steps"),
+        ("require_key_metric", True, "needs key_metric"),
+        ("error_margin", 1.5, "error_margin"),
+        ("bake_minutes", -1, "bake_minutes"),
+        ("max_consecutive_rollbacks", 0, "max_consecutive_rollbacks"),
+        ("confidence_level", 95, "confidence_level"),
+    ],
+)
+def test_a_setting_that_breaks_its_rule_says_which(setting, value, said):
+    with pytest.raises(ConfigError, match=said):
+        UpdateSettings.from_config({setting: value})
