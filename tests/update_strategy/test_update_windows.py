@@ -79,7 +79,7 @@ def test_where_it_says_it_opens_it_is_open_and_not_before(day, start, end, now, 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "25:00-26:00", "mon", "mon-fri", "montag 1:00-2:00", "02:00", "xyz 02:00-03:00", 7],
+    ["", "25:00-26:00", "montag 1:00-2:00", "02:00", "xyz 02:00-03:00", 7],
 )
 def test_a_text_that_is_no_window_says_how_one_is_written(text):
     with pytest.raises(ConfigError):
