@@ -63,7 +63,8 @@ def test_kl_ucb_of_normal_rewards_has_a_closed_form():
 def test_upper_share_is_where_the_divergence_reaches_its_level(share, level):
     bound = upper_share(share, level)
     assert share <= bound <= 1.0
-    assert divergence(share, bound) <= level + 1e-12
+    # Beside 1 the divergence rises by more than that from one float to the next.
+    assert divergence(share, max(share, bound - 1e-9)) <= level
     if bound < 1.0 - 1e-9:
         assert divergence(share, bound + 1e-9) >= level - 1e-12
 
