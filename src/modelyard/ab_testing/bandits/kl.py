@@ -64,7 +64,7 @@ def divergence(p: float, q: float) -> float:
 
 
 def upper_share(p: float, level: float) -> float:
-    """The largest q in [p, 1] with a divergence of at most `level`, to about 1e-12.
+    """The largest q in [p, 1] with a divergence of at most `level`, to about 1e-10.
 
     Newton's method from above: the divergence is convex in q, so it never steps past the root.
     """
@@ -77,7 +77,7 @@ def upper_share(p: float, level: float) -> float:
         if not p < q < 1.0:
             break
         step = (divergence(p, q) - level) * q * (1.0 - q) / (q - p)
-        q -= step
         if step < _PRECISION:
             break
+        q -= step
     return min(max(q, p), 1.0)
