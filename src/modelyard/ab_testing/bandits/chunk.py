@@ -5,22 +5,34 @@ names its choice by its place in the chunk, or by its key where an earlier chunk
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from modelyard._core.plain import finite_or_none
-from modelyard.ab_testing.bandits.choices import Choice
+from modelyard.ab_testing.bandits.choices import Choice, fill_propensities
 from modelyard.ab_testing.bandits.learner import Learner, Outbox
-from modelyard.ab_testing.bandits.log import LoggedChoice, Times, choice_of, logged
+from modelyard.ab_testing.bandits.log import LoggedChoice, Times, choice_of
 
 
 def to_plain(outbox: Outbox, times: Times) -> dict[str, Any]:
     """A chunk of what is in the outbox; choices without a reward must have a key."""
+    fill_propensities(outbox.choices)
     places = {id(choice): place for place, choice in enumerate(outbox.choices)}
+    # Few lists of variants, and one for each choice would be most of the chunk.
+    among = list(dict.fromkeys(choice.among for choice in outbox.choices))
+    among_places = {names: place for place, names in enumerate(among)}
     return {
+        "among": [list(names) for names in among],
         "choices": [
-            {**entry, "has_reward": False, "reward": None, "key": choice.key}
-            for entry, choice in zip(logged(outbox.choices, times), outbox.choices, strict=True)
+            [
+                among_places[choice.among],
+                choice.index,
+                times.to_iso(choice.at_s),
+                choice.propensity,
+                choice.request_id,
+                choice.key,
+            ]
+            for choice in outbox.choices
         ],
         "rewards": [
             [_reference(choice, places), variant, finite_or_none(reward)]
@@ -34,12 +46,13 @@ def learn(learner: Learner, body: Mapping[str, Any], times: Times) -> None:
     """Take in a chunk of another process."""
     for name, has_come in body["members"]:
         if has_come and name not in learner.index:
-            learner.add(name)
+            learner.bring(name)
         elif not has_come and name in learner.index and len(learner.names) > 1:
-            learner.remove(name)
-    choices = [choice_of(entry, times) for entry in body["choices"]]
-    for choice, entry in zip(choices, body["choices"], strict=True):
-        key = entry["key"]
+            learner.drop(name)
+    choices = []
+    for key, entry in _entries(body):
+        choice = choice_of(entry, times)
+        choices.append(choice)
         if key is not None and learner.choices.by_key(key) is None:
             learner.wait_for(choice)
             learner.choices.add_keyed(choice, key)
@@ -60,12 +73,12 @@ def learn(learner: Learner, body: Mapping[str, Any], times: Times) -> None:
 def remember(learner: Learner, body: Mapping[str, Any], times: Times) -> None:
     """Put the choices of a chunk in the log; its rewards are in the sums already."""
     choices = []
-    for entry in body["choices"]:
-        known = None if entry["key"] is None else learner.choices.by_key(entry["key"])
+    for key, entry in _entries(body):
+        known = None if key is None else learner.choices.by_key(key)
         choice = choice_of(entry, times) if known is None else known
         choices.append(choice)
-        if known is None and entry["key"] is not None:
-            learner.choices.add_keyed(choice, entry["key"])
+        if known is None and key is not None:
+            learner.choices.add_keyed(choice, key)
         else:
             learner.choices.log.append(choice)
     for reference, _, value in body["rewards"]:
@@ -87,10 +100,11 @@ def join(bodies: Iterable[Mapping[str, Any]]) -> list[LoggedChoice]:
     joined: list[LoggedChoice] = []
     by_key: dict[str, LoggedChoice] = {}
     for body in bodies:
-        choices = [_without_key(entry) for entry in body["choices"]]
-        for entry, choice in zip(body["choices"], choices, strict=True):
-            if entry["key"] is not None:
-                by_key.setdefault(entry["key"], choice)
+        entries = list(_entries(body))
+        choices = [entry for _, entry in entries]
+        for key, entry in entries:
+            if key is not None:
+                by_key.setdefault(key, entry)
         for reference, _, value in body["rewards"]:
             if reference is None:
                 continue
@@ -101,8 +115,22 @@ def join(bodies: Iterable[Mapping[str, Any]]) -> list[LoggedChoice]:
     return joined
 
 
-def _without_key(entry: Mapping[str, Any]) -> LoggedChoice:
-    return cast("LoggedChoice", {key: entry[key] for key in LoggedChoice.__annotations__})
+def _entries(body: Mapping[str, Any]) -> Iterator[tuple[str | None, LoggedChoice]]:
+    """The choices of a chunk with their keys, as if none had a reward yet."""
+    for among_place, index, at, propensity, request_id, key in body["choices"]:
+        among = body["among"][among_place]
+        yield (
+            key,
+            {
+                "at": at,
+                "variant": among[index],
+                "among": among,
+                "propensity": propensity,
+                "has_reward": False,
+                "reward": None,
+                "request_id": request_id,
+            },
+        )
 
 
 def _reference(choice: Choice | None, places: Mapping[int, int]) -> int | str | None:

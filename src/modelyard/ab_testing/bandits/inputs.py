@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from modelyard._core.errors import ConfigError
+from modelyard.ab_testing.bandits.learner import Learner, Outcome
 from modelyard.ab_testing.variant import ModelVariant
 
 DURABILITIES = ("batched", "sync")
@@ -78,6 +79,24 @@ def checked_reward(
                 f"The reward of {variant!r} must be in reward_range {reward_range}, got {value}."
             )
     return value
+
+
+def checked_outcome(
+    learner: Learner, variant: str, reward: Any, request_id: str | None, propensity: Any
+) -> Outcome:
+    """What came of a use of a variant.
+
+    Raises:
+        VariantNotFoundError: There never was such a variant.
+        ConfigError: The reward is no number, or the propensity no chance.
+    """
+    learner.require_known(variant)
+    return Outcome(
+        variant,
+        checked_reward(reward, variant, learner.rules.reward_range),
+        request_id,
+        None if propensity is None else checked_propensity(propensity),
+    )
 
 
 def checked_propensity(propensity: Any) -> float:

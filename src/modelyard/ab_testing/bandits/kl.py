@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from modelyard.ab_testing.bandits.optimism import Optimistic
 from modelyard.ab_testing.bandits.sums import Sums
 
-_N_STEPS = 40
-_PRECISION = 1e-10
+_N_STEPS = 50
+_PRECISION = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +64,20 @@ def divergence(p: float, q: float) -> float:
 
 
 def upper_share(p: float, level: float) -> float:
-    """The largest q in [p, 1] with a divergence of at most `level`, to 1e-10."""
+    """The largest q in [p, 1] with a divergence of at most `level`, to about 1e-10.
+
+    Newton's method from above: the divergence is convex in q, so it never steps past the root.
+    """
     if p >= 1.0 or level <= 0.0:
         return min(p, 1.0)
-    low, high = p, min(1.0, p + math.sqrt(level / 2.0))  # Pinsker's inequality
+    surprise = level - (p * math.log(p) if p > 0.0 else 0.0)
+    # Two bounds from above: the divergence without what is won, and Pinsker's inequality.
+    q = min(1.0 - (1.0 - p) * math.exp(-surprise / (1.0 - p)), p + math.sqrt(level / 2.0))
     for _ in range(_N_STEPS):
-        middle = (low + high) / 2.0
-        if divergence(p, middle) > level:
-            high = middle
-        else:
-            low = middle
-        if high - low < _PRECISION:
+        if not p < q < 1.0:
             break
-    return low
+        step = (divergence(p, q) - level) * q * (1.0 - q) / (q - p)
+        if step < _PRECISION:
+            break
+        q -= step
+    return min(max(q, p), 1.0)

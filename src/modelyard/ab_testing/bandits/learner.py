@@ -98,6 +98,15 @@ class Learner:
         self.names = tuple(names)
         self.index = {name: index for index, name in enumerate(self.names)}
 
+    def require_known(self, variant: str) -> None:
+        """Check that there is, or was, a variant of this name.
+
+        Raises:
+            VariantNotFoundError: There never was.
+        """
+        if variant not in self.index and variant not in self.removed:
+            raise VariantNotFoundError(f"No variant {variant!r}. There are: {self.names}.")
+
     def select(self, now_s: float, request_id: str | None = None) -> str:
         """Name of the variant to use now; the same again for a request id that is known."""
         choices, sums, names = self.choices, self.sums, self.names
@@ -246,6 +255,12 @@ class Learner:
         if name in self.index:
             raise ConfigError(f"There is a variant {name!r} already: {self.names}.")
         self.rules.check_number(len(self.names) + 1)
+        self.bring(name)
+        if self.outbox is not None:
+            self.outbox.members.append((name, True))
+
+    def bring(self, name: str) -> None:
+        """Add a variant that another process has added."""
         before = self.removed.pop(name, None)
         self.sums.insert(before)
         if self.record is not self.sums:
@@ -263,6 +278,12 @@ class Learner:
             raise VariantNotFoundError(f"No variant {name!r}. There are: {self.names}.")
         if len(self.names) == 1:
             raise ConfigError(f"{name!r} is the last variant: add another one first.")
+        self.drop(name)
+        if self.outbox is not None:
+            self.outbox.members.append((name, False))
+
+    def drop(self, name: str) -> None:
+        """Remove a variant that another process has removed."""
         index = self.index[name]
         known = self.sums.take_out(index)
         if self.record is not self.sums:

@@ -5,6 +5,7 @@ reward by a constant, or adding one, changes no choice of any of them.
 """
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from modelyard._core.errors import ConfigError
@@ -57,6 +58,13 @@ class Rules:
             raise ConfigError(
                 f"algorithm must be one of {', '.join(ALGORITHMS)}; got {self.algorithm!r}."
             )
+        numbers = (self.epsilon, self.epsilon_decay, self.min_probability, self.discount or 0.0)
+        _check(
+            all(isinstance(number, Real) for number in numbers),
+            "epsilon, epsilon_decay, min_probability and discount",
+            "numbers",
+            numbers,
+        )
         _check(0.0 <= self.epsilon <= 1.0, "epsilon", "in [0, 1]; 0.1 means 10 %", self.epsilon)
         _check(self.epsilon_decay >= 0.0, "epsilon_decay", "0 or more", self.epsilon_decay)
         _check(
@@ -99,7 +107,7 @@ class Rules:
 
     def exploration(self, n_pulls: float, n_variants: int) -> float:
         """Chance that a choice is made at random, 0 to 1."""
-        floor = self.min_probability * n_variants
+        floor = min(1.0, self.min_probability * n_variants)
         if self.algorithm != "epsilon_greedy":
             return floor
         return max(floor, self.epsilon / (1.0 + self.epsilon_decay * n_pulls))

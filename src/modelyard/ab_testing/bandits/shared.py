@@ -34,6 +34,7 @@ class SharedBandit:
         clock: Tells the time.
         times: What times the learner's monotonic seconds are.
         log_size: How many choices the learner's log holds.
+        is_sync: Store everything before the call that brings it returns.
 
     Raises:
         ConfigError: Another bandit is stored under the name.
@@ -47,12 +48,15 @@ class SharedBandit:
         lock: Lock,
         clock: Clock,
         times: Times,
+        *,
         log_size: int,
+        is_sync: bool,
     ) -> None:
         self._learner = learner
         self._rows = rows
         self._lock = lock
         self._clock = clock
+        self._is_sync = is_sync
         self._times = times
         self._flush_lock = Lock()
         self._recorder_id = new_id("bandit")
@@ -72,6 +76,17 @@ class SharedBandit:
         """
         with self._flush_lock:
             self._exchange()
+
+    def share(self) -> None:
+        """Store what has just happened, now or when the last flush is a second ago.
+
+        Raises:
+            StorageError: The store refuses, and everything has to be stored at once.
+        """
+        if self._is_sync:
+            self.flush()
+        else:
+            self.flush_if_due()
 
     def flush_if_due(self) -> None:
         """Flush when the last time is a second ago; a store that refuses is only logged."""
