@@ -64,6 +64,11 @@ class Case:
     slower_later: float | None = None
     load: float = 1.0
 
+    @property
+    def is_changing(self) -> bool:
+        """Whether the candidate becomes worse once it is promoted."""
+        return self.errors_later is not None or self.slower_later is not None
+
     def with_errors(self, rate: float) -> "Case":
         """The same with an error rate of both versions."""
         return replace(self, stable_errors=rate, errors=rate)
