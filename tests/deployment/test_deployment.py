@@ -380,3 +380,32 @@ def test_a_version_brings_its_baseline(registry, caplog):
     damaged.serve(version_id)
     assert damaged.monitor(version_id).baseline_status == "none"
     assert "cannot be used" in caplog.text
+
+
+# Side by side
+
+
+def test_versions_are_also_measured_since_the_shares_last_changed(deployment):
+    deployment.set_shares({"a": 0.5, "b": 0.5}, stable="a")
+    versions_of(deployment, 100)
+    before = [deployment.health_since_split(version).n_predictions for version in "ab"]
+    assert sum(before) == 100
+    deployment.set_shares({"a": 0.5, "b": 0.5}, stable="a")  # the same once more
+    assert deployment.health_since_split("b").n_predictions == before[1]
+    deployment.set_shares({"b": 1.0}, stable="a")
+    versions_of(deployment, 10)
+    assert deployment.health_since_split("b").n_predictions == 10
+    assert deployment.health_since_split("a").n_predictions == before[0]  # as it was with a share
+    assert deployment.health_since_split("c") is None
+    assert deployment.health("a").n_predictions == before[0]
+
+
+def test_what_stable_answers_for_another_is_no_fair_sample_of_it(deployment):
+    deployment.add_version("bad", Constant(1.0, fails=True))
+    deployment.set_shares({"a": 0.5, "bad": 0.5}, stable="a")
+    n_meant = sum(
+        deployment.predict(X, user_id=f"u{user}").routed_to == "a" for user in range(100)
+    )
+    assert deployment.health("a").n_predictions == 100
+    assert deployment.health_since_split("a").n_predictions == n_meant
+    assert deployment.health_since_split("bad").n_errors == 100 - n_meant

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from modelyard.update_strategy.due import is_scheduled, updates_due
 from modelyard.update_strategy.earlier import earlier_productions
 from modelyard.update_strategy.evidence import Evidence, evidence_since, present_of, reference_for
-from modelyard.update_strategy.guard import relative_drop, rollback_reasons
+from modelyard.update_strategy.guard import has_too_many_errors, relative_drop, rollback_reasons
 from modelyard.update_strategy.settings import UpdateSettings
 from modelyard.update_strategy.triggers import UpdateTrigger
 
@@ -21,6 +21,7 @@ WELL = Evidence(
     n_total=1000,
     latency_median_ms=10.0,
     latency_p95_ms=20.0,
+    latency_p99_ms=30.0,
     key_metric=1.0,
     n_key_metric=100,
 )
@@ -116,7 +117,11 @@ def test_the_schedule(schedule, since, now, is_due):
         (but(latency_median_ms=20.1), ["median latency"]),
         (but(latency_median_ms=20.1, n=49, n_errors=0), []),
         (but(latency_p95_ms=41.0), ["p95 latency"]),
-        (but(latency_p95_ms=41.0, n=199, n_errors=0), []),
+        (but(latency_p95_ms=41.0, n=499, n_errors=0), []),
+        (but(n=60, n_errors=13), ["error rate"]),  # 22 %, where the baseline has 1 %
+        (but(n=60, n_errors=10), []),
+        (but(latency_median_ms=25.0, latency_log_error=0.05), ["median latency"]),
+        (but(latency_median_ms=25.0, latency_log_error=0.5), []),  # so noisy that it may be chance
         (but(key_metric=0.71), []),
         (but(key_metric=0.69), ["sharpe"]),
         (but(key_metric=0.69, n_key_metric=49), []),
@@ -126,6 +131,43 @@ def test_what_is_rolled_back(now, reasons):
     found = rollback_reasons(now, WELL, RULES)
     assert len(found) == len(reasons)
     assert all(text.startswith(start) for text, start in zip(found, reasons, strict=True))
+
+
+# With 8 % errors, a window is over 10 % now and then by chance.
+AS_BAD = but(n_errors=80)
+
+
+@pytest.mark.parametrize(
+    ("now", "baseline", "is_blamed"),
+    [
+        (but(n_errors=101), AS_BAD, False),
+        (but(n_errors=115), AS_BAD, False),
+        (but(n_errors=116), AS_BAD, True),  # 1.645 standard errors over 10 %
+        (but(n_errors=101), WELL, True),
+        (but(n_errors=101), Evidence(), False),
+        (but(n=100, n_errors=19), AS_BAD, False),
+        (but(n=100, n_errors=20), AS_BAD, True),
+    ],
+)
+def test_twice_the_threshold_is_proved_or_much_more_than_the_baseline_has(
+    now, baseline, is_blamed
+):
+    assert has_too_many_errors(now, baseline, RULES) is is_blamed
+
+
+def test_slow_answers_of_about_one_in_twenty_are_no_slow_tail():
+    # 4.9 % of the baseline's answers take ten times as long, and 5.1 % of the other's.
+    bimodal = but(latency_p95_ms=20.0, latency_p99_ms=220.0)
+    assert rollback_reasons(but(bimodal, latency_p95_ms=195.0), bimodal, RULES) == []
+    [reason] = rollback_reasons(but(bimodal, latency_p95_ms=230.0), bimodal, RULES)
+    assert reason.startswith("p95 latency")
+
+
+def test_a_machine_that_is_slow_for_both_blames_neither():
+    slow, slow_too = but(latency_median_ms=50.0), but(latency_median_ms=49.0)
+    assert rollback_reasons(slow, WELL, RULES) != []
+    assert rollback_reasons(slow, WELL, RULES, at_step=(slow, slow_too)) == []
+    assert rollback_reasons(WELL, WELL, RULES, at_step=(slow, WELL)) != []
 
 
 def test_a_missing_baseline_blames_nobody():

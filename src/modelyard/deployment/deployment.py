@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -25,6 +25,7 @@ from modelyard._core.errors import (
 from modelyard._core.ids import new_id
 from modelyard.deployment.answer import Answer
 from modelyard.deployment.attempts import Attempt, Deadline, attempt
+from modelyard.deployment.recent import Recent
 from modelyard.deployment.serving import Maker, Served, VersionSource, as_row, size_of
 from modelyard.deployment.shadowing import Shadow, ShadowComparison
 from modelyard.monitor import Health, ModelMonitor
@@ -48,6 +49,7 @@ class _Routing:
     stable: str | None = None
     shadow: Shadow | None = None
     is_held: bool = False
+    recent: Mapping[str, Recent] = field(default_factory=dict)
 
 
 class Deployment:
@@ -114,6 +116,7 @@ class Deployment:
             clock=self._clock,
             store=store,
         )
+        self._window_size = window_size
         self._timeout_s = timeout_s
         self._memory_limit_mb = memory_limit_mb
         self._deadlines: dict[str, Deadline] = {}
@@ -184,7 +187,11 @@ class Deployment:
             weights = {version_id: share for version_id, share in shares.items() if share > 0}
             before = self._routing.slots
             slots = before.reassigned(weights) if before else SlotTable.from_weights(weights)
-            self._routing = replace(self._routing, slots=slots, stable=stable)
+            recent = self._routing.recent
+            if slots != before:
+                # A version that has no share any more keeps what it did while it had one.
+                recent = {**recent, **self._recent_of(weights)}
+            self._routing = replace(self._routing, slots=slots, stable=stable, recent=recent)
 
     def retire(self, version_id: str) -> None:
         """Forget a version that has no traffic; its memory is freed. Nothing if it is unknown.
@@ -202,8 +209,11 @@ class Deployment:
             deadline = self._deadlines.pop(version_id, None)
             if deadline is not None:
                 deadline.close()
-            kept = {key: one for key, one in self._routing.served.items() if key != version_id}
-            self._routing = replace(self._routing, served=MappingProxyType(kept))
+            served = {**self._routing.served}
+            recent = {**self._routing.recent}
+            served.pop(version_id, None)
+            recent.pop(version_id, None)
+            self._routing = replace(self._routing, served=MappingProxyType(served), recent=recent)
 
     def set_shadow(self, version_id: str | None) -> None:
         """Have a version answer copies of requests from now on, or none.
@@ -297,7 +307,7 @@ class Deployment:
         attempts = [self._attempt(routing, meant, x)]
         if attempts[0].error is not None and meant != stable:
             attempts.append(self._attempt(routing, stable, x))
-        self._record(attempts, x, request_id)
+        self._record(routing.recent, attempts, x, request_id)
         last = attempts[-1]
         if routing.shadow is not None and last.error is None and meant == stable:
             routing.shadow.offer(x, last.output, request_id)
@@ -351,6 +361,15 @@ class Deployment:
         """
         return self.monitor(version_id).health()
 
+    def health_since_split(self, version_id: str) -> Health | None:
+        """How one version has done what was meant for it since the shares last changed.
+
+        Latency and errors, no metrics. Of a version that has no share any more, while it last had
+        one; None if it never had.
+        """
+        recent = self._routing.recent.get(version_id)
+        return None if recent is None else recent.health()
+
     def monitor(self, version_id: str) -> ModelMonitor:
         """The monitor of one version.
 
@@ -400,24 +419,33 @@ class Deployment:
         deadline = self._deadlines.get(version_id)
         return attempt(served, x) if deadline is None else deadline.attempt(served, x)
 
+    def _recent_of(self, version_ids: Iterable[str]) -> dict[str, Recent]:
+        return {version_id: Recent(self._window_size) for version_id in version_ids}
+
     @staticmethod
-    def _record(attempts: Sequence[Attempt], x: Any, request_id: str) -> None:
+    def _record(
+        recent: Mapping[str, Recent], attempts: Sequence[Attempt], x: Any, request_id: str
+    ) -> None:
         """What each version took and whether it failed, unless the input is to blame."""
         if len(attempts) > 1 and all(isinstance(one.error, InputError) for one in attempts):
             return
-        for made in attempts:
-            Deployment._record_one(made, x, request_id)
+        # What another version failed to answer is no fair sample for the one behind it.
+        for made, kept in zip(attempts, (recent, {}), strict=False):
+            Deployment._record_one(kept, made, x, request_id)
 
     @staticmethod
-    def _record_one(made: Attempt, x: Any, request_id: str) -> None:
+    def _record_one(recent: Mapping[str, Recent], made: Attempt, x: Any, request_id: str) -> None:
+        version_id = made.served.version_id
         made.served.monitor.record_prediction(
             as_row(made.output),
             made.latency_s,
             features=as_row(x) if isinstance(x, torch.Tensor | np.ndarray) else None,
             error=made.error is not None,
             request_id=request_id,
-            version_id=made.served.version_id,
+            version_id=version_id,
         )
+        if version_id in recent:
+            recent[version_id].add(made.latency_s, error=made.error is not None)
 
     def _given(
         self,

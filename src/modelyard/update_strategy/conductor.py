@@ -163,7 +163,9 @@ class Conductor:
         seen = self.observer.observe(rollout)
         if seen.candidate is None or self._fled_from == rollout.rollout_id:
             return
-        reasons = rollback_reasons(seen.candidate, seen.stable, self._settings)
+        reasons = rollback_reasons(
+            seen.candidate, seen.stable, self._settings, at_step=seen.at_step
+        )
         if reasons:
             self._fled_from = rollout.rollout_id
             self._carrier.hold(is_held=True)

@@ -183,8 +183,10 @@ class Decider:
         The candidate of a rollout is compared with the stable version at the same time, where
         both are measured; else production's present with the baseline.
         """
-        now, baseline = self._conductor.observer.sides(self._log.current())
-        reasons = rollback_reasons(now, baseline, self.settings)
+        rollout = self._log.current()
+        now, baseline = self._conductor.observer.sides(rollout)
+        at_step = self._conductor.observer.at_step(rollout)
+        reasons = rollback_reasons(now, baseline, self.settings, at_step=at_step)
         return {
             "should_rollback": bool(reasons),
             "reasons": reasons,

@@ -9,6 +9,9 @@ from modelyard.stats.significance import Contrast
 from modelyard.update_strategy.ports import HealthLike
 from modelyard.update_strategy.settings import UpdateSettings
 
+# With this many times the answers it needs, the candidate waits for the stable version no more.
+LOPSIDED = 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
@@ -18,7 +21,7 @@ class Evidence:
         n: Predictions in the window.
         n_errors: Failed ones among them.
         n_total: Predictions since the version began to serve in this process.
-        latency_median_ms, latency_p95_ms: Of the predictions.
+        latency_median_ms, latency_p95_ms, latency_p99_ms: Of the predictions.
         latency_log_error: Standard error of the logarithm of the median latency.
         key_metric: Mean of the key metric's last values.
         n_key_metric: How many values that is.
@@ -34,6 +37,7 @@ class Evidence:
     n_key_metric: int = 0
     latency_log_error: float = math.nan
     key_metric_std: float = math.nan
+    latency_p99_ms: float = math.nan
 
     @classmethod
     def of(
@@ -49,6 +53,7 @@ class Evidence:
             n_total=health.n_predictions if n_total is None else n_total,
             latency_median_ms=health.latency_median_ms,
             latency_p95_ms=health.latency_p95_ms,
+            latency_p99_ms=health.latency_p99_ms,
             key_metric=math.nan if metric is None else metric.mean,
             n_key_metric=0 if metric is None else metric.n,
             latency_log_error=health.latency_log_error,
@@ -116,6 +121,21 @@ def reference_for(stable: Evidence, baseline: Evidence, settings: UpdateSettings
     reference = stable if stable.n >= enough else baseline
     metric = stable if stable.n_key_metric >= enough else baseline
     return with_key_metric(reference, metric)
+
+
+def side_by_side(
+    candidate: Evidence | None, stable: Evidence | None, settings: UpdateSettings
+) -> tuple[Evidence, Evidence] | None:
+    """Both since the shares last changed, if these can be compared.
+
+    None where one is not measured, and where the stable version's share is so small that it has
+    too few answers long after the candidate has enough.
+    """
+    if candidate is None or stable is None:
+        return None
+    enough = settings.step_min_samples
+    is_lopsided = stable.n < enough and candidate.n >= LOPSIDED * enough
+    return None if is_lopsided else (candidate, stable)
 
 
 def with_key_metric(evidence: Evidence, other: Evidence) -> Evidence:

@@ -1,58 +1,81 @@
 """The fast guard: which limits a version breaks, with enough samples behind it."""
 
+import math
+
 from modelyard.stats.exceedance import exceedance_evidence
+from modelyard.stats.proportions import wilson_interval
 from modelyard.stats.sequential import always_valid
-from modelyard.update_strategy.evidence import Evidence, key_metric_loss
+from modelyard.stats.significance import Contrast
+from modelyard.update_strategy.evidence import Evidence, contrast_of, key_metric_loss
 from modelyard.update_strategy.settings import UpdateSettings
 
 # The document's factors: rolled back is what has twice the limit of errors or twice the latency.
 ERROR_FACTOR = 2.0
 LATENCY_FACTOR = 2.0
 # Evidence of 20 is reached by a model within its limit in at most one run of twenty, however
-# often one looks. With this many samples the plain rate is evidence enough.
+# often one looks. With this many samples, this many standard errors are evidence enough: no more,
+# because the window holds as many and is looked at all the time.
 ENOUGH_EVIDENCE = 20.0
 MANY_SAMPLES = 1000
-# A 95th percentile of 50 values is the third largest: wait for more before it counts.
-_TAIL_FACTOR = 4
+ENOUGH_ERRORS = 1.645
+# The 95th percentile counts with so many times the samples of a step: of two equal versions that
+# both have 500 answers, one has five times as many above some value in one pair of 6,000.
+_TAIL_FACTOR = 10
 # Always-valid intervals are narrowest at so many times the samples of a step, both sides together.
 TUNED_STEPS = 4.0
 # A metric near 0 has no relative change worth the name.
 METRIC_FLOOR = 1e-3
 
 
-def rollback_reasons(now: Evidence, baseline: Evidence, settings: UpdateSettings) -> list[str]:
+def rollback_reasons(
+    now: Evidence,
+    baseline: Evidence,
+    settings: UpdateSettings,
+    *,
+    at_step: tuple[Evidence, Evidence] | None = None,
+) -> list[str]:
     """Every limit that `now` breaks with enough samples behind it; empty when all is well.
 
     Args:
         now: The version that may have to go.
         baseline: What it replaced, at the same time if it still serves, else before.
         settings: The rules.
+        at_step: Both, over one and the same stretch of time: their latencies are compared where it
+            is given, because a machine that is slow now is slow for both.
     """
     reasons = []
-    if has_too_many_errors(now, settings):
+    if has_too_many_errors(now, baseline, settings):
         reasons.append(
             f"error rate {now.error_rate:.1%} ({now.n_errors} of {now.n}) is over "
             f"{ERROR_FACTOR:g} x {settings.error_rate_threshold:.1%}"
         )
-    reasons += _latency_reasons(now, baseline, settings)
+    reasons += _latency_reasons(*(at_step or (now, baseline)), settings)
     drop = relative_drop(now, baseline, settings)
     if drop > 1 - settings.rollback_threshold and is_shown_worse(now, baseline, settings):
         reasons.append(drop_sentence(drop, now, baseline, settings))
     return reasons
 
 
-def has_too_many_errors(now: Evidence, settings: UpdateSettings) -> bool:
-    """Whether the error rate is over twice the threshold, beyond chance.
+def has_too_many_errors(now: Evidence, baseline: Evidence, settings: UpdateSettings) -> bool:
+    """Whether the error rate is over twice the threshold, and that is no chance.
 
     With fewer than 1,000 samples the plain rule would roll back every fifth good model; the
-    evidence counts the same however often one looks (`stats.exceedance`).
+    evidence counts the same however often one looks (`stats.exceedance`). Over twice the threshold
+    need not be proved where the baseline has few errors: more than it surely has, and
+    `largest_excess` beyond, is as bad, and shows sooner.
     """
     limit = min(ERROR_FACTOR * settings.error_rate_threshold, 0.99)
     if not now.error_rate > limit:
         return False
     if now.n >= MANY_SAMPLES:
-        return True
-    return exceedance_evidence(now.n_errors, now.n, limit) >= ENOUGH_EVIDENCE
+        beyond = ENOUGH_ERRORS * math.sqrt(limit * (1.0 - limit) / now.n)
+        if now.error_rate > limit + beyond:
+            return True
+    excused = limit
+    if baseline.n >= settings.step_min_samples:
+        most = wilson_interval(baseline.error_rate, baseline.n).upper
+        excused = min(limit, most + settings.largest_excess)
+    return exceedance_evidence(now.n_errors, now.n, excused) >= ENOUGH_EVIDENCE
 
 
 def is_shown_worse(now: Evidence, baseline: Evidence, settings: UpdateSettings) -> bool:
@@ -63,12 +86,7 @@ def is_shown_worse(now: Evidence, baseline: Evidence, settings: UpdateSettings) 
     """
     if now.n_key_metric < settings.step_min_samples:
         return False
-    found = always_valid(
-        key_metric_loss(now, baseline, settings),
-        n_tuned=TUNED_STEPS * settings.step_min_samples,
-        confidence_level=settings.confidence_level,
-    )
-    return found.interval.lower > 0.0
+    return _is_beyond_chance(key_metric_loss(now, baseline, settings), settings)
 
 
 def relative_drop(now: Evidence, baseline: Evidence, settings: UpdateSettings) -> float:
@@ -82,14 +100,36 @@ def relative_drop(now: Evidence, baseline: Evidence, settings: UpdateSettings) -
 
 
 def _latency_reasons(now: Evidence, baseline: Evidence, settings: UpdateSettings) -> list[str]:
-    reasons = []
-    if now.n >= settings.step_min_samples:
-        pairs = [("median latency", now.latency_median_ms, baseline.latency_median_ms)]
-        if now.n >= _TAIL_FACTOR * settings.step_min_samples:
-            pairs.append(("p95 latency", now.latency_p95_ms, baseline.latency_p95_ms))
-        # NaN, where there is no baseline, is over nothing.
-        reasons += [slower(*pair) for pair in pairs if is_slower(pair[1], pair[2], settings)]
-    return reasons
+    # NaN, where there is no baseline, is over nothing.
+    n, enough = min(now.n, baseline.n), settings.step_min_samples
+    pairs = []
+    if n >= enough and _is_shown_slower(now, baseline, settings):
+        pairs.append(("median latency", now.latency_median_ms, baseline.latency_median_ms))
+    # Where about one answer in twenty is slow by nature, the 95th percentile jumps to and fro
+    # between the slow and the others; the 99th of the baseline then lies among its slow ones.
+    if n >= _TAIL_FACTOR * enough and now.latency_p95_ms > baseline.latency_p99_ms:
+        pairs.append(("p95 latency", now.latency_p95_ms, baseline.latency_p95_ms))
+    return [slower(*pair) for pair in pairs if is_slower(pair[1], pair[2], settings)]
+
+
+def _is_shown_slower(now: Evidence, baseline: Evidence, settings: UpdateSettings) -> bool:
+    """Whether the median is larger beyond chance; one whose error is not known is exact."""
+    if not (now.latency_median_ms > 0.0 and baseline.latency_median_ms > 0.0):
+        return now.latency_median_ms > baseline.latency_median_ms
+    errors = [
+        0.0 if math.isnan(side.latency_log_error) else side.latency_log_error
+        for side in (now, baseline)
+    ]
+    difference = math.log(now.latency_median_ms / baseline.latency_median_ms)
+    variance = errors[0] ** 2 + errors[1] ** 2
+    return _is_beyond_chance(contrast_of(difference, variance, baseline.n, now.n), settings)
+
+
+def _is_beyond_chance(loss: Contrast, settings: UpdateSettings) -> bool:
+    """Whether an always-valid interval leaves out nought."""
+    n_tuned = TUNED_STEPS * settings.step_min_samples
+    found = always_valid(loss, n_tuned=n_tuned, confidence_level=settings.confidence_level)
+    return found.interval.lower > 0.0
 
 
 def is_slower(now_ms: float, baseline_ms: float, settings: UpdateSettings) -> bool:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from modelyard._core.plain import finite_or_none
 from modelyard.stats.sequential import always_valid
-from modelyard.stats.significance import Contrast
+from modelyard.stats.significance import Contrast, no_contrast
 from modelyard.update_strategy.evidence import Evidence, contrast_of, key_metric_loss
 from modelyard.update_strategy.guard import TUNED_STEPS
 from modelyard.update_strategy.settings import UpdateSettings
@@ -76,7 +76,12 @@ class Judgement:
 
 
 def judge(
-    candidate: Evidence, stable: Evidence, settings: UpdateSettings, *, next_share: float
+    candidate: Evidence,
+    stable: Evidence,
+    settings: UpdateSettings,
+    *,
+    next_share: float,
+    at_step: tuple[Evidence, Evidence] | None = None,
 ) -> Judgement:
     """Whether the candidate may get more traffic.
 
@@ -86,11 +91,13 @@ def judge(
         settings: The rules.
         next_share: The share the candidate is about to get, 0 to 1. What may go wrong is counted
             by all users: twice the errors are borne by half of them.
+        at_step: Both since the shares last changed, whose latencies are compared where it is
+            given: a machine that is slow now is slow for both.
     """
     if min(candidate.n, stable.n) < settings.step_min_samples:
         return Judgement(answer="pass", checks=())
     checks = [_errors(candidate, stable, settings, next_share)]
-    latency = _latency(candidate, stable, settings)
+    latency = _latency(*(at_step or (candidate, stable)), settings)
     if latency is not None:
         checks.append(latency)
     if settings.require_key_metric:
@@ -124,19 +131,21 @@ def _errors(
 
 def _latency(candidate: Evidence, stable: Evidence, settings: UpdateSettings) -> Check | None:
     """Median latencies as a ratio; None where none is known or none is worth a thought."""
-    errors = (candidate.latency_log_error, stable.latency_log_error)
-    if any(math.isnan(error) for error in errors):
-        return None
-    if candidate.latency_median_ms <= settings.latency_floor_ms:
-        return None
-    difference = math.log(candidate.latency_median_ms / stable.latency_median_ms)
-    variance = errors[0] ** 2 + errors[1] ** 2
+    contrast = no_contrast()
+    if min(candidate.n, stable.n) >= settings.step_min_samples:
+        if math.isnan(candidate.latency_log_error) or math.isnan(stable.latency_log_error):
+            return None
+        if candidate.latency_median_ms <= settings.latency_floor_ms:
+            return None
+        difference = math.log(candidate.latency_median_ms / stable.latency_median_ms)
+        variance = candidate.latency_log_error**2 + stable.latency_log_error**2
+        contrast = contrast_of(difference, variance, stable.n, candidate.n)
     return _checked(
         "median latency",
-        contrast_of(difference, variance, stable.n, candidate.n),
+        contrast,
         settings,
         margin=math.log1p(settings.latency_margin),
-        measured=difference,
+        measured=contrast.difference,
         shown=lambda value: f"{math.expm1(value):.0%}",
     )
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from modelyard._core.clock import Clock
 from modelyard.update_strategy.baseline import Baseline
 from modelyard.update_strategy.carrier import Carrier
-from modelyard.update_strategy.evidence import Evidence, reference_for
+from modelyard.update_strategy.evidence import Evidence, reference_for, side_by_side
 from modelyard.update_strategy.history import RolloutLog
 from modelyard.update_strategy.ports import DriftWatcher, Watcher
 from modelyard.update_strategy.rollout import Observation, Rollout
@@ -68,6 +68,16 @@ class Observer:
             return self.present(), self._baseline.evidence()
         return candidate, reference
 
+    def at_step(self, rollout: Rollout | None) -> tuple[Evidence, Evidence] | None:
+        """Both versions since the shares last changed; None where that cannot be compared."""
+        if rollout is None:
+            return None
+        new, old = (
+            self._target.evidence_at_step(version_id or "", self._settings)
+            for version_id in (rollout.new_version_id, rollout.old_version_id)
+        )
+        return side_by_side(new, old, self._settings)
+
     def present(self) -> Evidence:
         """How production is doing, by what serves it where that measures it."""
         monitored = Evidence.of(self._monitor.health(), self._settings)
@@ -99,6 +109,7 @@ class Observer:
                 side is not None and side.n_key_metric > 0 for side in (candidate, stable)
             ),
             concurrent=stable if self._target.is_side_by_side else None,
+            at_step=self.at_step(rollout),
         )
 
     def note(self, rollout: Rollout, seen: Observation) -> None:

@@ -104,6 +104,11 @@ class HealthLike(Protocol):
         ...
 
     @property
+    def latency_p99_ms(self) -> float:
+        """NaN without a latency."""
+        ...
+
+    @property
     def latency_log_error(self) -> float:
         """Standard error of the logarithm of the median; NaN where it is not known."""
         ...
@@ -202,6 +207,10 @@ class ServingTarget(Protocol):
 
     def health(self, version_id: str) -> HealthLike:
         """How one version is doing."""
+        ...
+
+    def health_since_split(self, version_id: str) -> HealthLike | None:
+        """How one version is doing since the shares last changed; None without a part in it."""
         ...
 
     def monitor(self, version_id: str) -> DriftWatcher:

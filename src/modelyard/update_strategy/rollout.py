@@ -29,8 +29,10 @@ ROLLING_BACK = "rolling_back"
 PROMOTED = "promoted"
 ROLLED_BACK = "rolled_back"
 ABORTED = "aborted"
-# A step that has waited for samples this many times its own length is paused.
+# A step that has waited for samples this many times its own length is paused; one that has them,
+# and needs more of them to be decided, after so many.
 PATIENCE = 10.0
+PATIENCE_UNDECIDED = 30.0
 _ALL_OLD = frozenset({PENDING, SHADOW, ROLLING_BACK, ROLLED_BACK, ABORTED})
 _ALL_NEW = frozenset({PROMOTING, BAKING, PROMOTED})
 
@@ -150,6 +152,8 @@ class Observation:
             beginning: what was measured before is gone and must be measured again.
         is_key_metric_reported: Whether either version has a value of the key metric.
         concurrent: What the stable version has done at the same time; None where it is not known.
+        at_step: What both, the candidate first, have done since the shares last changed, for their
+            latencies to be compared; None where they cannot be.
     """
 
     candidate: Evidence | None
@@ -158,6 +162,7 @@ class Observation:
     since: datetime
     is_key_metric_reported: bool = False
     concurrent: Evidence | None = None
+    at_step: tuple[Evidence, Evidence] | None = None
 
 
 def judged(
@@ -165,7 +170,7 @@ def judged(
 ) -> Verdict:
     """What to do with a rollout that is neither promoting nor rolling back."""
     if seen.candidate is not None:
-        reasons = rollback_reasons(seen.candidate, seen.stable, settings)
+        reasons = rollback_reasons(seen.candidate, seen.stable, settings, at_step=seen.at_step)
         if reasons and settings.auto_rollback:
             return Verdict(move=Move.ROLL_BACK, reason="; ".join(reasons))
         if reasons and rollout.status != PAUSED:
@@ -214,12 +219,12 @@ def _by_time_and_samples(
     step = timedelta(minutes=settings.shadow_minutes) if is_shadow else _step(settings)
     if now - datetime.fromisoformat(rollout.step_started_at) < step:
         return Verdict(move=Move.WAIT, reason="the step has not lasted long enough")
-    is_late = now - seen.since > PATIENCE * max(step, timedelta(seconds=1))
+    waited = (now - seen.since) / max(step, timedelta(seconds=1))
     shortage = _shortage(seen, settings)
     if shortage is not None:
-        move = Move.PAUSE if is_late else Move.WAIT
+        move = Move.PAUSE if waited > PATIENCE else Move.WAIT
         return Verdict(move=move, reason=shortage)
-    return _by_judgement(rollout, settings, seen=seen, is_late=is_late)
+    return _by_judgement(rollout, settings, seen=seen, is_late=waited > PATIENCE_UNDECIDED)
 
 
 def _by_judgement(
@@ -268,7 +273,9 @@ def _judgement(rollout: Rollout, settings: UpdateSettings, seen: Observation) ->
         return None
     index = 0 if rollout.status == SHADOW else rollout.step_index + 1
     next_share = rollout.shares[min(index, len(rollout.shares) - 1)]
-    return judge(seen.candidate, seen.concurrent, settings, next_share=next_share)
+    return judge(
+        seen.candidate, seen.concurrent, settings, next_share=next_share, at_step=seen.at_step
+    )
 
 
 def _step(settings: UpdateSettings) -> timedelta:

@@ -67,6 +67,10 @@ class Target(Protocol):
         """How a version is doing, or None where nothing measures it by itself."""
         ...
 
+    def evidence_at_step(self, version_id: str, settings: UpdateSettings) -> Evidence | None:
+        """Latency and errors of a version since the shares last changed; None if not measured."""
+        ...
+
     def present(self, version_id: str, monitored: Evidence, settings: UpdateSettings) -> Evidence:
         """How production is doing, given what the strategy's monitor says."""
         ...
@@ -111,6 +115,10 @@ class PointerOnly:
 
     def evidence(self, version_id: str, settings: UpdateSettings) -> Evidence | None:  # noqa: ARG002 - the port's signature
         """Nothing measures a version by itself."""
+        return None
+
+    def evidence_at_step(self, version_id: str, settings: UpdateSettings) -> Evidence | None:  # noqa: ARG002 - the port's signature
+        """Nothing serves side by side."""
         return None
 
     def present(
@@ -192,6 +200,11 @@ class DeploymentTarget:
             return Evidence.of(copies, settings)
         n_total = self._deployment.n_answers(version_id)
         return Evidence.of(self._deployment.health(version_id), settings, n_total=n_total)
+
+    def evidence_at_step(self, version_id: str, settings: UpdateSettings) -> Evidence | None:
+        """What the deployment has measured since it last split the traffic."""
+        health = self._deployment.health_since_split(version_id)
+        return None if health is None else Evidence.of(health, settings)
 
     def present(self, version_id: str, monitored: Evidence, settings: UpdateSettings) -> Evidence:
         """The deployment's own measurements where there are enough, else the larger ones."""
@@ -292,6 +305,10 @@ class OptimizerTarget:
             return None
         now = Evidence.of(self._monitor.health(), settings, n_total=n_total)
         return evidence_since(now, before)
+
+    def evidence_at_step(self, version_id: str, settings: UpdateSettings) -> Evidence | None:  # noqa: ARG002 - the port's signature
+        """Nothing serves side by side."""
+        return None
 
     def present(self, version_id: str, monitored: Evidence, settings: UpdateSettings) -> Evidence:
         """What was recorded since the exchange; all of it where there was none."""
