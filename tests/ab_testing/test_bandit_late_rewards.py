@@ -196,3 +196,11 @@ def test_many_rewards_are_taken_whole_or_not_at_all():
 def test_options_that_make_no_sense_are_refused(options, match):
     with pytest.raises(ConfigError, match=match):
         MultiArmedBandit(ABC, **options)
+
+
+def test_a_request_id_may_be_a_number():
+    bandit = MultiArmedBandit(ABC)
+    name = bandit.select_variant(17)
+    bandit.update(name, 1.0, request_id=17)
+    bandit.update(name, 1.0, request_id="17")
+    assert bandit.get_statistics()["duplicates"] == 1

@@ -53,8 +53,7 @@ class MultiArmedBandit:
         min_probability: Least chance of every variant at every choice, whatever the algorithm.
             Above 0, the log can be evaluated off-policy.
         window: Choose by this many of the last rewards, for variants that change.
-        discount: Or let each reward count this much less when the next one has come (0.99:
-            about the last 100 matter).
+        discount: Or by what is left of each when more come (0.99: about the last 100 matter).
         reward_range: Least and largest possible reward, where they are known; others are refused.
         pending_timeout_s: Seconds after which a reward is no longer waited for; None: never.
         log_size: How many of the last choices are kept in memory.
@@ -144,6 +143,8 @@ class MultiArmedBandit:
         Raises:
             StorageError: The store refuses, with durability `sync`.
         """
+        if request_id is not None:
+            request_id = str(request_id)
         with self._lock:
             name = self._learner.select(self._now_s(), request_id)
         if self._shared is not None:
@@ -158,7 +159,7 @@ class MultiArmedBandit:
         Raises:
             ConfigError: Another number of request ids.
         """
-        ids = [None] * n if request_ids is None else list(request_ids)
+        ids = [None] * n if request_ids is None else [str(one) for one in request_ids]
         if len(ids) != n:
             raise ConfigError(f"select_many({n}) needs {n} request_ids, got {len(ids)}.")
         with self._lock:
@@ -223,9 +224,7 @@ class MultiArmedBandit:
             propensities: As for `update`.
 
         Raises:
-            ConfigError: As `update`, or lists of different lengths.
-            VariantNotFoundError: As `update`.
-            RequestNotFoundError: As `update`.
+            ConfigError: Lists of different lengths; and as `update`, with its other errors.
         """
         columns = checked_columns(variants, rewards, request_ids, propensities)
         outcomes = [checked_outcome(self._learner, *row) for row in zip(*columns, strict=True)]
@@ -277,7 +276,9 @@ class MultiArmedBandit:
         if self._shared is not None:
             self._shared.flush_if_due()
         with self._lock:
-            return logged(self._learner.choices.log, self._times)
+            choices = list(self._learner.choices.log)
+        # Outside of the lock: posteriors are integrated.
+        return logged(choices, self._times)
 
     def export_choices(self, filepath: str | Path) -> str:
         """Write the choices as `.jsonl` or `.csv`: all that the store has, or `choices()`.
@@ -346,11 +347,9 @@ class MultiArmedBandit:
             ConfigError: A variant without a model, or options that `ABTest` refuses.
             VariantNotFoundError: No such variant.
         """
-        names = self.names if variants is None else tuple(variants)
-        for name in names:
-            self._learner.require_known(name)
         return experiment_of(
-            names,
+            self._learner,
+            variants,
             {**self._models, **(models or {})},
             weights,
             test_name=test_name,
@@ -369,6 +368,7 @@ class MultiArmedBandit:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values: with `from_dict`, the same next choices."""
+        self.choices()  # works out propensities before the lock is taken
         with self._lock:
             plain = state.to_plain(self._learner, self._times, with_log=True)
         return {**plain, **self._options}
@@ -380,15 +380,11 @@ class MultiArmedBandit:
         Raises:
             ConfigError: It is no such description.
         """
-        try:
+        with state.misfits_explained():
             options = {key: plain[key] for key in ("pending_timeout_s", "log_size")}
             variants = [*plain["variants"], *plain["removed"]]
             bandit = cls(variants, clock=clock, **plain["rules"], **options)
             state.restore(bandit._learner, plain, bandit._times)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(
-                f"This is not what a bandit's to_dict() gives: {error!r}."
-            ) from error
         return bandit
 
     def _learn(self, outcomes: Sequence[Outcome]) -> None:

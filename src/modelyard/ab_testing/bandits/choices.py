@@ -200,6 +200,7 @@ class Choices:
         for choice in self.pending():
             if choice.variant == variant:
                 choice.is_pending = False
+                self.note_ended(choice.key)
 
     def expired(self, now_s: float) -> list[Choice]:
         """Those that are waited for no longer, from now on."""

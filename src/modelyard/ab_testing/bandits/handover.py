@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelyard._core.errors import ConfigError, VariantNotFoundError
+from modelyard.ab_testing.bandits.learner import Learner
 from modelyard.ab_testing.experiment import ABTest
 from modelyard.ab_testing.variant import ModelVariant
 
 
 def experiment_of(
-    names: Sequence[str],
+    learner: Learner,
+    variants: Sequence[str] | None,
     models: Mapping[str, Any],
     weights: Mapping[str, float] | None,
     **options: Any,
@@ -17,15 +19,19 @@ def experiment_of(
     """An `ABTest` of some variants with fixed traffic.
 
     Args:
-        names: The variants.
+        learner: The bandit.
+        variants: Which of its variants; None for all that it has now.
         models: Their models.
         weights: Their traffic weights; equal ones by default.
         options: Of `ABTest`.
 
     Raises:
         ConfigError: A variant without a model or a weight.
-        VariantNotFoundError: A weight of no variant.
+        VariantNotFoundError: No such variant, or a weight of none.
     """
+    names = learner.names if variants is None else tuple(variants)
+    for name in names:
+        learner.require_known(name)
     missing = [name for name in names if name not in models]
     if missing:
         raise ConfigError(
@@ -35,11 +41,11 @@ def experiment_of(
     for name in weights or {}:
         if name not in names:
             raise VariantNotFoundError(f"No variant {name!r}. There are: {', '.join(names)}.")
-    variants = [
+    sides = [
         ModelVariant(name, models[name], 1.0 if weights is None else _weight(weights, name))
         for name in names
     ]
-    return ABTest(variants=variants, **options)
+    return ABTest(variants=sides, **options)
 
 
 def _weight(weights: Mapping[str, float], name: str) -> float:

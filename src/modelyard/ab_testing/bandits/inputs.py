@@ -82,7 +82,7 @@ def checked_reward(
 
 
 def checked_outcome(
-    learner: Learner, variant: str, reward: Any, request_id: str | None, propensity: Any
+    learner: Learner, variant: str, reward: Any, request_id: Any, propensity: Any
 ) -> Outcome:
     """What came of a use of a variant.
 
@@ -94,7 +94,7 @@ def checked_outcome(
     return Outcome(
         variant,
         checked_reward(reward, variant, learner.rules.reward_range),
-        request_id,
+        None if request_id is None else str(request_id),
         None if propensity is None else checked_propensity(propensity),
     )
 

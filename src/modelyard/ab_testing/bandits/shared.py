@@ -137,7 +137,7 @@ class SharedBandit:
             plain = state.to_plain(learner, self._times, with_log=False)
         try:
             news = self._store(outbox, plain)
-        except StorageError:
+        except Exception:
             with self._lock:
                 learner.outbox = outbox.before(learner.outbox)
             raise

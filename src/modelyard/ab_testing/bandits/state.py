@@ -1,7 +1,8 @@
 """A bandit as plain values, and a bandit from them: also from those of earlier releases."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -47,6 +48,19 @@ def to_plain(learner: Learner, times: Times, *, with_log: bool) -> dict[str, Any
             for entry, choice in zip(logged(listed, times), listed, strict=True)
         ],
     }
+
+
+@contextmanager
+def misfits_explained() -> Iterator[None]:
+    """Say of what cannot be read that it is no state of a bandit.
+
+    Raises:
+        ConfigError: The block found a key missing or of another kind.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"This is not what a bandit's to_dict() gives: {error!r}.") from error
 
 
 def rules_to_plain(rules: Rules) -> dict[str, Any]:
