@@ -164,7 +164,7 @@ def _percent(share: float) -> str:
 _PARTS: dict[str, Callable[[], str]] = {
     "looks": lambda: looks(n_runs=N_RUNS),
     "split": _split,
-    "bandits": _bandits.tables,
+    "bandits": lambda: "\n\n".join(make() for make in _bandits.TABLES.values()),
     "speed": _speed,
 }
 
