@@ -6,7 +6,6 @@ of a ratio over users (Deng, Knoblich and Lu, 2018, KDD, section 3).
 """
 
 from modelyard.stats.comoments import CoMoments
-
 from modelyard.stats.moments import Moments
 
 
