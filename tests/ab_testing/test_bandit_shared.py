@@ -198,6 +198,23 @@ def test_threads_and_flushes_lose_nothing(store):
     assert sum(entry["has_reward"] for entry in again.choices()) == 400
 
 
+def test_postgresql_keeps_a_bandit_too(postgres_url, tmp_path):
+    store = open_store(tmp_path, database_url=postgres_url)
+    one, two = (MultiArmedBandit(["a", "b"], store=store, name="router") for _ in range(2))
+    name = one.select_variant("r1")
+    one.update("b", float("nan"))
+    one.flush()
+    two.update(name, 4.0, request_id="r1")
+    for bandit in (two, one):
+        bandit.flush()
+    again = MultiArmedBandit(["a", "b"], store=store, name="router")
+    for bandit in (one, two, again):
+        stats = bandit.get_statistics()
+        assert stats["values"][name] == 4.0
+        assert stats["non_finite_counts"]["b"] == 1
+    store.close()
+
+
 PROCESS = """
 import sys
 from modelyard.ab_testing import MultiArmedBandit

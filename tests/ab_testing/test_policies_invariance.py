@@ -71,3 +71,17 @@ def test_neither_size_nor_level_of_the_rewards_changes_a_choice(way, kind, scale
 def test_what_won_and_lost_are_worth_changes_no_choice(low, span, way, seed):
     won = draw("won or lost", seed)
     assert play(won, way) == play(np.where(won == 1.0, low + span, low), way)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_ties_among_many_variants_are_ties_in_every_unit(way):
+    names = [f"variant_{i}" for i in range(10)]
+    won = (np.random.default_rng(3).random((300, 10)) < np.linspace(0.3, 0.7, 10)).astype(float)
+    plays = []
+    for rewards in (won, won * 0.01, won * 100.0, won + 5.0):
+        bandit, chosen = MultiArmedBandit(names, seed=0, **way), []
+        for row in rewards:
+            chosen.append(bandit.select_variant())
+            bandit.update(chosen[-1], row[names.index(chosen[-1])])
+        plays.append(chosen)
+    assert all(one == plays[0] for one in plays)

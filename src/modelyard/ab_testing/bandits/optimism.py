@@ -122,11 +122,14 @@ class Adaptive(Optimistic):
         """As `Optimistic.bounds`."""
         worths, pulls = sums.worths, sums.pulls
         bounds, below, n_left = [0.0] * len(pulls), 0.0, len(pulls)
+        same, root, bonus = -1.0, 0.0, 0.0
         # From the least used on, so that the sum of min(n, sqrt(n n_j)) grows along.
         for index in sorted(range(len(pulls)), key=pulls.__getitem__):
-            root = sqrt(pulls[index])
-            effort = root * (below + root * n_left)
+            n = pulls[index]
+            if n != same:  # else to the last bit the same: ties must be ties in every unit
+                same, root = n, sqrt(n)
+                effort = root * (below + root * n_left)
+                bonus = 2.0 * log(sums.n_pulls / effort) if sums.n_pulls > effort else 0.0
             below, n_left = below + root, n_left - 1
-            bonus = 2.0 * log(sums.n_pulls / effort) if sums.n_pulls > effort else 0.0
             bounds[index] = worths[index] + scale * sqrt(bonus) / root
         return bounds
