@@ -1,9 +1,13 @@
 """A version made ready to answer: loaded, proved, warmed, with what serves and what watches it."""
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+import numpy as np
+import torch
 
 from modelyard._core.clock import Clock
 from modelyard._core.errors import InputError, IntegrityError
@@ -19,6 +23,7 @@ _logger = logging.getLogger("modelyard")
 _LONGEST_NAME = 120
 # Answers to the example before the first request: caches, kernels and threads are made then.
 _N_WARM_UP = 3
+_QUICK_DTYPES = frozenset({torch.float32, torch.float64})
 
 
 class VersionSource(Protocol):
@@ -152,6 +157,14 @@ def refuse_non_finite(output: Any, version_id: str) -> None:
     Raises:
         InputError: It holds NaN or infinity.
     """
+    array = output
+    if isinstance(output, torch.Tensor) and output.dtype in _QUICK_DTYPES and output.is_cpu:
+        array = output.detach().numpy()
+    # The sum of the squares takes a tenth of the time of a look at each number. It is not finite
+    # where one of them is not, and seldom otherwise.
+    is_quick = isinstance(array, np.ndarray) and array.dtype.char in "fd"
+    if is_quick and math.isfinite(np.vdot(array, array)):
+        return
     tensors = flat_outputs(as_inputs(output))
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
         raise InputError(f"{version_id} answered with NaN or infinity.")
