@@ -30,11 +30,10 @@ OLD, NEW = "old", "new"
 _CHUNK = 1500
 # A step that is due and undecided is judged at one look of so many; the guard looks at each.
 _JUDGED_EVERY = 10
-# A figure is over another only where it is over some value that the other is under: this part of
-# what the other has just been.
+# The value in between is this part of what the other is about to be.
 _PART = 0.8
 # A loss of this many standard errors is needed at least to be beyond chance.
-_LEAST_ERRORS = 2.0
+_LEAST_ERRORS = 2.5
 
 Places = NDArray[np.intp]
 
@@ -213,23 +212,31 @@ class Run:
         found = _means(self._new.errors, n[0]) > (
             ERROR_FACTOR * self._settings.error_rate_threshold
         )
-        since = self._n_before
-        enough = self._settings.step_min_samples
-        lately_s = self._meant.latencies_s[_window(self._meant_before(looks), since[2])]
+        found |= self._may_have_lost(looks)
+        since, enough = self._n_before, self._settings.step_min_samples
+        is_enough = n[0] - since[0] >= enough
+        end = int(n[2, -1]) if len(looks) else 0
+        lately_s = self._meant.latencies_s[_window(end, since[2])]
         if len(lately_s) < enough:
-            return found | (n[0] - since[0] >= enough) | self._may_have_lost(looks)
-        for level, its_level, factor in ((0.5, 0.5, LATENCY_FACTOR), (0.95, 0.99, 1.0)):
-            limit_s = _PART * float(np.quantile(lately_s, its_level))
-            over = _means(self._new.latencies_s > factor * limit_s, n[0], since[0])
-            under = _means(self._meant.latencies_s < limit_s, n[2], since[2])
-            # One answer more or less, because quantiles lie between two.
-            is_over = over + _one_of(n[0], since[0]) > 1.0 - level
-            is_over |= under + _one_of(n[2], since[2]) > its_level
-            found |= is_over & (n[0] - since[0] >= enough)
-        return found | self._may_have_lost(looks)
+            return found | is_enough
+        is_slow = self._may_be_over(n, lately_s, 0.5, 0.5, LATENCY_FACTOR)
+        is_tail_slow = self._may_be_over(n, lately_s, 0.95, 0.95, LATENCY_FACTOR)
+        is_tail_slow &= self._may_be_over(n, lately_s, 0.95, 0.99, 1.0)
+        return found | (is_enough & (is_slow | is_tail_slow))
 
-    def _meant_before(self, looks: Places) -> int:
-        return int(self._n[2, looks[0] + 1]) if len(looks) else self._meant.n
+    def _may_be_over(
+        self, n: Places, lately_s: Floats, level: float, its_level: float, factor: float
+    ) -> Flags:
+        """Where a quantile of the candidate may be over so many of the stable version's.
+
+        Only where it is over some value that the other is under.
+        """
+        limit_s = _PART * float(np.quantile(lately_s, its_level))
+        over = _means(self._new.latencies_s > factor * limit_s, n[0], self._n_before[0])
+        under = _means(self._meant.latencies_s < limit_s, n[2], self._n_before[2])
+        # One answer more or less, because quantiles lie between two.
+        is_over: Flags = over + _one_of(n[0], self._n_before[0]) > 1.0 - level
+        return is_over | (under + _one_of(n[2], self._n_before[2]) > its_level)
 
     def _may_have_lost(self, looks: Places) -> Flags:
         """Where the key metric may be worse by the factor, and beyond chance."""
@@ -240,6 +247,7 @@ class Run:
         spread = np.sqrt(np.maximum(_means(self._new.values**2, n_new) - new**2, 0.0))
         error = spread / np.sqrt(np.maximum(1, np.minimum(n_new, WINDOW)))
         is_lower = new < self._settings.rollback_threshold * old
+        is_lower &= n_new >= self._settings.step_min_samples
         return is_lower & (old - new > _LEAST_ERRORS * error)
 
     def _may_move_on(self, rollout: Rollout, looks: Places) -> Flags:

@@ -18,6 +18,7 @@ from modelyard._core.errors import (
     VersionNotFoundError,
 )
 from modelyard.deployment import Deployment
+from modelyard.deployment.serving import refuse_non_finite
 from modelyard.monitor import ModelMonitor
 from modelyard.version_manager import ModelVersionManager
 
@@ -409,3 +410,26 @@ def test_what_stable_answers_for_another_is_no_fair_sample_of_it(deployment):
     assert deployment.health("a").n_predictions == 100
     assert deployment.health_since_split("a").n_predictions == n_meant
     assert deployment.health_since_split("bad").n_errors == 100 - n_meant
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_refused"),
+    [
+        (torch.tensor([1.0, float("nan")]), True),
+        (torch.tensor([float("inf"), float("-inf")]), True),
+        (np.array([[1.0, np.inf]], np.float32), True),
+        (torch.tensor([1.0, float("nan")], dtype=torch.bfloat16), True),
+        ({"mean": torch.ones(2), "std": torch.tensor([float("nan")])}, True),
+        (torch.full((4,), 3e38), False),  # the sum of the squares overflows
+        (torch.ones(2, requires_grad=True), False),
+        (torch.tensor([1, 2]), False),
+        (np.ones((2, 3)), False),
+        ((torch.ones(1), torch.zeros(0)), False),
+    ],
+)
+def test_nan_and_infinity_are_found_in_any_answer(answer, is_refused):
+    if is_refused:
+        with pytest.raises(InputError, match="v1 answered with NaN or infinity"):
+            refuse_non_finite(answer, "v1")
+    else:
+        refuse_non_finite(answer, "v1")

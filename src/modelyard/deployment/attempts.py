@@ -3,9 +3,8 @@
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 from modelyard._core.errors import DeadlineExceededError
 from modelyard.deployment.serving import Served, refuse_non_finite
@@ -14,8 +13,7 @@ from modelyard.deployment.serving import Served, refuse_non_finite
 _MOST_HUNG = 4
 
 
-@dataclass(slots=True, kw_only=True)
-class Attempt:
+class Attempt(NamedTuple):
     """What one version made of a request: an output, or the error that came instead."""
 
     served: Served
@@ -34,7 +32,7 @@ def attempt(served: Served, x: Any) -> Attempt:
     except Exception as failure:  # noqa: BLE001 - whatever a candidate does, stable answers
         output, error = None, failure
     latency_s = time.perf_counter() - started
-    return Attempt(served=served, output=output, error=error, latency_s=latency_s)
+    return Attempt(served, output, error, latency_s)
 
 
 class Deadline:

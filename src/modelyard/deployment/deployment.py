@@ -5,13 +5,9 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
-from typing import Any
-
-import numpy as np
-import torch
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from modelyard._core.chance import generator
 from modelyard._core.clock import Clock, SystemClock
@@ -24,9 +20,10 @@ from modelyard._core.errors import (
 )
 from modelyard._core.ids import new_id
 from modelyard.deployment.answer import Answer
-from modelyard.deployment.attempts import Attempt, Deadline, attempt
+from modelyard.deployment.attempts import Attempt, Deadline
 from modelyard.deployment.recent import Recent
-from modelyard.deployment.serving import Maker, Served, VersionSource, as_row, size_of
+from modelyard.deployment.routed import Routing, record
+from modelyard.deployment.serving import Maker, VersionSource, size_of
 from modelyard.deployment.shadowing import Shadow, ShadowComparison
 from modelyard.monitor import Health, ModelMonitor
 from modelyard.routing import N_SLOTS, SlotTable, slot_of
@@ -37,19 +34,7 @@ _REMEMBERED_REQUESTS = 100_000
 _MB = 1e6
 _TOLERANCE = 1e-6  # of a sum of shares
 _NO_FALLBACK = object()
-_KNOWN = "(outcome known)"  # no version's id has a bracket
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Routing:
-    """Who answers what. Replaced as a whole, so no request sees half of a change."""
-
-    served: Mapping[str, Served] = field(default_factory=dict)
-    slots: SlotTable | None = None
-    stable: str | None = None
-    shadow: Shadow | None = None
-    is_held: bool = False
-    recent: Mapping[str, Recent] = field(default_factory=dict)
+_T = TypeVar("_T")
 
 
 class Deployment:
@@ -119,12 +104,11 @@ class Deployment:
         self._window_size = window_size
         self._timeout_s = timeout_s
         self._memory_limit_mb = memory_limit_mb
-        self._deadlines: dict[str, Deadline] = {}
         self._rng = generator(seed)
-        self._routing = _Routing()
+        self._routing = Routing()
         self._changing = threading.RLock()  # guards changes of _routing and the listeners
         self._asking = threading.Lock()  # guards _rng and _requests
-        # Who answered each request; `_KNOWN` once its outcome is.
+        # Whom an outcome will judge.
         self._requests: OrderedDict[str, str | None] = OrderedDict()
         self._id_prefix = f"{new_id('request')}-{os.getpid()}"
         self._numbers = itertools.count()
@@ -164,10 +148,11 @@ class Deployment:
             module = self._maker.loaded(version_id, model)
             self._refuse_too_large(version_id, module)
             made = self._maker.made(version_id, module)
+            deadlines = {**self._routing.deadlines}
             if self._timeout_s is not None:
-                self._deadlines[version_id] = Deadline(self._timeout_s)
+                deadlines[version_id] = Deadline(self._timeout_s)
             served = {**self._routing.served, version_id: made}
-            self._routing = replace(self._routing, served=MappingProxyType(served))
+            self._routing = replace(self._routing, served=served, deadlines=deadlines)
 
     def set_shares(self, shares: Mapping[str, float], *, stable: str) -> None:
         """Split the traffic, at once.
@@ -206,14 +191,16 @@ class Deployment:
                 )
             if self._routing.shadow is not None and self._routing.shadow.version_id == version_id:
                 self.set_shadow(None)
-            deadline = self._deadlines.pop(version_id, None)
+            routing = self._routing
+            deadline = routing.deadlines.get(version_id)
             if deadline is not None:
                 deadline.close()
-            served = {**self._routing.served}
-            recent = {**self._routing.recent}
-            served.pop(version_id, None)
-            recent.pop(version_id, None)
-            self._routing = replace(self._routing, served=MappingProxyType(served), recent=recent)
+            self._routing = replace(
+                routing,
+                served=_without(version_id, routing.served),
+                deadlines=_without(version_id, routing.deadlines),
+                recent=_without(version_id, routing.recent),
+            )
 
     def set_shadow(self, version_id: str | None) -> None:
         """Have a version answer copies of requests from now on, or none.
@@ -304,21 +291,14 @@ class Deployment:
         request_id = request_id or f"{self._id_prefix}-{next(self._numbers)}"
         stable = routing.stable
         meant = stable if routing.is_held else routing.slots.owners[self._slot(user_id)]
-        attempts = [self._attempt(routing, meant, x)]
-        if attempts[0].error is not None and meant != stable:
-            attempts.append(self._attempt(routing, stable, x))
-        self._record(routing.recent, attempts, x, request_id)
-        last = attempts[-1]
-        if routing.shadow is not None and last.error is None and meant == stable:
-            routing.shadow.offer(x, last.output, request_id)
-        if last.error is None:
-            answered_by = last.served.version_id
-            rescued_from = attempts[0].error
-            return self._given(last.output, answered_by, request_id, meant, rescued_from)
-        if fallback is _NO_FALLBACK:
-            self._tell()
-            raise last.error
-        return self._given(fallback, None, request_id, meant, last.error)
+        made = routing.attempt(meant, x)
+        if made.error is not None:
+            return self._rescued(routing, made, x, request_id, fallback)
+        record(made, x, request_id)
+        routing.note(made)
+        if routing.shadow is not None and meant == stable:
+            routing.shadow.offer(x, made.output, request_id)
+        return self._given(made.output, meant, request_id, meant, None)
 
     def record_outcome(self, request_id: str, metrics: Mapping[str, Any]) -> None:
         """Join what became of a request to the version that answered it.
@@ -336,11 +316,9 @@ class Deployment:
                 raise RequestNotFoundError(
                     f"{request_id!r} is not among the last {_REMEMBERED_REQUESTS} requests."
                 )
-            answered_by = self._requests[request_id]
-            if answered_by == _KNOWN:
-                return
-            self._requests[request_id] = _KNOWN
-        served = self._routing.served.get(answered_by or "")
+            version_id = self._requests[request_id]
+            self._requests[request_id] = None  # a second outcome judges nobody
+        served = self._routing.served.get(version_id or "")
         if served is not None:
             for name, value in values.items():
                 served.monitor.record_metric(name, value)
@@ -414,38 +392,29 @@ class Deployment:
                 f"memory_limit_mb={limit:g}. Loaded are: {loaded}. Retire one, or raise the limit."
             )
 
-    def _attempt(self, routing: _Routing, version_id: str, x: Any) -> Attempt:
-        served = routing.served[version_id]
-        deadline = self._deadlines.get(version_id)
-        return attempt(served, x) if deadline is None else deadline.attempt(served, x)
-
     def _recent_of(self, version_ids: Iterable[str]) -> dict[str, Recent]:
         return {version_id: Recent(self._window_size) for version_id in version_ids}
 
-    @staticmethod
-    def _record(
-        recent: Mapping[str, Recent], attempts: Sequence[Attempt], x: Any, request_id: str
-    ) -> None:
-        """What each version took and whether it failed, unless the input is to blame."""
-        if len(attempts) > 1 and all(isinstance(one.error, InputError) for one in attempts):
-            return
-        # What another version failed to answer is no fair sample for the one behind it.
-        for made, kept in zip(attempts, (recent, {}), strict=False):
-            Deployment._record_one(kept, made, x, request_id)
-
-    @staticmethod
-    def _record_one(recent: Mapping[str, Recent], made: Attempt, x: Any, request_id: str) -> None:
-        version_id = made.served.version_id
-        made.served.monitor.record_prediction(
-            as_row(made.output),
-            made.latency_s,
-            features=as_row(x) if isinstance(x, torch.Tensor | np.ndarray) else None,
-            error=made.error is not None,
-            request_id=request_id,
-            version_id=version_id,
-        )
-        if version_id in recent:
-            recent[version_id].add(made.latency_s, error=made.error is not None)
+    def _rescued(
+        self, routing: Routing, failed: Attempt, x: Any, request_id: str, fallback: Any
+    ) -> Answer:
+        """What the stable version answers in place of one that failed; then the fallback."""
+        meant, stable = failed.served.version_id, routing.stable
+        attempts = [failed]
+        if stable is not None and meant != stable:
+            attempts.append(routing.attempt(stable, x))
+        # What the stable version refuses too, the input is to blame for.
+        if len(attempts) == 1 or not all(isinstance(one.error, InputError) for one in attempts):
+            for made in attempts:
+                record(made, x, request_id)
+            routing.note(failed)
+        last = attempts[-1]
+        if last.error is None:
+            return self._given(last.output, stable, request_id, meant, failed.error)
+        if fallback is _NO_FALLBACK:
+            self._tell()
+            raise last.error
+        return self._given(fallback, None, request_id, meant, last.error)
 
     def _given(
         self,
@@ -460,7 +429,8 @@ class Deployment:
             self._requests[request_id] = version_id
             if len(self._requests) > _REMEMBERED_REQUESTS:
                 self._requests.popitem(last=False)
-        self._tell()
+        if self._listeners:
+            self._tell()
         return Answer(
             output=output,
             version_id=version_id,
@@ -475,6 +445,10 @@ class Deployment:
                 listener()
             except Exception:
                 _logger.exception("A listener of the deployment of %s failed.", self.model_name)
+
+
+def _without(version_id: str, kept: Mapping[str, _T]) -> dict[str, _T]:
+    return {key: one for key, one in kept.items() if key != version_id}
 
 
 def _check_shares(shares: Mapping[str, float]) -> None:

@@ -1,10 +1,11 @@
 """What a version has done since the traffic was last split anew."""
 
-import threading
+from collections import deque
+
+import numpy as np
 
 from modelyard.monitor import Health
 from modelyard.monitor.recording.health import health_of
-from modelyard.monitor.recording.rings import Events
 
 
 class Recent:
@@ -14,23 +15,20 @@ class Recent:
     little traffic, a minute for one with much. Where all answers have become slow lately, the two
     differ although the versions do not; these begin at the same moment and grow side by side.
 
-    Thread-safe: one lock guards the ring.
+    Thread-safe: appending to a deque and copying one are each one step.
 
     Args:
         size: How many of the newest predictions are kept.
     """
 
     def __init__(self, size: int) -> None:
-        self._events = Events(size)
-        self._lock = threading.Lock()
+        self._events: deque[tuple[float, bool]] = deque(maxlen=size)
 
-    def add(self, latency_s: float, *, error: bool) -> None:
+    def add(self, latency_s: float, *, is_error: bool) -> None:
         """Take one prediction."""
-        with self._lock:
-            self._events.add(latency_s, error=error, time_s=0.0)
+        self._events.append((latency_s, is_error))
 
     def health(self) -> Health:
         """Latency and errors; no metrics, whose values come later."""
-        with self._lock:
-            latencies_s, errors = self._events.latencies_s(), self._events.errors()
-        return health_of(latencies_s, errors, {})
+        events = np.array(self._events.copy(), np.float64).reshape(-1, 2)
+        return health_of(events[:, 0], events[:, 1], {})

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from modelyard._core.clock import Clock
@@ -22,6 +23,7 @@ _logger = logging.getLogger("modelyard")
 _LONGEST_NAME = 120
 # Answers to the example before the first request: caches, kernels and threads are made then.
 _N_WARM_UP = 3
+_QUICK_DTYPES = frozenset({torch.float32, torch.float64})
 
 
 class VersionSource(Protocol):
@@ -155,8 +157,13 @@ def refuse_non_finite(output: Any, version_id: str) -> None:
     Raises:
         InputError: It holds NaN or infinity.
     """
-    # A sum finds out at a fraction of the cost; one that overflows is looked at again.
-    if type(output) is torch.Tensor and math.isfinite(float(output.sum())):
+    array = output
+    if isinstance(output, torch.Tensor) and output.dtype in _QUICK_DTYPES and output.is_cpu:
+        array = output.detach().numpy()
+    # The sum of the squares takes a tenth of the time of a look at each number. It is not finite
+    # where one of them is not, and seldom otherwise.
+    is_quick = isinstance(array, np.ndarray) and array.dtype.char in "fd"
+    if is_quick and math.isfinite(np.vdot(array, array)):
         return
     tensors = flat_outputs(as_inputs(output))
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):

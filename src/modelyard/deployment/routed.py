@@ -1,0 +1,67 @@
+"""Who answers what at one moment, and how an attempt at it is recorded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from modelyard.deployment.attempts import Attempt, Deadline, attempt
+from modelyard.deployment.recent import Recent
+from modelyard.deployment.serving import Served, as_row
+from modelyard.deployment.shadowing import Shadow
+from modelyard.routing import SlotTable
+
+# Inputs that a monitor can take as features.
+_RECORDED = (torch.Tensor, np.ndarray)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routing:
+    """Who answers what. Replaced as a whole, so no request sees half of a change.
+
+    Attributes:
+        served: Versions that are ready to answer.
+        slots: Whose request goes to whom; None before anything is served.
+        stable: The version that answers what another fails to.
+        shadow: What answers copies of requests.
+        is_held: Whether the stable version answers everything, whatever the slots say.
+        deadlines: Of each version, where there are any.
+        recent: What each has done since the shares last changed.
+    """
+
+    served: Mapping[str, Served] = field(default_factory=dict)
+    slots: SlotTable | None = None
+    stable: str | None = None
+    shadow: Shadow | None = None
+    is_held: bool = False
+    deadlines: Mapping[str, Deadline] = field(default_factory=dict)
+    recent: Mapping[str, Recent] = field(default_factory=dict)
+
+    def attempt(self, version_id: str, x: Any) -> Attempt:
+        """One version's try at a request, within its deadline if it has one."""
+        deadline = self.deadlines.get(version_id)
+        served = self.served[version_id]
+        return attempt(served, x) if deadline is None else deadline.attempt(served, x)
+
+    def note(self, made: Attempt) -> None:
+        """Count an attempt of the version that the request was meant for.
+
+        What another one failed to answer is no fair sample for the one behind it.
+        """
+        recent = self.recent.get(made.served.version_id)
+        if recent is not None:
+            recent.add(made.latency_s, is_error=made.error is not None)
+
+
+def record(made: Attempt, x: Any, request_id: str) -> None:
+    """Tell a version's monitor what it answered, how fast, and whether it failed."""
+    made.served.monitor.record_prediction(
+        as_row(made.output),
+        made.latency_s,
+        features=as_row(x) if isinstance(x, _RECORDED) else None,
+        error=made.error is not None,
+        request_id=request_id,
+        version_id=made.served.version_id,
+    )
