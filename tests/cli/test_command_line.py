@@ -214,7 +214,9 @@ def test_help_needs_no_torch():
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_ctrl_c_ends_a_process_with_130(tmp_path):
     code = (
-        "import time, types, sys\n"
+        "import signal, time, types, sys\n"
+        # A shell that runs the tests in the background has it ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import modelyard.cli\n"
         "def slow(*a, **k):\n"
         "    print('at work', flush=True)\n"
