@@ -7,6 +7,7 @@ from modelyard._core.clock import ManualClock
 from modelyard._core.errors import ConfigError, RequestNotFoundError, VariantNotFoundError
 from modelyard.ab_testing import MultiArmedBandit
 from modelyard.ab_testing.bandits import choices as choices_module
+from modelyard.ab_testing.bandits import learner as learner_module
 from modelyard.ab_testing.bandits.policies import ALGORITHMS
 
 ABC = ["a", "b", "c"]
@@ -144,7 +145,8 @@ def test_a_variant_whose_choices_all_expired_is_tried_again(clock):
 
 
 def test_what_waits_is_bounded_in_number(monkeypatch):
-    monkeypatch.setattr(choices_module, "MOST_PENDING", 50)
+    for module in (choices_module, learner_module):
+        monkeypatch.setattr(module, "MOST_PENDING", 50)
     bandit = MultiArmedBandit(["a", "b"], "thompson_sampling", seed=0, pending_timeout_s=None)
     bandit.select_many(500)
     bandit.select_many(300, request_ids=[str(i) for i in range(300)])

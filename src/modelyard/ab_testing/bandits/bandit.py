@@ -106,6 +106,7 @@ class MultiArmedBandit:
             names, rules, Choices(log_size, pending_timeout_s), generator(seed)
         )
         self._clock = clock or SystemClock()
+        self._has_range = reward_range is not None
         self._now_s = self._clock.monotonic_s
         self._times = Times.of(self._clock)
         self._lock = Lock()
@@ -197,7 +198,7 @@ class MultiArmedBandit:
         learner = self._learner
         if variant not in learner.index:
             learner.require_known(variant)
-        if type(reward) is not float or learner.rules.reward_range is not None:
+        if type(reward) is not float or self._has_range:
             reward = checked_reward(reward, variant, learner.rules.reward_range)
         if request_id is None and propensity is None:
             with self._lock:

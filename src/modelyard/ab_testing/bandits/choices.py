@@ -1,14 +1,29 @@
 """The choices a bandit made: with what chance, what came of them, and which still wait."""
 
 import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from modelyard.ab_testing.bandits.chances import Posterior, chances_of_best
 
 # A choice that waits longer than this many later ones is given up, whatever the time; and so many
 # request ids are remembered after their reward came.
 MOST_PENDING = 100_000
+
+
+class Basis(NamedTuple):
+    """What a choice that was not certain was made on.
+
+    Attributes:
+        preferred: Place of the variant that was best, or drawn, before chance came in.
+        exploration: Chance that the choice was made at random, 0 to 1.
+        posterior: What `preferred` was drawn from; None where that was certain.
+    """
+
+    preferred: int
+    exploration: float
+    posterior: Posterior | None
 
 
 class Choice:
@@ -18,9 +33,7 @@ class Choice:
         index: Place of the variant in `among`.
         among: Names of the variants there were.
         at_s: Monotonic time.
-        preferred: Place of the variant that was best, or drawn, before chance came in.
-        exploration: Chance that the choice was made at random, 0 to 1.
-        posterior: What `preferred` was drawn from; None where that was certain.
+        basis: What it was made on, until its propensity is worked out; None if it was certain.
         request_id: Given by the caller, or None.
         key: Names a choice whose reward is to come; its request id, if it has one.
         reward: What came of it, if something has; NaN where that was not finite.
@@ -32,39 +45,29 @@ class Choice:
     __slots__ = (
         "among",
         "at_s",
-        "exploration",
+        "basis",
         "has_reward",
         "index",
         "is_pending",
         "key",
-        "posterior",
-        "preferred",
         "propensity",
         "request_id",
         "reward",
     )
 
     def __init__(
-        self,
-        index: int,
-        among: tuple[str, ...],
-        at_s: float,
-        preferred: int,
-        exploration: float,
-        posterior: Posterior | None,
+        self, index: int, among: tuple[str, ...], at_s: float, basis: Basis | None = None
     ) -> None:
         self.index = index
         self.among = among
         self.at_s = at_s
-        self.preferred = preferred
-        self.exploration = exploration
-        self.posterior = posterior
+        self.basis = basis
         self.request_id: str | None = None
         self.key: str | None = None
         self.reward = math.nan
         self.has_reward = False
         self.is_pending = True
-        self.propensity: float | None = None
+        self.propensity: float | None = 1.0 if basis is None else None
 
     @property
     def variant(self) -> str:
@@ -84,15 +87,19 @@ def fill_propensities(choices: Iterable[Choice]) -> None:
     It takes some time where posteriors have to be integrated, so it is not done while choosing.
     """
     # Taken once: another thread may be doing the same.
-    unknown = [(choice, choice.posterior) for choice in choices if choice.propensity is None]
-    chances = iter(chances_of_best([posterior for _, posterior in unknown if posterior]))
-    for choice, posterior in unknown:
-        if posterior is None:
-            preferred = float(choice.index == choice.preferred)
+    unknown = [
+        (choice, choice.basis)
+        for choice in choices
+        if choice.propensity is None and choice.basis is not None
+    ]
+    chances = iter(chances_of_best([basis.posterior for _, basis in unknown if basis.posterior]))
+    for choice, basis in unknown:
+        if basis.posterior is None:
+            preferred = float(choice.index == basis.preferred)
         else:
             preferred = next(chances)[choice.index]
-        choice.propensity = mixed(preferred, choice.exploration, len(choice.among))
-        choice.posterior = None
+        choice.propensity = mixed(preferred, basis.exploration, len(choice.among))
+        choice.basis = None
 
 
 def mixed(preferred: float, exploration: float, n_variants: int) -> float:
@@ -111,6 +118,8 @@ class Choices:
 
     Attributes:
         log: The last ones, oldest first.
+        waiting: Of each variant those without a request id, oldest first: a reward without one
+            belongs to the first that is still pending.
         n_expired: Choices whose reward was waited for in vain.
         next_expiry_s: Before this monotonic time none is waited for too long.
     """
@@ -120,22 +129,10 @@ class Choices:
         self.n_expired = 0
         self._timeout_s = math.inf if pending_timeout_s is None else pending_timeout_s
         self.next_expiry_s = -math.inf
-        # Of each variant those without a request id, oldest first: a reward that comes without
-        # one belongs to the first.
-        self._waiting: dict[str, deque[Choice]] = {}
+        self.waiting: defaultdict[str, deque[Choice]] = defaultdict(deque)
         self._by_key: dict[str, Choice] = {}
         self._keyed: deque[Choice] = deque()
         self._ended_keys: deque[str] = deque()
-
-    def add(self, choice: Choice, variant: str) -> None:
-        """Take a new choice of this variant that has no key."""
-        self.log.append(choice)
-        waiting = self._waiting.get(variant)
-        if waiting is None:
-            waiting = self._waiting[variant] = deque()
-        waiting.append(choice)
-        if len(waiting) > MOST_PENDING:
-            self.next_expiry_s = -math.inf
 
     def add_keyed(self, choice: Choice, key: str) -> None:
         """Take a choice that is found by its key."""
@@ -155,7 +152,7 @@ class Choices:
 
     def inherit(self, choice: Choice) -> None:
         """Wait for the reward of a choice that an earlier process made."""
-        self._waiting.setdefault(choice.variant, deque()).append(choice)
+        self.waiting[choice.variant].append(choice)
 
     def disown(self, own_prefix: str) -> None:
         """Leave choices to the process that made them: their rewards come with their key.
@@ -163,8 +160,8 @@ class Choices:
         Args:
             own_prefix: What the keys of this process begin with.
         """
-        for variant, queue in self._waiting.items():
-            self._waiting[variant] = deque(
+        for variant, queue in self.waiting.items():
+            self.waiting[variant] = deque(
                 choice
                 for choice in queue
                 if choice.key is None or choice.key.startswith(own_prefix)
@@ -174,15 +171,6 @@ class Choices:
         """The choice of this key, or None."""
         return self._by_key.get(key)
 
-    def first_waiting(self, variant: str) -> Choice | None:
-        """The choice that a reward without a request id belongs to; it waits no longer."""
-        queue = self._waiting.get(variant)
-        while queue:
-            choice = queue.popleft()
-            if choice.is_pending:
-                return choice
-        return None
-
     def end(self, choice: Choice, reward: float) -> None:
         """Note what came of a choice."""
         choice.end(reward)
@@ -191,7 +179,7 @@ class Choices:
 
     def pending(self) -> list[Choice]:
         """Those whose reward is waited for: oldest first among those of one kind."""
-        queues = (self._keyed, *self._waiting.values())
+        queues = (self._keyed, *self.waiting.values())
         found = {id(choice): choice for queue in queues for choice in queue if choice.is_pending}
         return list(found.values())
 
@@ -206,7 +194,7 @@ class Choices:
         """Those that are waited for no longer, from now on."""
         gone: list[Choice] = []
         heads = []
-        for queue in (self._keyed, *self._waiting.values()):
+        for queue in (self._keyed, *self.waiting.values()):
             while queue and not self._is_waited_for(queue[0], len(queue), now_s):
                 choice = queue.popleft()
                 if choice.is_pending:

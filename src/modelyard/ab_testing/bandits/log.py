@@ -80,7 +80,7 @@ def logged(choices: Iterable[Choice], times: Times) -> list[LoggedChoice]:
 def choice_of(plain: Mapping[str, Any], times: Times) -> Choice:
     """The choice that `logged` described; one without a reward is not waited for."""
     among = tuple(plain["among"])
-    choice = Choice(among.index(plain["variant"]), among, times.to_s(plain["at"]), 0, 0.0, None)
+    choice = Choice(among.index(plain["variant"]), among, times.to_s(plain["at"]))
     choice.propensity = plain["propensity"]
     choice.request_id = plain["request_id"]
     choice.is_pending = False
