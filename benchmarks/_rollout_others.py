@@ -31,7 +31,10 @@ def by_thresholds(traffic: Traffic) -> Ending:
         return _ended("promoted", at_s, n, promoted_s=promoted_s, routed=routed)
     at = int(broken[0])
     routed[at + 1 :] = False
-    return _ended("rolled_back", float(times_s[at]), int(routed.sum()), routed=routed)
+    at_s = float(times_s[at])
+    was_promoted_s = promoted_s if at_s >= promoted_s else None
+    n = int(routed.sum())
+    return _ended("rolled_back", at_s, n, promoted_s=was_promoted_s, routed=routed)
 
 
 def _breaks(traffic: Traffic, answers: Answers, routed: Flags) -> Flags:
@@ -108,7 +111,8 @@ class Flagger:
         if self.drop is not None and traffic.case.spread > 0.0:
             late_s = traffic.case.delay_s
             begin, end = np.searchsorted(
-                traffic.times_s, (traffic.times_s[first] - late_s, traffic.times_s[last - 1] - late_s)
+                traffic.times_s,
+                (traffic.times_s[first] - late_s, traffic.times_s[last - 1] - late_s),
             )
             values = answers.values[begin:end][routed[begin:end]]
             usual = traffic.before.values.mean()
@@ -119,6 +123,4 @@ class Flagger:
 def _ended(
     status: str, at_s: float, n: int, *, routed: Flags, promoted_s: float | None = None
 ) -> Ending:
-    return Ending(
-        status=status, at_s=at_s, n_candidate=n, promoted_s=promoted_s, routed=routed
-    )
+    return Ending(status=status, at_s=at_s, n_candidate=n, promoted_s=promoted_s, routed=routed)

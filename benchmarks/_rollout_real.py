@@ -110,4 +110,3 @@ def _moves(
         for event in record["events"]
         if event["action"] in _MOVES
     ]
-
