@@ -31,7 +31,10 @@ def by_thresholds(traffic: Traffic) -> Ending:
         return _ended("promoted", at_s, n, promoted_s=promoted_s, routed=routed)
     at = int(broken[0])
     routed[at + 1 :] = False
-    return _ended("rolled_back", float(times_s[at]), int(routed.sum()), routed=routed)
+    at_s = float(times_s[at])
+    was_promoted_s = promoted_s if at_s >= promoted_s else None
+    n = int(routed.sum())
+    return _ended("rolled_back", at_s, n, promoted_s=was_promoted_s, routed=routed)
 
 
 def _breaks(traffic: Traffic, answers: Answers, routed: Flags) -> Flags:

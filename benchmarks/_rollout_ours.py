@@ -78,7 +78,7 @@ class _Stream:
     def evidence(
         self, n: int, n_values: int, settings: UpdateSettings, *, since: int = 0
     ) -> Evidence:
-        """What is known after `n` answers and `n_values` outcomes; of those since one, if told."""
+        """What is known after `n` answers, of those since one, and `n_values` outcomes."""
         window, known = _window(n, since), _window(n_values)
         metrics = {METRIC: self.values[known]} if n_values and settings.key_metric else {}
         health = health_of(self.latencies_s[window], self.errors[window], metrics)
