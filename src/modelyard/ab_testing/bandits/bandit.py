@@ -138,8 +138,7 @@ class MultiArmedBandit:
         """Name of the variant to use now.
 
         Args:
-            request_id: Remembers the choice, so that its reward finds it however late it comes.
-                The same id again gives the same variant and is no new choice.
+            request_id: For its reward to find the choice. The same again: the same variant.
 
         Raises:
             StorageError: The store refuses, with durability `sync`.
