@@ -185,7 +185,7 @@ def test_the_update_rules_are_those_of_the_strategy_with_its_defaults():
         ("inference_optimization", "device", "0", "text, got 0"),
         ("ab_testing", "confidence_level", "95", "below 1, got 95"),
         ("ab_testing", "min_samples", "", "a whole number, got null"),
-        ("ab_testing", "bandit_algorithm", "ucb2", "'thompson_sampling', got 'ucb2'"),
+        ("ab_testing", "bandit_algorithm", "ucb2", "or 'ada_ucb', got 'ucb2'"),
         ("update_strategy", "cooldown_hours", ".inf", "a finite number, got inf"),
         ("update_strategy", "cooldown_hours", "-1", "at least 0, got -1"),
         ("update_strategy", "steps", "10", "a list of numbers, got 10"),

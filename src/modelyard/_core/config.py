@@ -110,7 +110,9 @@ class ABTesting(_Section):
     min_samples: _Count = 100
     confidence_level: _Share = 0.95
     primary_metric: str = "sharpe_ratio"
-    bandit_algorithm: Literal["epsilon_greedy", "ucb", "thompson_sampling"] = "ucb"
+    bandit_algorithm: Literal[
+        "epsilon_greedy", "ucb", "thompson_sampling", "ucb_tuned", "kl_ucb", "ada_ucb"
+    ] = "ucb"
 
     def options(self) -> dict[str, Any]:
         """Keyword arguments of `ABTest`; `bandit_algorithm` belongs to another class."""
