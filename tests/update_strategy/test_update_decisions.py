@@ -306,3 +306,10 @@ def test_a_window_over_two_versions_never_blames_the_new_one_for_the_old_ones_er
     since = evidence_since(later, before)
     assert (since.n, since.n_errors, since.n_total) == (1000, 200, 1000)
     assert since.n_key_metric == 0  # no value came since
+
+
+def test_a_noisy_metric_is_not_blamed_for_chance():
+    # The mean of 1,000 values of spread 3 is known to 0.13 only when compared with another.
+    noisy = but(key_metric_std=3.0, n_key_metric=1000)
+    assert rollback_reasons(but(noisy, key_metric=0.56), noisy, RULES) == []
+    assert rollback_reasons(but(noisy, key_metric=0.50), noisy, RULES) != []

@@ -126,10 +126,14 @@ def _is_shown_slower(now: Evidence, baseline: Evidence, settings: UpdateSettings
 
 
 def _is_beyond_chance(loss: Contrast, settings: UpdateSettings) -> bool:
-    """Whether an always-valid interval leaves out nought."""
+    """Whether an always-valid interval leaves out nought.
+
+    At half the accepted chance: the other half is for the judgement of the steps, and the window
+    forgets, so that one who is watched for long gets several chances to be blamed.
+    """
+    level = 1.0 - 0.5 * (1.0 - settings.confidence_level)
     n_tuned = TUNED_STEPS * settings.step_min_samples
-    found = always_valid(loss, n_tuned=n_tuned, confidence_level=settings.confidence_level)
-    return found.interval.lower > 0.0
+    return always_valid(loss, n_tuned=n_tuned, confidence_level=level).interval.lower > 0.0
 
 
 def is_slower(now_ms: float, baseline_ms: float, settings: UpdateSettings) -> bool:
