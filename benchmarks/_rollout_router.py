@@ -36,7 +36,7 @@ def router_us() -> dict[str, float]:
             "the stable version's, which makes one": _least_us(
                 lambda: deployment.predict(_X, user_id=users["a"])
             ),
-            "the candidate's, on a thread with a deadline": _least_us(
+            "the candidate's": _least_us(
                 lambda: deployment.predict(_X, user_id=users["b"], request_id="r")
             ),
         }
