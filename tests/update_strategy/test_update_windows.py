@@ -40,9 +40,9 @@ def test_days_and_hours_over_midnight(text, moment, expected):
 @pytest.mark.parametrize(
     ("zone", "day", "text", "opening"),
     [
-        # Clocks leap from 2:00 to 3:00: a window from 2:30 opens at 3:30.
-        (BERLIN, (2024, 3, 31, 0, 0), "02:30-05:00", local(BERLIN, 2024, 3, 31, 3, 30)),
-        (NEW_YORK, (2024, 3, 10, 0, 0), "02:30-05:00", local(NEW_YORK, 2024, 3, 10, 3, 30)),
+        # Clocks leap from 2:00 to 3:00: a window from 2:30 opens then.
+        (BERLIN, (2024, 3, 31, 0, 0), "02:30-05:00", local(BERLIN, 2024, 3, 31, 3, 0)),
+        (NEW_YORK, (2024, 3, 10, 0, 0), "02:30-04:15", local(NEW_YORK, 2024, 3, 10, 3, 0)),
         # 2:30 comes twice: the first one.
         (BERLIN, (2024, 10, 27, 0, 0), "02:30-05:00", local(BERLIN, 2024, 10, 27, 2, 30)),
         (NEW_YORK, (2024, 11, 3, 0, 0), "01:30-05:00", local(NEW_YORK, 2024, 11, 3, 1, 30)),
@@ -103,3 +103,25 @@ def test_a_text_that_is_no_window_says_how_one_is_written(text):
 def test_a_setting_that_breaks_its_rule_says_which(setting, value, said):
     with pytest.raises(ConfigError, match=said):
         UpdateSettings.from_config({setting: value})
+
+
+@pytest.mark.parametrize(
+    ("zone", "midnight"),
+    [
+        (BERLIN, (2024, 3, 31)),
+        (BERLIN, (2024, 10, 27)),
+        (NEW_YORK, (2024, 3, 10)),
+        (NEW_YORK, (2024, 11, 3)),
+    ],
+)
+@pytest.mark.parametrize("text", ["02:30-04:15", "01:15-02:30", "01:30-01:45", "23:00-01:30"])
+def test_the_opening_is_the_first_open_minute_also_where_clocks_change(zone, midnight, text):
+    windows = [window_of(text)]
+    first = local(zone, *midnight).astimezone(UTC) - timedelta(hours=2)
+    minutes = [first + timedelta(minutes=i) for i in range(8 * 60)]
+    following = None
+    for moment in reversed(minutes):
+        if is_open(windows, zone, moment):
+            following = moment
+        if following is not None:
+            assert opens_at(windows, zone, moment) == following

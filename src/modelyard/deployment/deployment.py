@@ -61,7 +61,7 @@ class Deployment:
         store: Keeps the monitors' windows and alerts.
         timeout_s: Seconds that a version may take; after that the stable one answers, then the
             fallback, and it counts as an error. Every version is then called on threads of its
-            own, which costs some 40 us a request; all of them, because what is measured on
+            own, which costs a change of thread a request; all of them, because what is measured on
             different threads cannot be compared. None, the default, calls them in the caller's
             thread and waits for ever.
         memory_limit_mb: Parameters and buffers of all loaded versions together, in 10^6 bytes; a
@@ -101,7 +101,6 @@ class Deployment:
             clock=self._clock,
             store=store,
         )
-        self._window_size = window_size
         self._timeout_s = timeout_s
         self._memory_limit_mb = memory_limit_mb
         self._rng = generator(seed)
@@ -393,7 +392,7 @@ class Deployment:
             )
 
     def _recent_of(self, version_ids: Iterable[str]) -> dict[str, Recent]:
-        return {version_id: Recent(self._window_size) for version_id in version_ids}
+        return {version_id: Recent(self._maker.window_size) for version_id in version_ids}
 
     def _rescued(
         self, routing: Routing, failed: Attempt, x: Any, request_id: str, fallback: Any

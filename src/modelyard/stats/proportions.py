@@ -68,9 +68,10 @@ def wilson_interval(share: float, n: float, *, alpha: float = 0.05) -> Interval:
     """
     z = float(special.ndtri(1.0 - alpha / 2.0))
     weight = z * z / n
-    centre = share + weight / 2.0
-    half = z * math.sqrt(share * (1.0 - share) / n + weight / (4.0 * n))
-    return Interval((centre - half) / (1.0 + weight), (centre + half) / (1.0 + weight))
+    middle = (share + weight / 2.0) / (1.0 + weight)
+    half = z / (1.0 + weight) * math.sqrt(share * (1.0 - share) / n + weight / (4.0 * n))
+    # The share itself is inside, also where rounding says otherwise.
+    return Interval(min(max(middle - half, 0.0), share), max(min(middle + half, 1.0), share))
 
 
 def _newcombe(a: tuple[int, int], b: tuple[int, int], alpha: float) -> Interval:

@@ -148,7 +148,7 @@ def with_key_metric(evidence: Evidence, other: Evidence) -> Evidence:
     )
 
 
-def contrast_of(difference: float, variance: float, n: int, n_other: int) -> Contrast:
+def balanced_contrast(difference: float, variance: float, n: int, n_other: int) -> Contrast:
     """A difference with what it rests on; `n` as of a balanced comparison just as informative."""
     balanced = 4.0 * n * n_other / max(1, n + n_other)
     df = max(n + n_other - 2.0, 1.0)
@@ -164,8 +164,8 @@ def key_metric_loss(now: Evidence, other: Evidence, settings: UpdateSettings) ->
     taken for exact.
     """
     if min(now.n_key_metric, other.n_key_metric) == 0:
-        return contrast_of(0.0, math.nan, other.n_key_metric, now.n_key_metric)
+        return balanced_contrast(0.0, math.nan, other.n_key_metric, now.n_key_metric)
     loss = settings.direction * (other.key_metric - now.key_metric)
     spreads = [0.0 if math.isnan(e.key_metric_std) else e.key_metric_std for e in (now, other)]
     variance = spreads[0] ** 2 / now.n_key_metric + spreads[1] ** 2 / other.n_key_metric
-    return contrast_of(loss, variance, other.n_key_metric, now.n_key_metric)
+    return balanced_contrast(loss, variance, other.n_key_metric, now.n_key_metric)

@@ -6,7 +6,7 @@ from modelyard.stats.exceedance import exceedance_evidence
 from modelyard.stats.proportions import wilson_interval
 from modelyard.stats.sequential import always_valid
 from modelyard.stats.significance import Contrast
-from modelyard.update_strategy.evidence import Evidence, contrast_of, key_metric_loss
+from modelyard.update_strategy.evidence import Evidence, balanced_contrast, key_metric_loss
 from modelyard.update_strategy.settings import UpdateSettings
 
 # The document's factors: rolled back is what has twice the limit of errors or twice the latency.
@@ -122,7 +122,7 @@ def _is_shown_slower(now: Evidence, baseline: Evidence, settings: UpdateSettings
     ]
     difference = math.log(now.latency_median_ms / baseline.latency_median_ms)
     variance = errors[0] ** 2 + errors[1] ** 2
-    return _is_beyond_chance(contrast_of(difference, variance, baseline.n, now.n), settings)
+    return _is_beyond_chance(balanced_contrast(difference, variance, baseline.n, now.n), settings)
 
 
 def _is_beyond_chance(loss: Contrast, settings: UpdateSettings) -> bool:

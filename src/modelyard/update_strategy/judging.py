@@ -13,7 +13,7 @@ from typing import Literal
 from modelyard._core.plain import finite_or_none
 from modelyard.stats.sequential import always_valid
 from modelyard.stats.significance import Contrast, no_contrast
-from modelyard.update_strategy.evidence import Evidence, contrast_of, key_metric_loss
+from modelyard.update_strategy.evidence import Evidence, balanced_contrast, key_metric_loss
 from modelyard.update_strategy.guard import TUNED_STEPS
 from modelyard.update_strategy.settings import UpdateSettings
 
@@ -117,7 +117,7 @@ def _errors(
     """Error rates, each with one failure and one success added (Agresti and Caffo, 2000)."""
     sides = [((e.n_errors + 1.0) / (e.n + 2.0), e.n + 2.0) for e in (stable, candidate)]
     variance = sum(rate * (1.0 - rate) / n for rate, n in sides)
-    contrast = contrast_of(sides[1][0] - sides[0][0], variance, stable.n, candidate.n)
+    contrast = balanced_contrast(sides[1][0] - sides[0][0], variance, stable.n, candidate.n)
     margin = settings.largest_excess / next_share
     return _checked(
         "error rate",
@@ -139,7 +139,7 @@ def _latency(candidate: Evidence, stable: Evidence, settings: UpdateSettings) ->
             return None
         difference = math.log(candidate.latency_median_ms / stable.latency_median_ms)
         variance = candidate.latency_log_error**2 + stable.latency_log_error**2
-        contrast = contrast_of(difference, variance, stable.n, candidate.n)
+        contrast = balanced_contrast(difference, variance, stable.n, candidate.n)
     return _checked(
         "median latency",
         contrast,

@@ -1,5 +1,6 @@
 """When updates may go forward: hours of low traffic, in the clock of the users' own time zone."""
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,28 +86,44 @@ def is_open(windows: Sequence[UpdateWindow], zone: ZoneInfo, now: datetime) -> b
 def opens_at(windows: Sequence[UpdateWindow], zone: ZoneInfo, now: datetime) -> datetime | None:
     """When the next window opens, UTC: `now` itself inside one; None where none ever does.
 
-    A start that the clocks leap over (the hour that is missing in spring) is that much later; one
-    that comes twice is the first.
+    Inside an hour that the clocks leap over it opens when they leap; where an hour comes twice it
+    opens twice.
     """
     if is_open(windows, zone, now):
         return now
     today = now.astimezone(zone).date()
-    starts = [
-        start
-        for window in windows
-        for start in _starts(window, zone, today)
-        if start > now and is_open(windows, zone, start)
+    days = [today + timedelta(days=i) for i in range(-1, _HORIZON_DAYS)]
+    # Between two of these moments nothing opens: the local clock runs on.
+    moments = [
+        *(start for window in windows for start in _starts(window, zone, days)),
+        *_clock_changes(zone, days),
     ]
-    return min(starts, default=None)
+    return min((m for m in moments if m > now and is_open(windows, zone, m)), default=None)
 
 
-def _starts(window: UpdateWindow, zone: ZoneInfo, today: date) -> list[datetime]:
-    days = [today + timedelta(days=i) for i in range(_HORIZON_DAYS)]
+def _starts(window: UpdateWindow, zone: ZoneInfo, days: Sequence[date]) -> list[datetime]:
     return [
-        datetime.combine(day, window.start, zone).astimezone(UTC)
+        datetime.combine(day, window.start, zone).replace(fold=fold).astimezone(UTC)
         for day in days
         if day.weekday() in window.days
+        for fold in (0, 1)
     ]
+
+
+def _clock_changes(zone: ZoneInfo, days: Sequence[date]) -> list[datetime]:
+    """When the clocks are changed on one of the days, to the second, UTC."""
+    noons = [datetime.combine(day, time(12), UTC) for day in days]
+    changes = []
+    for begin, end in itertools.pairwise(noons):
+        before, low, high = begin.astimezone(zone).utcoffset(), begin, end
+        if end.astimezone(zone).utcoffset() == before:
+            continue
+        while high - low > timedelta(seconds=1):
+            middle = low + (high - low) / 2
+            is_before = middle.astimezone(zone).utcoffset() == before
+            low, high = (middle, high) if is_before else (low, middle)
+        changes.append(high.replace(microsecond=0))
+    return changes
 
 
 def _days(text: str, whole: str) -> frozenset[int]:

@@ -44,7 +44,6 @@ class Sums:
         self.metrics: dict[str, None] = {}  # a set that keeps the order of appearance
         self.looks: list[Snapshot] = []
         self.planned_looks: list[Snapshot] = []
-        self.n_held_out = 0
         self._planned = tuple(planned)
         self._companion_of = book.companions
         self._kept = book.needs_values
@@ -103,9 +102,7 @@ class Sums:
         )
 
     def _add_sample(self, result: Result) -> None:
-        if result.variant == HELD_OUT:
-            self.n_held_out += 1
-        else:
+        if result.variant != HELD_OUT:
             self.sample_counts[result.variant] = self.sample_counts.get(result.variant, 0) + 1
             self._count_unit(result)
         self._first_at = self._first_at or result.at

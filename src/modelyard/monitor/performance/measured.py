@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from modelyard.stats.autocorrelation import lag1
 from modelyard.stats.intervals import Interval
+from modelyard.stats.proportions import wilson_interval
 from modelyard.stats.sharpe import long_run_covariance
 
 Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
@@ -108,19 +109,6 @@ def effective_number(
     if variance <= 0.0:
         return unseen
     return min(max(share * (1.0 - share) / variance, least), most)
-
-
-def wilson_interval(share: float, n: float) -> Interval:
-    """95 % interval of a share of `n` independent values.
-
-    Source:
-        Wilson (1927), J. of the American Statistical Association 22, 209-212.
-    """
-    extra = Z * Z / n
-    middle = (share + extra / 2.0) / (1.0 + extra)
-    half = Z / (1.0 + extra) * math.sqrt(share * (1.0 - share) / n + extra / (4.0 * n))
-    # The share itself is inside, also where rounding says otherwise.
-    return Interval(min(max(middle - half, 0.0), share), max(min(middle + half, 1.0), share))
 
 
 def variance_of_mean(centred: Rows) -> float:

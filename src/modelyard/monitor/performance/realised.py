@@ -16,9 +16,9 @@ from modelyard.monitor.performance.measured import (
     measured_share,
     unknown,
     variance_of_mean,
-    wilson_interval,
 )
 from modelyard.stats.intervals import Interval
+from modelyard.stats.proportions import wilson_interval
 
 # Chances of 0 and 1 that turn out wrong would have an infinite loss.
 _SMALLEST_CHANCE = 1e-12
