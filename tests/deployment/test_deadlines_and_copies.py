@@ -72,13 +72,15 @@ def test_a_stable_version_that_hangs_is_the_callers_to_know(registry):
     hanging.let_go.set()
 
 
-def test_a_thread_that_hangs_does_not_keep_the_process(tmp_path):
+@pytest.mark.parametrize("hangs", ["time.sleep(3600)", "while True: x = x.exp().log()"])
+def test_a_thread_that_hangs_does_not_keep_or_abort_the_process(tmp_path, hangs):
     code = (
         "import time, torch\n"
         "from torch import nn\n"
         "from modelyard import Deployment, ModelVersionManager\n"
         "class Slow(nn.Module):\n"
-        "    def forward(self, x): time.sleep(3600)\n"
+        "    def forward(self, x):\n"
+        f"        {hangs}\n"
         f"d = Deployment(ModelVersionManager({str(tmp_path)!r}), 'ppo', timeout_s=0.05)\n"
         "d.add_version('v', Slow()); d.set_shares({'v': 1.0}, stable='v')\n"
         "print(d.predict(torch.ones(1, 4), fallback=7).output)\n"
@@ -193,6 +195,9 @@ def test_a_thousand_changes_of_shares_under_load_fail_no_request(registry):
     for thread in threads:
         thread.start()
     for i in range(1000):
+        if i % 10 == 0:
+            # Answers go on between the changes, also where a change is quicker than an answer.
+            threading.Event().wait(0.001)
         share = (i % 10) / 10
         shares = {"stable": 1.0 - share, "candidate": share}
         deployment.set_shares(shares, stable="stable")
@@ -204,4 +209,4 @@ def test_a_thousand_changes_of_shares_under_load_fail_no_request(registry):
     for thread in threads:
         thread.join()
     assert not failures
-    assert sum(n_answers) > 500
+    assert sum(n_answers) > 100

@@ -72,7 +72,7 @@ def test_what_is_no_record_is_refused(mlp):
 def test_deployment_uses_the_choice_stored_with_the_version(tmp_path, measured, mlp):
     manager = ModelVersionManager(base_dir=tmp_path)
     version = manager.save_model(mlp, "policy", example_input=rows(2))
-    other = InferenceOptimizer(mlp, device="cpu")
+    other = InferenceOptimizer(mlp)
     other.optimize_for_inference(rows(2))
     manager.attach(version, "tuning", other.tuning_record())
     deployment = Deployment(manager, "policy", optimize=True, clock=ManualClock())

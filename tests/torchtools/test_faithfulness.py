@@ -268,7 +268,7 @@ def test_parametrizations_are_folded_in_a_copy_and_the_model_still_trains(opset)
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_wrapped_parts_and_models_are_converted_as_what_is_in_them():
     inner = mlp()
-    host = nn.Sequential(torch.compile(inner), nn.DataParallel(nn.Linear(3, 2))).eval()
+    host = nn.Sequential(torch.compile(inner), nn.DataParallel(nn.Linear(3, 2))).eval().cpu()
     graph = onnx.load_from_string(to_onnx(host, torch.randn(2, 6)).data)
     assert {v.name for v in graph.graph.initializer} >= {"0.0.weight", "1.weight"}
     assert host[0] is not inner

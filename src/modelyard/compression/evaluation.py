@@ -11,11 +11,11 @@ from torch import nn
 
 from modelyard._core.errors import ConfigError, InputError
 from modelyard.compression.records import Evaluation
-from modelyard.torchtools.inputs import Inputs, as_inputs, batch_size, call, with_batch
+from modelyard.torchtools.inputs import Inputs, as_inputs, batch_size, call, copied_for, with_batch
 from modelyard.torchtools.layers import evaluating, size_mb
 from modelyard.torchtools.parity import flat_outputs
 from modelyard.torchtools.quantization import error_between
-from modelyard.torchtools.samples import batches_of, cloned
+from modelyard.torchtools.samples import batches_of
 from modelyard.torchtools.timing import MS_PER_S, interleaved_medians
 
 NO_PARAMETERS = (
@@ -98,12 +98,15 @@ def side_by_side(
     one = with_batch(batches[0], 1)
     with evaluating(*models.values()):
         seconds = interleaved_medians(
-            {step: functools.partial(call, model, cloned(one)) for step, model in models.items()},
+            {
+                step: functools.partial(call, model, copied_for(model, one))
+                for step, model in models.items()
+            },
             budget_s=_TIMING_BUDGET_S,
             block=_BLOCK,
         )
         answers = {
-            step: [flat_outputs(call(model, cloned(batch))) for batch in batches]
+            step: [flat_outputs(call(model, copied_for(model, batch))) for batch in batches]
             for step, model in models.items()
         }
     reference = next(iter(answers.values()))
@@ -126,8 +129,8 @@ def timed_in_turns(
     with evaluating(original, compressed):
         medians = interleaved_medians(
             {
-                "original": functools.partial(call, original, cloned(inputs)),
-                "compressed": functools.partial(call, compressed, cloned(inputs)),
+                "original": functools.partial(call, original, copied_for(original, inputs)),
+                "compressed": functools.partial(call, compressed, copied_for(compressed, inputs)),
             },
             budget_s=_TIMING_BUDGET_S,
             block=_BLOCK,
@@ -198,8 +201,8 @@ def _answers(model: nn.Module, loader: Iterable[Any]) -> tuple[torch.Tensor, tor
             )
         *inputs, target = batch
         given = as_inputs(inputs[0] if len(inputs) == 1 else inputs)
-        outputs.append(flat_outputs(call(model, cloned(given)))[0])
-        targets.append(torch.as_tensor(target))
+        outputs.append(flat_outputs(call(model, copied_for(model, given)))[0].cpu())
+        targets.append(torch.as_tensor(target).cpu())
     if not outputs:
         raise InputError("test_loader yields no batch; a generator can be read only once.")
     return torch.cat(outputs), torch.cat(targets)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelyard.torchtools.inputs import Inputs, answer_of
+from modelyard.torchtools.inputs import Inputs, answer_of, copied_for
 from modelyard.torchtools.parity import flat_outputs
 
 _LAYERS = (
@@ -94,4 +94,4 @@ def answer_with_gradients(model: nn.Module, example: Inputs) -> list[torch.Tenso
     def run(*args: Any, **kwargs: Any) -> Any:
         return model(*args, **kwargs)
 
-    return flat_outputs(answer_of(run, example))
+    return flat_outputs(answer_of(run, copied_for(model, example)))

@@ -7,6 +7,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 from modelyard._core.errors import DeadlineExceededError
+from modelyard.deployment.leaving import end_at_exit
 from modelyard.deployment.serving import Served, refuse_non_finite
 
 # So many calls of one version may hang before it is asked no more.
@@ -39,7 +40,8 @@ class Deadline:
     """Asks one version on threads of its own, so that a call that hangs keeps nobody waiting.
 
     Python cannot stop a call: a thread that hangs is left behind, and once four of them are, the
-    version is not asked any more until one comes back. The threads do not keep the process alive.
+    version is not asked any more until one comes back. The threads do not keep the process alive:
+    they are broken off when it ends.
 
     Thread-safe: one lock guards how many are at work.
 
@@ -92,7 +94,9 @@ class Deadline:
             else:
                 self._n_threads += 1
                 name = f"modelyard-candidate-{self._n_threads}"
-                threading.Thread(target=self._work, name=name, daemon=True).start()
+                thread = threading.Thread(target=self._work, name=name, daemon=True)
+                thread.start()
+                end_at_exit(thread, self.close)
         self._jobs.put(job)
 
     def _work(self) -> None:

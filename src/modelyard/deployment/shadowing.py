@@ -12,6 +12,7 @@ import torch
 from modelyard._core.clock import Clock
 from modelyard._core.plain import finite_or_none
 from modelyard.deployment.attempts import attempt
+from modelyard.deployment.leaving import end_at_exit
 from modelyard.deployment.serving import Served, monitor_name
 from modelyard.monitor import Health, ModelMonitor
 from modelyard.torchtools.inputs import as_inputs, mapped
@@ -86,6 +87,7 @@ class Shadow:
         name = f"modelyard-shadow-{served.version_id}"
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
+        end_at_exit(self._thread, self.stop)
 
     def offer(self, x: Any, answer: Any, request_id: str) -> None:
         """Take a copy of a request, or drop it where too many wait. Returns at once."""

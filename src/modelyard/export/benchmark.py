@@ -19,8 +19,7 @@ from modelyard.torchtools.inputs import (
     as_nested_inputs,
     batch_size,
     call,
-    device_of,
-    mapped,
+    copied_for,
     tensors_of,
 )
 from modelyard.torchtools.layers import MB, evaluating
@@ -65,7 +64,7 @@ def benchmarked(
     tensors = in_order(inputs, session)
     calls: dict[str, Any] = {"onnx": lambda: _run(session, tensors)}
     if module is not None:
-        of_module = _for_module(module, inputs)
+        of_module = copied_for(module, inputs)
         _try(module, of_module)
         calls["pytorch"] = lambda: call(module, of_module)
         with torch_threads(threads), evaluating(module):
@@ -144,12 +143,6 @@ def made_up(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator
     if dtype.is_floating_point:
         return torch.randn(tuple(shape), generator=generator).to(dtype)
     return torch.zeros(tuple(shape), dtype=dtype)
-
-
-def _for_module(module: nn.Module, inputs: Inputs) -> Inputs:
-    device = device_of(module)
-    # A copy: forward may write into its input.
-    return mapped(inputs, lambda tensor: tensor.clone().to(device))
 
 
 def _wanted(session: Any) -> str:

@@ -7,7 +7,7 @@ from torch import nn
 from modelyard._core.errors import InputError
 from modelyard.export.inspection import read_graph
 from modelyard.export.records import OutputComparison
-from modelyard.torchtools.inputs import Inputs, answer_of, device_of, mapped
+from modelyard.torchtools.inputs import Inputs, answer_of, copied_for
 from modelyard.torchtools.layers import evaluating
 from modelyard.torchtools.onnx_module import in_order, make_session, run_session
 from modelyard.torchtools.parity import difference, flat_outputs, worst
@@ -23,11 +23,9 @@ def compared_with_file(
         InputError: It is no ONNX model, or one of the two does not take the input.
     """
     graph = read_graph(path)
-    device = device_of(module)
     try:
         with evaluating(module):
-            copied = mapped(inputs, lambda tensor: tensor.clone().to(device))
-            expected = flat_outputs(answer_of(module, copied))
+            expected = flat_outputs(answer_of(module, copied_for(module, inputs)))
     except Exception as error:
         raise InputError(
             f"{type(module).__name__} does not run on test_input: {type(error).__name__}: {error}"

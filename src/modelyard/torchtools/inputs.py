@@ -258,13 +258,17 @@ def _tried(model: nn.Module, inputs: Inputs) -> tuple[Any, str | None]:
     state = torch.get_rng_state()
     try:
         with evaluating(model):
-            # A copy: forward may write into its input.
-            copied = mapped(inputs, lambda tensor: tensor.clone().to(device_of(model)))
-            return answer_of(model, copied), None
+            return answer_of(model, copied_for(model, inputs)), None
     except Exception as error:  # noqa: BLE001 - a user's forward can raise anything
         return None, f"{type(error).__name__}: {error}"
     finally:
         torch.set_rng_state(state)
+
+
+def copied_for(model: nn.Module, inputs: Inputs) -> Inputs:
+    """A copy on the model's device: a forward may write into its input."""
+    device = device_of(model)
+    return mapped(inputs, lambda tensor: tensor.clone().to(device))
 
 
 def device_of(model: nn.Module) -> torch.device:

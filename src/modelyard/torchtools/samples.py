@@ -14,6 +14,7 @@ from modelyard.torchtools.inputs import (
     as_inputs,
     batch_size,
     call,
+    copied_for,
     mapped,
     synthetic_like,
     tensors_of,
@@ -132,8 +133,7 @@ def reference_for(
     """
     try:
         with evaluating(model):
-            # Of copies: a forward may write into its input.
-            outputs = [flat_outputs(call(model, cloned(batch))) for batch in batches]
+            outputs = [flat_outputs(call(model, copied_for(model, batch))) for batch in batches]
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise InputError(f"{type(model).__name__} does not run on this data: {error}") from error
     if any(bool(tensor.isnan().any()) for output in outputs for tensor in output):
@@ -156,11 +156,6 @@ def has_variety(batches: Sequence[Inputs]) -> bool:
         )
         or len({str(_form(batch)) for batch in batches}) > 1
     )
-
-
-def cloned(inputs: Inputs) -> Inputs:
-    """The same input in memory of its own."""
-    return mapped(inputs, torch.clone)
 
 
 def _items(data: Any) -> Iterable[Any]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TypedDict
 
 import numpy as np
+import torch
 
 MS_PER_S = 1000.0
 
@@ -25,13 +26,8 @@ def time_calls(call: Callable[[], object], *, n: int, warmup: int = 10) -> list[
     """Seconds of each of `n` calls, after `warmup` that do not count."""
     for _ in range(warmup):
         call()
-    durations = []
     with _no_garbage_collection():
-        for _ in range(n):
-            start = time.perf_counter()
-            call()
-            durations.append(time.perf_counter() - start)
-    return durations
+        return [_seconds_of(call) for _ in range(n)]
 
 
 def interleaved_calls(
@@ -45,9 +41,7 @@ def interleaved_calls(
     with _no_garbage_collection():
         for _ in range(n):
             for name, call in calls.items():
-                start = time.perf_counter()
-                call()
-                durations[name].append(time.perf_counter() - start)
+                durations[name].append(_seconds_of(call))
     return durations
 
 
@@ -77,13 +71,24 @@ def interleaved_medians(
             for name, call in calls.items():
                 if block > 1:
                     call()
-                for _ in range(block):
-                    start = time.perf_counter()
-                    call()
-                    durations[name].append(time.perf_counter() - start)
+                durations[name] += [_seconds_of(call) for _ in range(block)]
             if turn >= 2 and time.perf_counter() - started > budget_s:  # noqa: PLR2004 - three rounds
                 break
     return {name: float(np.median(values)) for name, values in durations.items()}
+
+
+def _seconds_of(call: Callable[[], object]) -> float:
+    """How long the call takes, with the work that it gives to a GPU."""
+    _wait_for_gpu()
+    start = time.perf_counter()
+    call()
+    _wait_for_gpu()
+    return time.perf_counter() - start
+
+
+def _wait_for_gpu() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def summarized(durations_s: list[float], *, items_per_call: int = 1) -> LatencySummary:

@@ -24,12 +24,12 @@ from modelyard.compression.search.candidates import (
 )
 from modelyard.compression.search.telling import Progress, teller, told
 from modelyard.torchtools import quantization
-from modelyard.torchtools.inputs import Inputs, call, with_batch
+from modelyard.torchtools.inputs import Inputs, call, copied_for, with_batch
 from modelyard.torchtools.layers import MB, evaluating, size_mb
 from modelyard.torchtools.onnx_module import OnnxModule
 from modelyard.torchtools.parity import tree_of
 from modelyard.torchtools.quantization import Source
-from modelyard.torchtools.samples import cloned, reference_for
+from modelyard.torchtools.samples import reference_for
 from modelyard.torchtools.timing import MS_PER_S
 
 
@@ -147,7 +147,7 @@ class Search:
     def _quantized(self, level: Level, recipes: Callable[[bytes], Mapping[str, Choices]]) -> None:
         source = Source(float_graph(level.model, self._example))
         reference = reference_for(level.model, self._batches, is_real=self._is_real)
-        tree = tree_of(call(level.model, cloned(self._example)))
+        tree = tree_of(call(level.model, copied_for(level.model, self._example)))
         for name, choices in recipes(source.graph).items():
             if self.is_over:
                 self.is_complete = False

@@ -1,5 +1,6 @@
 """CUDA graphs: the kernels of a call recorded once, then started together."""
 
+import functools
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from modelyard.torchtools.parity import map_tensors
 _MOST_CAPTURED = 16
 # Libraries choose kernels and take their workspaces in the first calls, which may not be recorded.
 _WARMUP_CALLS = 3
+# Guards the recording: one at a time, on the stream that all share.
+_RECORDING = threading.Lock()
 
 _Key = tuple[tuple[torch.Size, torch.dtype], ...]
 
@@ -82,7 +85,10 @@ class CudaGraphs:
 
     def _recorded(self, moved: Inputs) -> _Captured:
         static = mapped(moved, torch.Tensor.clone)
-        side = torch.cuda.Stream(self._device)
+        with _RECORDING:
+            return self._recorded_on(_side_stream(self._device), static)
+
+    def _recorded_on(self, side: torch.cuda.Stream, static: Inputs) -> _Captured:
         side.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(side):
             for _ in range(_WARMUP_CALLS):
@@ -90,7 +96,7 @@ class CudaGraphs:
         torch.cuda.current_stream(self._device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         # "thread_local": what other threads do on the GPU meanwhile does not spoil the recording.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             answer = call(self._model, static)
         return _Captured(graph=graph, inputs=static, answer=answer)
 
@@ -103,6 +109,12 @@ class CudaGraphs:
         answer = map_tensors(captured.answer, torch.clone)
         self._finished.record(stream)
         return answer
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream that calls are recorded on; each has workspaces that are never given back."""
+    return torch.cuda.Stream(device)
 
 
 def make_cuda_graph(model: nn.Module, example: Inputs, device: torch.device) -> Backend:
