@@ -1,10 +1,12 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from modelyard.ab_testing.analysis.comparing import compare
-from modelyard.ab_testing.analysis.evidence import evidence_of, thinned
+from modelyard.ab_testing.analysis.dependence import thinned
+from modelyard.ab_testing.analysis.gathering import evidence_of
 from modelyard.ab_testing.analysis.recommendation import Advice, advice_for, recommend
 from modelyard.ab_testing.analysis.rules import Rules
 from modelyard.ab_testing.metrics import Metric, MetricBook
@@ -20,7 +22,7 @@ def evidence(a, b, *, lag1=(0.0, 0.0)):
     snapshot = replace(
         Sums("ab", book).snapshot(),
         samples={("a", 0, "m"): a, ("b", 0, "m"): b},
-        lag1={("a", "m"): lag1[0], ("b", "m"): lag1[1]},
+        correlations={("a", "m"): np.array(lag1[:1]), ("b", "m"): np.array(lag1[1:])},
     )
     return evidence_of(snapshot, "a", "b", Metric(name="m"), is_paired=False)
 

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.stats.autocorrelation import Lag1, effective_share, is_autocorrelated, lag1
+from modelyard.stats.autocorrelation import (
+    MAX_LAG,
+    Autocorrelation,
+    effective_share,
+    is_autocorrelated,
+    lag1,
+)
 from modelyard.stats.calibration import leave_one_out, prediction_limit, successive
 from modelyard.stats.moments import moments_of
 
@@ -21,13 +27,38 @@ def autoregression(rng, r, n):
     return x
 
 
-@given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=3, max_size=50))
-def test_the_stream_and_the_array_give_the_same_autocorrelation(values):
+@given(
+    st.lists(st.floats(-1e3, 1e3, width=32), min_size=3, max_size=600),
+    st.lists(st.integers(0, 600), max_size=5),
+)
+def test_the_stream_and_the_array_give_the_same_autocorrelations(values, reads):
     x = np.array(values) + 1e4
-    stream = Lag1()
+    stream = Autocorrelation()
+    for i, value in enumerate(x):
+        stream.add(float(value))
+        if i in reads:  # looking changes nothing
+            stream.correlations(moments_of(x[: i + 1]))
+    got = stream.correlations(moments_of(x))
+    assert got[0] == pytest.approx(lag1(x[:, None])[0], abs=1e-6)
+    centred = x - x.mean()
+    squares = float((centred * centred).sum())
+    for k in (1, 2, 7, MAX_LAG):
+        if squares > 1e-6:
+            want = float(centred[k:] @ centred[:-k]) / squares
+            assert got[k - 1] == pytest.approx(want, abs=1e-6)
+
+
+def test_accounts_that_take_turns_show_at_the_lag_of_their_number():
+    rng = np.random.default_rng(0)
+    accounts = np.array([autoregression(rng, 0.9, 400) for _ in range(7)])
+    x = accounts.T.ravel()
+    stream = Autocorrelation()
     for value in x:
         stream.add(float(value))
-    assert stream.correlation(moments_of(x)) == pytest.approx(lag1(x[:, None])[0], abs=1e-6)
+    found = stream.correlations(moments_of(x))
+    assert int(found.argmax()) + 1 == 7
+    assert found[6] == pytest.approx(0.9, abs=0.05)
+    assert abs(found[0]) < 0.1
 
 
 def test_an_autoregression_is_recognised_and_noise_is_not():

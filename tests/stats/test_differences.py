@@ -111,7 +111,7 @@ def test_too_few_values_are_no_evidence(a, b):
 
 
 def test_two_constants_that_differ_are_certain_and_equal_ones_are_not():
-    assert t_test(unpaired(Moments(9, 1.0), Moments(9, 2.0))).p_value == 0.0
+    assert t_test(unpaired(Moments(9, 1.0), Moments(9, 2.0))).p_value < 1e-200
     assert t_test(unpaired(Moments(9, 1.0), Moments(9, 1.0))).p_value == 1.0
 
 

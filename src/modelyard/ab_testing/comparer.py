@@ -1,10 +1,11 @@
 """The part of `ABTest` that compares: what the outcomes say, and whether anybody has won."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from modelyard._core.errors import ConfigError
 from modelyard.ab_testing import outputs
+from modelyard.ab_testing.analysis.cautions import cautions, half_a_cycle
 from modelyard.ab_testing.analysis.checks import (
     GuardrailCheck,
     RatioCheck,
@@ -13,13 +14,54 @@ from modelyard.ab_testing.analysis.checks import (
     elapsed_s,
 )
 from modelyard.ab_testing.analysis.comparing import Comparison, compare, decide
-from modelyard.ab_testing.analysis.evidence import Evidence, evidence_of, short_series_p
+from modelyard.ab_testing.analysis.evidence import Evidence
+from modelyard.ab_testing.analysis.gathering import (
+    counted_as_users,
+    evidence_of,
+    short_series_p,
+)
 from modelyard.ab_testing.analysis.recommendation import recommend
 from modelyard.ab_testing.recorder import Recorder
 from modelyard.ab_testing.recording.snapshots import Snapshot
+from modelyard.ab_testing.serving.assignment import Assignment
 from modelyard.ab_testing.variant import require_known
 from modelyard.stats.intervals import alpha_of
 from modelyard.stats.multiplicity import holm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Now:
+    """What is known at one moment. Nothing in it changes.
+
+    Attributes:
+        snapshot: The running sums.
+        planned: The sums at the planned looks that were reached.
+        assignment: Slot table and weight epochs.
+        assigned: Users, and requests of nobody in particular, that this process assigned, by
+            variant and epoch.
+        is_one_each: Whether all of them were counted.
+        users: Users that this process assigned, by variant; empty where requests of nobody in
+            particular were assigned too, or not all were counted.
+        own_unitless: Outcomes that this process recorded without saying whose, by variant.
+    """
+
+    snapshot: Snapshot
+    planned: Sequence[Snapshot]
+    assignment: Assignment
+    assigned: Mapping[tuple[str, int], int]
+    is_one_each: bool
+    users: Mapping[str, int]
+    own_unitless: Mapping[str, int]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The variants, in order."""
+        return tuple(self.assignment.weights)
+
+    def user_share(self, variant: str) -> float:
+        """Users over outcomes of a variant where no outcome says whose it is, at most 1."""
+        n_users, n = self.users.get(variant, 0), self.own_unitless.get(variant, 0)
+        return min(1.0, n_users / n) if n and n_users else 1.0
 
 
 class Comparer(Recorder):
@@ -40,53 +82,7 @@ class Comparer(Recorder):
             ConfigError: A variant with itself, or a metric that was never recorded.
         """
         metric = self._checked_metric(variant_a, variant_b, metric)
-        snapshot, planned = self._now()
-        comparison = self._compare(snapshot, planned, variant_a, variant_b, metric)
-        p_value = short_series_p(
-            snapshot, variant_a, variant_b, self._book[metric], is_paired=self.paired
-        )
-        if p_value is not None:
-            single = replace(comparison.single_look, p_value=p_value)
-            comparison = replace(comparison, single_look=single)
-        lower_is_better = self._book.is_lower_better(metric)
-        ratio = self._ratio(snapshot)
-        guardrails = self._guardrails(snapshot, comparison, variant_a, variant_b, metric)
-        recommendation = recommend(
-            comparison,
-            self._rules,
-            variant_a=variant_a,
-            variant_b=variant_b,
-            metric=metric,
-            lower_is_better=lower_is_better,
-            ratio=ratio,
-            guardrails=guardrails,
-        )
-        warnings = outputs.warnings_of(
-            comparison, variant_a=variant_a, variant_b=variant_b, ratio=ratio
-        )
-        for warning in warnings:
-            self._warns.once(f"{metric}: {warning[:20]}", warning)
-        return {
-            "variant_a": variant_a,
-            "variant_b": variant_b,
-            "metric": metric,
-            "kind": comparison.evidence.metric.kind,
-            "lower_is_better": lower_is_better,
-            "paired": self.paired,
-            "weight_epochs": len(self._ledger.assignment.epochs),
-            "statistics": outputs.statistics_of(comparison),
-            "bayesian": outputs.bayes_of(comparison, lower_is_better=lower_is_better),
-            "decision": outputs.decision_of(comparison, self._rules),
-            "sample_ratio": outputs.ratio_of(ratio),
-            "guardrails": [outputs.guardrail_of(check) for check in guardrails],
-            "result": outputs.verdict_of(
-                comparison, recommendation, lower_is_better=lower_is_better
-            ),
-            "warnings": warnings
-            + outputs.half_a_cycle(
-                comparison, self._rules, elapsed_s(snapshot.first_at, snapshot.last_at)
-            ),
-        }
+        return self._compared(self._now(), variant_a, variant_b, metric)
 
     def get_winner(self, metric: str | None = None) -> str | None:
         """The variant shown to be better than every other, or None.
@@ -98,15 +94,7 @@ class Comparer(Recorder):
         Raises:
             ConfigError: A metric that was never recorded.
         """
-        metric = self._known_metric(metric)
-        snapshot, planned = self._now()
-        ratio = self._ratio(snapshot)
-        if ratio is not None and ratio.is_mismatch:
-            return None
-        for name in self.names:
-            if self._beats_all(name, snapshot, planned, metric):
-                return name
-        return None
+        return self._winner(self._now(), self._known_metric(metric))
 
     def check_sample_ratio(self) -> outputs.RatioDict | None:
         """Whether the variants got the shares of the users that their weights say.
@@ -114,46 +102,118 @@ class Comparer(Recorder):
         Counted are users (or single requests) that have an outcome where these are known, else
         those that this process assigned; None where neither is known.
         """
-        return outputs.ratio_of(self._ratio(self._ledger.snapshot()))
+        return outputs.ratio_of(self._ratio(self._now()))
 
-    def _now(self) -> tuple[Snapshot, Sequence[Snapshot]]:
+    def _now(self) -> Now:
+        """What is known at this moment; what is made of it needs no lock any more."""
         with self._lock:
             snapshot = self._ledger.snapshot()
-            return snapshot, self._ledger.planned_looks()
+            exposures = self._chooser.exposures
+            return Now(
+                snapshot=snapshot,
+                planned=self._ledger.planned_looks(),
+                assignment=self._ledger.assignment,
+                assigned=exposures.counts(),
+                is_one_each=exposures.is_one_each,
+                users=exposures.users(),
+                own_unitless=self._ledger.own_unitless(),
+            )
 
-    def _evidence(self, snapshot: Snapshot, a: str, b: str, metric: str) -> Evidence:
-        return evidence_of(snapshot, a, b, self._book[metric], is_paired=self.paired)
+    def _compared(
+        self, now: Now, variant_a: str, variant_b: str, metric: str
+    ) -> outputs.ComparisonDict:
+        comparison = self._compare(now, variant_a, variant_b, metric)
+        p_value = short_series_p(
+            now.snapshot, variant_a, variant_b, self._book[metric], is_paired=self.paired
+        )
+        if p_value is not None:
+            single = replace(comparison.single_look, p_value=p_value)
+            comparison = replace(comparison, single_look=single)
+        lower_is_better = self._book.is_lower_better(metric)
+        ratio = self._ratio(now)
+        guardrails = self._guardrails(now, comparison, variant_a, variant_b, metric)
+        recommendation = recommend(
+            comparison,
+            self._rules,
+            variant_a=variant_a,
+            variant_b=variant_b,
+            metric=metric,
+            lower_is_better=lower_is_better,
+            ratio=ratio,
+            guardrails=guardrails,
+        )
+        warnings = cautions(
+            comparison,
+            variant_a=variant_a,
+            variant_b=variant_b,
+            ratio=ratio,
+            n_variants=len(now.names),
+        )
+        for warning in warnings:
+            self._warns.once(f"{metric}: {warning[:20]}", warning)
+        return {
+            "variant_a": variant_a,
+            "variant_b": variant_b,
+            "metric": metric,
+            "kind": comparison.evidence.metric.kind,
+            "lower_is_better": lower_is_better,
+            "paired": self.paired,
+            "weight_epochs": len(now.assignment.epochs),
+            "statistics": outputs.statistics_of(comparison),
+            "bayesian": outputs.bayes_of(comparison, lower_is_better=lower_is_better),
+            "decision": outputs.decision_of(comparison, self._rules),
+            "sample_ratio": outputs.ratio_of(ratio),
+            "guardrails": [outputs.guardrail_of(check) for check in guardrails],
+            "result": outputs.verdict_of(
+                comparison, recommendation, lower_is_better=lower_is_better
+            ),
+            "warnings": warnings
+            + half_a_cycle(
+                comparison, self._rules, elapsed_s(now.snapshot.first_at, now.snapshot.last_at)
+            ),
+        }
+
+    def _winner(self, now: Now, metric: str) -> str | None:
+        ratio = self._ratio(now)
+        if ratio is not None and ratio.is_mismatch:
+            return None
+        return next((name for name in now.names if self._beats_all(name, now, metric)), None)
+
+    def _evidence(self, now: Now, snapshot: Snapshot, a: str, b: str, metric: str) -> Evidence:
+        found = evidence_of(snapshot, a, b, self._book[metric], is_paired=self.paired)
+        shares = (now.user_share(a), now.user_share(b))
+        return found if self.paired else counted_as_users(found, shares, sum(now.users.values()))
 
     def _compare(
-        self, snapshot: Snapshot, planned: Sequence[Snapshot], a: str, b: str, metric: str
+        self, now: Now, a: str, b: str, metric: str, *, snapshot: Snapshot | None = None
     ) -> Comparison:
+        """The comparison now, or as it stood in an earlier `snapshot`."""
+        planned = now.planned if snapshot is None else ()
         return compare(
-            self._evidence(snapshot, a, b, metric),
+            self._evidence(now, snapshot or now.snapshot, a, b, metric),
             self._rules,
-            [self._evidence(look, a, b, metric) for look in planned],
+            [self._evidence(now, look, a, b, metric) for look in planned],
         )
 
-    def _beats_all(
-        self, name: str, snapshot: Snapshot, planned: Sequence[Snapshot], metric: str
-    ) -> bool:
-        others = [other for other in self.names if other != name]
-        found = [self._compare(snapshot, planned, other, name, metric) for other in others]
+    def _beats_all(self, name: str, now: Now, metric: str) -> bool:
+        others = [other for other in now.names if other != name]
+        found = [self._compare(now, other, name, metric) for other in others]
         sign = -1.0 if self._book.is_lower_better(metric) else 1.0
         return (
             all(item.has_enough and item.is_complete for item in found)
-            and self._are_significant(found, planned, others, name, metric)
+            and self._are_significant(found, now, others, name, metric)
             and all(sign * item.difference > 0.0 for item in found)
             and all(
                 check.result.status == "passes"
                 for other, item in zip(others, found, strict=True)
-                for check in self._guardrails(snapshot, item, other, name, metric)
+                for check in self._guardrails(now, item, other, name, metric)
             )
         )
 
     def _are_significant(
         self,
         found: Sequence[Comparison],
-        planned: Sequence[Snapshot],
+        now: Now,
         others: Sequence[str],
         name: str,
         metric: str,
@@ -165,7 +225,7 @@ class Comparer(Recorder):
             decide(
                 item.evidence,
                 item.anytime,
-                [self._evidence(look, other, name, metric) for look in planned],
+                [self._evidence(now, look, other, name, metric) for look in now.planned],
                 self._rules,
                 n_tests=len(found),
             ).is_significant
@@ -173,7 +233,7 @@ class Comparer(Recorder):
         )
 
     def _guardrails(
-        self, snapshot: Snapshot, comparison: Comparison, a: str, b: str, metric: str
+        self, now: Now, comparison: Comparison, a: str, b: str, metric: str
     ) -> list[GuardrailCheck]:
         """Of the better of the two against the other; none where another metric is compared."""
         if metric != self.primary_metric:
@@ -182,7 +242,7 @@ class Comparer(Recorder):
         other, better = (a, b) if is_b else (b, a)
         return [
             check_guardrail(
-                self._compare(snapshot, (), other, better, guardrail.name),
+                self._compare(now, other, better, guardrail.name),
                 guardrail,
                 variant=better,
                 other=other,
@@ -191,33 +251,34 @@ class Comparer(Recorder):
             for guardrail in self._book.guardrails
         ]
 
-    def _ratio(self, snapshot: Snapshot) -> RatioCheck | None:
+    def _ratio(self, now: Now) -> RatioCheck | None:
         if self.paired:
             return None
-        weights = [epoch.weights for epoch in self._ledger.assignment.epochs]
+        weights = [epoch.weights for epoch in now.assignment.epochs]
         checks = []
-        outcomes = self._outcome_units(snapshot)
+        outcomes = self._outcome_units(now)
         if outcomes:
-            checks.append(check_ratio(outcomes, weights, counted="outcome"))
-        assigned = self._chooser.exposures.counts()
-        if assigned:
-            checks.append(check_ratio(assigned, weights, counted="assigned"))
+            n_shared = now.snapshot.n_shared_units
+            checks.append(check_ratio(outcomes, weights, counted="outcome", n_shared=n_shared))
+        if now.assigned:
+            checks.append(check_ratio(now.assigned, weights, counted="assigned"))
         worst = [check for check in checks if check.is_mismatch]
         return next(iter(worst or checks), None)
 
-    def _outcome_units(self, snapshot: Snapshot) -> Mapping[tuple[str, int], int]:
+    def _outcome_units(self, now: Now) -> Mapping[tuple[str, int], int]:
         """Users or requests with an outcome, by variant and epoch; empty where not known.
 
         Outcomes of nobody in particular stand for one user each only while they are no more than
-        the users that were assigned.
+        the users that were assigned, and while the weights never changed: when they were assigned
+        is not known.
         """
+        snapshot = now.snapshot
         n_unitless = sum(snapshot.unitless_counts.values())
         if not n_unitless:
             return snapshot.unit_counts
-        exposures = self._chooser.exposures
-        n_assigned = sum(exposures.counts().values())
-        is_one_each = exposures.is_one_each and n_unitless <= n_assigned
-        if snapshot.unit_counts or not is_one_each or self._chooser.holdout_share:
+        is_one_each = now.is_one_each and n_unitless <= sum(now.assigned.values())
+        is_known = is_one_each and len(now.assignment.epochs) == 1
+        if snapshot.unit_counts or not is_known or self._chooser.holdout_share:
             return {}
         return snapshot.unitless_counts
 

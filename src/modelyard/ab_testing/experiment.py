@@ -1,6 +1,6 @@
 """`ABTest`: several models share the traffic until one of them is shown to be better."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.errors import ConfigError
 from modelyard._core.files import write_text
 from modelyard._core.ids import checked_name
-from modelyard.ab_testing.analysis.evidence import PAIRABLE
+from modelyard.ab_testing.analysis.gathering import PAIRABLE
 from modelyard.ab_testing.analysis.rules import Inference, Rules, checked_positive
 from modelyard.ab_testing.history import export
 from modelyard.ab_testing.ledger import Ledger
@@ -231,7 +231,7 @@ class ABTest(Teller):
             ConfigError: A variant without a weight, or weights that give no shares.
             ExperimentStoppedError: The experiment has ended.
         """
-        self._reassign(checked_weights(weights, self.names))
+        self._reassign(lambda now: checked_weights(weights, tuple(now)))
 
     def add_variant(
         self, variant: ModelVariant, *, weights: Mapping[str, float] | None = None
@@ -254,14 +254,17 @@ class ABTest(Teller):
             raise ConfigError(f"add_variant needs a ModelVariant, got {variant!r}.")
         if variant.name in self._variants:
             raise ConfigError(f"There is a variant {variant.name!r} already.")
+        self._ledger.flush()
         if variant.name not in self.names:
             self._require_free_looks()
-            wanted = weights or {
-                **self._ledger.assignment.weights,
-                variant.name: variant.traffic_weight,
-            }
-            wanted = checked_weights(wanted, (*self.names, variant.name))
-            self._reassign(wanted)
+
+            def with_it(now: Mapping[str, float]) -> Mapping[str, float]:
+                if variant.name in now:  # another process was quicker
+                    return now
+                wanted = weights or {**now, variant.name: variant.traffic_weight}
+                return checked_weights(wanted, (*now, variant.name))
+
+            self._reassign(with_it)
         self._variants = {**self._variants, variant.name: variant}
 
     def remove_variant(self, name: str) -> None:
@@ -274,12 +277,16 @@ class ABTest(Teller):
             ConfigError: Fewer than two would be left, or an experiment with planned looks.
             ExperimentStoppedError: The experiment has ended.
         """
-        require_known(name, self.names)
         self._require_free_looks()
-        left = {n: w for n, w in self._ledger.assignment.weights.items() if n != name}
-        if len(left) < 2:  # noqa: PLR2004 - a comparison
-            raise ConfigError(f"Without {name!r} only {list(left)} would be left to compare.")
-        self._reassign(left)
+
+        def without_it(now: Mapping[str, float]) -> Mapping[str, float]:
+            require_known(name, tuple(now))
+            left = {other: weight for other, weight in now.items() if other != name}
+            if len(left) < 2:  # noqa: PLR2004 - a comparison
+                raise ConfigError(f"Without {name!r} only {list(left)} would be left to compare.")
+            return left
+
+        self._reassign(without_it)
 
     def pause(self) -> None:
         """Give everybody the control until `resume`; outcomes of earlier requests still count.
@@ -366,9 +373,14 @@ class ABTest(Teller):
             },
         }
 
-    def _reassign(self, weights: Mapping[str, float]) -> None:
+    def _reassign(
+        self, weights_from: Callable[[Mapping[str, float]], Mapping[str, float]]
+    ) -> None:
+        """Begin a weight epoch with what becomes of the weights that are stored by then."""
         at = self._clock.now()
-        self._ledger.reassign(lambda assignment: assignment.reweighted(weights, at=at))
+        self._ledger.reassign(
+            lambda assignment: assignment.reweighted(weights_from(assignment.weights), at=at)
+        )
 
     def _require_free_looks(self) -> None:
         if self._rules.planned_looks:

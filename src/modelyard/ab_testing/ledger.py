@@ -4,7 +4,7 @@ With a store the ledger sends its results there and takes in what other processe
 """
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import RLock
 from typing import Any
@@ -23,6 +23,8 @@ FLUSH_INTERVAL_S = 1.0
 # Without a store the history holds so many outcomes; with one, all.
 N_REMEMBERED = 100_000
 DURABILITIES = ("batched", "sync")
+# In the place of a variant: an outcome of the request, whoever answered it.
+ANY_VARIANT = ""
 
 
 class Ledger:
@@ -66,6 +68,10 @@ class Ledger:
         self._is_sync = durability == "sync"
         self._is_paired = is_paired
         self._seen: set[tuple[str, str]] = set()
+        self._own_unitless: Counter[str] = Counter()
+        # With planned looks and a store: the sums in the store's order, the same everywhere.
+        self._in_order = sums.emptied() if sums.has_planned_looks else None
+        self._seen_in_order: set[tuple[str, str]] = set()
         self._waiting: list[Result] = []
         self._last_seq = 0
         self._flushed_at_s = clock.monotonic_s()
@@ -90,8 +96,18 @@ class Ledger:
         self._take(rows.news(after_seq=0))
 
     def has_seen(self, request_id: str) -> bool:
-        """Whether an outcome of this request was recorded."""
-        return any((request_id, name) in self._seen for name in self.sums.sample_counts)
+        """Whether an outcome of this request was recorded, or is not to be."""
+        names = (*self.sums.sample_counts, ANY_VARIANT)
+        return any((request_id, name) in self._seen for name in names)
+
+    def leave_out(self, request_id: str) -> None:
+        """Remember that the outcome of this request came and does not count."""
+        with self.lock:
+            self._seen.add((request_id, ANY_VARIANT))
+
+    def own_unitless(self) -> dict[str, int]:
+        """Outcomes that this process recorded without saying whose, by variant."""
+        return dict(self._own_unitless)
 
     def record(self, results: Sequence[Result], *, is_late: bool = False) -> None:
         """Take in what belongs to one input.
@@ -107,12 +123,16 @@ class Ledger:
             StorageError: The store refuses, with durability `sync`; nothing is lost.
         """
         with self.lock:
+            if self._is_sync and self._rows is not None:
+                # What others did counts: an experiment that was stopped takes nothing more.
+                self._take(self._rows.news(after_seq=self._last_seq))
             self.require_running()
             if self.status == PAUSED and not is_late:
                 self.n_ignored += len(results)
                 self.exchange_if_due()
                 return
             fresh = self._unseen(results)
+            self._own_unitless.update(result.variant for result in fresh if result.unit is None)
             self._add(fresh)
             if self._rows is None:
                 return
@@ -131,24 +151,31 @@ class Ledger:
         if self._rows is None:
             return
         with self.lock:
-            news = self._rows.exchange(self._waiting, after_seq=self._last_seq)
-            self._waiting = []
+            if self._waiting:
+                news = self._rows.exchange(self._waiting, after_seq=self._last_seq)
+            else:
+                news = self._rows.news(after_seq=self._last_seq)
+            sent, self._waiting = self._waiting, []
             self._flushed_at_s = self._clock.monotonic_s()
             self._take(news)
+            self._note_order(sent)
 
     def exchange_if_due(self) -> None:
         """Flush when the last time is a second ago; a store that refuses is only logged."""
-        if self._rows is None:
+        if not self._is_due():
             return
         with self.lock:
-            if self._clock.monotonic_s() - self._flushed_at_s < FLUSH_INTERVAL_S:
-                return
-            try:
-                self.flush()
-            except StorageError as error:
-                # The caller's loop goes on; what waits is kept and flush() will say so again.
-                self._flushed_at_s = self._clock.monotonic_s()
-                _logger.warning("An experiment's results could not be stored: %s", error)
+            if not self._is_due():
+                return  # another thread was quicker
+            self._flush_or_warn()
+
+    def _flush_or_warn(self) -> None:
+        try:
+            self.flush()
+        except StorageError as error:
+            # The caller's loop goes on; what waits is kept and flush() will say so again.
+            self._flushed_at_s = self._clock.monotonic_s()
+            _logger.warning("An experiment's results could not be stored: %s", error)
 
     def snapshot(self) -> Snapshot:
         """The running sums now, with what other processes stored up to a second ago."""
@@ -159,7 +186,11 @@ class Ledger:
     def planned_looks(self) -> list[Snapshot]:
         """The running sums as they were at the planned looks that were reached."""
         with self.lock:
-            return list(self.sums.planned_looks)
+            if self._rows is None or self._in_order is None:
+                return list(self.sums.planned_looks)
+            if self._waiting:
+                self._flush_or_warn()
+            return list(self._in_order.planned_looks)
 
     def looks(self) -> list[Snapshot]:
         """The running sums as they were over time, and now."""
@@ -220,25 +251,37 @@ class Ledger:
                 "or outcomes. Start another one under a new test_name."
             )
 
-    def _unseen(self, results: Sequence[Result]) -> list[Result]:
+    def _is_due(self) -> bool:
+        since_s = self._clock.monotonic_s() - self._flushed_at_s
+        return self._rows is not None and since_s >= FLUSH_INTERVAL_S
+
+    def _unseen(
+        self, results: Sequence[Result], seen: set[tuple[str, str]] | None = None
+    ) -> list[Result]:
+        """Those whose request has no outcome yet; a pair's results share its request."""
+        seen = self._seen if seen is None else seen
         fresh = []
         for result in results:
             if result.request_id is not None:
-                key = (result.request_id, result.variant)
-                if key in self._seen:
+                variant = result.variant if self._is_paired else ANY_VARIANT
+                key = (result.request_id, variant)
+                if key in seen:
                     continue
-                self._seen.add(key)
+                seen.add(key)
             fresh.append(result)
         return fresh
 
     def _add(self, results: Sequence[Result]) -> None:
         if self._rows is None:
             self._recent.extend(results)
+        self._add_to(self.sums, results)
+
+    def _add_to(self, sums: Sums, results: Sequence[Result]) -> None:
         if self._is_paired and results:
-            self.sums.add_pair(results)
+            sums.add_pair(results)
             return
         for result in results:
-            self.sums.add(result)
+            sums.add(result)
 
     def _take(self, news: News) -> None:
         self._last_seq = news.last_seq
@@ -246,3 +289,11 @@ class Ledger:
         self.status = news.stored.status
         for group in grouped(self._unseen(news.results)):
             self._add(group)
+        self._note_order(news.results)
+
+    def _note_order(self, results: Sequence[Result]) -> None:
+        """Add up what has its place in the store, where planned looks are taken in that order."""
+        if self._in_order is None:
+            return
+        for group in grouped(self._unseen(results, self._seen_in_order)):
+            self._add_to(self._in_order, group)

@@ -5,9 +5,8 @@ from typing import TypedDict
 
 from modelyard._core.plain import finite_or_none
 from modelyard.ab_testing.analysis.checks import GuardrailCheck, RatioCheck
-from modelyard.ab_testing.analysis.comparing import WARNED_LAG1, Comparison
-from modelyard.ab_testing.analysis.evidence import Evidence
-from modelyard.ab_testing.analysis.recommendation import Recommendation, lopsided, missing_values
+from modelyard.ab_testing.analysis.comparing import Comparison
+from modelyard.ab_testing.analysis.recommendation import Recommendation
 from modelyard.ab_testing.analysis.rules import Rules
 from modelyard.stats.bayesian import expected_loss, probability_better
 from modelyard.stats.intervals import Interval
@@ -233,8 +232,8 @@ def statistics_of(comparison: Comparison) -> Statistics:
         "relative_lift": finite_or_none(comparison.lift.value),
         "relative_lift_interval_always_valid": ends(comparison.lift_interval),
         "variance_reduction": finite_or_none(evidence.variance_reduction),
-        "lag1_a": evidence.lag1_a,
-        "lag1_b": evidence.lag1_b,
+        "lag1_a": evidence.order_a.lag1,
+        "lag1_b": evidence.order_b.lag1,
         "missing_share_a": evidence.missing_share_a,
         "missing_share_b": evidence.missing_share_b,
         "power": comparison.power,
@@ -313,56 +312,6 @@ def verdict_of(
         "recommendation": recommendation.text,
         "recommendation_code": recommendation.code.value,
     }
-
-
-def warnings_of(
-    comparison: Comparison, *, variant_a: str, variant_b: str, ratio: RatioCheck | None
-) -> list[str]:
-    """What a reader of the comparison must know besides, worth a line in the log."""
-    warnings = []
-    evidence: Evidence = comparison.evidence
-    metric = evidence.metric.name
-    if not comparison.is_complete:
-        warnings.append(missing_values(comparison, variant_a, variant_b, metric))
-    if ratio is not None and ratio.is_mismatch:
-        warnings.append(lopsided(ratio))
-    worst = max(evidence.lag1_a, evidence.lag1_b)
-    if worst > WARNED_LAG1:
-        warnings.append(_autocorrelated(worst, metric))
-    n_left_out = evidence.a.n + evidence.b.n - evidence.n_a - evidence.n_b
-    if n_left_out:
-        warnings.append(
-            f"{n_left_out} values of {metric!r} were left out: recorded without "
-            f"{evidence.metric.companion!r}."
-        )
-    return warnings
-
-
-def half_a_cycle(comparison: Comparison, rules: Rules, elapsed_s: float) -> list[str]:
-    """That a verdict came before a whole cycle was covered, if it did."""
-    if not comparison.is_significant or elapsed_s >= rules.cycle_s:
-        return []
-    text = (
-        f"The experiment has covered {_span(elapsed_s)} of a cycle of {_span(rules.cycle_s)}: "
-        "what is to come may differ (weekends, month ends). Let it run for whole cycles; cycle_s "
-        "says how long one is, 0 that there is none."
-    )
-    return [text]
-
-
-def _span(seconds: float) -> str:
-    for name, length in (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0)):
-        if seconds >= length:
-            return f"{seconds / length:.3g} {name}"
-    return f"{seconds:.2g} seconds"
-
-
-def _autocorrelated(worst: float, metric: str) -> str:
-    return (
-        f"The values of {metric!r} follow one another (lag-1 autocorrelation {worst:.2f}), as "
-        "overlapping windows do: each says little that is new, so the verdict counts them as "
-        "fewer independent values. Record the returns themselves, not a rolling ratio of them."
-    )
 
 
 def as_plain_history(points: list[tuple[int, Comparison]]) -> IntervalHistory:

@@ -42,6 +42,11 @@ class Stored:
     status: str
     assignment: Assignment
 
+    @property
+    def variants(self) -> list[list[str]]:
+        """The variants of each weight epoch, in order."""
+        return [list(epoch.weights) for epoch in self.assignment.epochs]
+
 
 @dataclass(frozen=True, kw_only=True)
 class News:
@@ -91,10 +96,17 @@ class ExperimentRows:
             # Returned only when inserted; PostgreSQL's driver gives no row count here.
             if connection.execute(insert.returning(experiment.c.test_name)).first() is not None:
                 return Stored(status=RUNNING, assignment=assignment)
-            known = connection.execute(self._select(experiment.c.status, experiment.c.settings))
-            status, stored_settings = known.one()
-            self._check(status, stored_settings, settings, resume=resume)
-            return self._stored(connection)
+            known = connection.execute(self._select(experiment.c.settings))
+            stored_settings = known.scalar_one()
+            stored = self._stored(connection)
+            self._check(stored, stored_settings, settings, resume=resume)
+            if assignment.salt not in ("", stored.assignment.salt):
+                raise ConfigError(
+                    f"The stored experiment {self._test_name!r} has salt "
+                    f"{stored.assignment.salt!r}, not {assignment.salt!r}. Leave salt out to go "
+                    "on, or choose another test_name to deal the users anew."
+                )
+            return stored
 
     def exchange(self, own: Sequence[Result], *, after_seq: int) -> News:
         """Append `own` results and get those that others appended after `after_seq`.
@@ -198,15 +210,17 @@ class ExperimentRows:
         )
 
     def _check(
-        self, status: str, stored: Mapping[str, Any], asked: Mapping[str, Any], *, resume: bool
+        self, known: Stored, stored: Mapping[str, Any], asked: Mapping[str, Any], *, resume: bool
     ) -> None:
         if not resume:
             raise ExperimentExistsError(
-                f"An experiment named {self._test_name!r} is stored already ({status}). "
+                f"An experiment named {self._test_name!r} is stored already ({known.status}). "
                 "Pass resume=True to go on with it, or choose another test_name."
             )
         for key, value in asked.items():
             # What an older modelyard did not store yet cannot differ.
+            if key == "variants" and list(value) in known.variants:
+                continue  # of an earlier weight epoch: some were added or removed since
             if key in stored and stored[key] != value and key not in _MAY_CHANGE:
                 raise ConfigError(
                     f"The stored experiment {self._test_name!r} has {key} {stored.get(key)!r}, "

@@ -16,7 +16,7 @@ from modelyard.ab_testing.recording.results import (
     checked_metrics,
     require_binary,
 )
-from modelyard.ab_testing.serving.assignment import Choice, Chooser
+from modelyard.ab_testing.serving.assignment import Assignment, Choice, Chooser
 from modelyard.ab_testing.serving.requests import OpenRequests, Request
 from modelyard.ab_testing.variant import ModelVariant, require_known
 from modelyard.ab_testing.warning import WarnsOnce
@@ -83,7 +83,7 @@ class Recorder:
         Args:
             user_id: Any value whose text identifies the user.
         """
-        owner = self._owner(user_id)[0]
+        owner = self._owner(user_id, self._ledger.assignment)[0]
         return self._variants.get(owner) or self._served(owner)
 
     def is_held_out(self, user_id: str) -> bool:
@@ -112,18 +112,14 @@ class Recorder:
         Raises:
             VariantNotFoundError: There is no `variant_name`.
         """
-        if variant_name is None:
-            owner, unit, counts = self._owner(user_id)
-        else:
-            require_known(variant_name, self.names)
-            owner, counts = variant_name, True
-            unit = None if user_id is None else str(user_id)
-        variant = self._served(owner)
+        assignment = self._ledger.assignment
+        owner, unit, counts = self._owner(user_id, assignment, wanted=variant_name)
+        variant = self._served(owner if variant_name is None else variant_name)
         prediction = variant.predict(data)
         if request_id is not None:
             name = owner if owner == HELD_OUT else variant.name
-            epoch = self._ledger.assignment.epoch
-            self._requests.remember(request_id, Request(name, epoch, unit, counts))
+            request = Request(name, assignment.epoch, unit, counts)
+            self._requests.remember(str(request_id), request)
         return prediction, variant.name
 
     def predict_all(self, data: Any) -> dict[str, Any]:
@@ -175,8 +171,20 @@ class Recorder:
                 return
             if self.is_held_out(unit):
                 name = HELD_OUT
-        epoch = self._ledger.assignment.epoch
-        self._record(name, values, epoch=epoch, unit=unit, request_id=request_id)
+        if self._ledger.status == PAUSED:
+            self._warns.once(
+                "paused",
+                f"Experiment {self.test_name!r} is paused: an outcome recorded with record_result "
+                "does not count, as it may belong to an answer given meanwhile. Those of earlier "
+                "requests count with predict(..., request_id=) and record_outcome.",
+            )
+        self._record(
+            name,
+            values,
+            epoch=self._epoch_of(variant_name, user_id),
+            unit=unit,
+            request_id=None if request_id is None else str(request_id),
+        )
 
     def record_outcome(self, request_id: str, metrics: Mapping[str, Any]) -> None:
         """Record what came of an answer that `predict(..., request_id=...)` gave.
@@ -189,6 +197,7 @@ class Recorder:
             ConfigError: Metrics that are no numbers.
             ExperimentStoppedError: The experiment has ended.
         """
+        request_id = str(request_id)
         request = self._requests.get(request_id)
         if request is None:
             if self._ledger.has_seen(request_id):
@@ -210,6 +219,7 @@ class Recorder:
             )
         else:
             self._n_not_counted += 1
+            self._ledger.leave_out(request_id)
         self._requests.forget(request_id)
 
     def record_paired(
@@ -235,7 +245,7 @@ class Recorder:
             require_known(name, self.names)
         checked = {name: self._checked(values) for name, values in metrics.items()}
         epoch, at = self._ledger.assignment.epoch, self._clock.now().isoformat()
-        shared = request_id or new_id("pair")
+        shared = new_id("pair") if request_id is None else str(request_id)
         self._ledger.record(
             [
                 Result(variant=name, epoch=epoch, metrics=values, at=at, request_id=shared)
@@ -258,12 +268,33 @@ class Recorder:
             require_binary(values, self._proportions)
         return values
 
-    def _owner(self, user_id: str | None) -> Choice:
+    def _owner(
+        self, user_id: str | None, assignment: Assignment, *, wanted: str | None = None
+    ) -> Choice:
         """Who answers, whose request it is, and whether its outcome counts."""
-        assignment = self._ledger.assignment
+        self._ledger.exchange_if_due()
+        if wanted is not None:
+            require_known(wanted, tuple(assignment.weights))
+            return self._chooser.claimed(assignment, wanted, user_id)
         if self._ledger.status == PAUSED:
             return next(iter(assignment.weights)), None, False
         return self._chooser.choose(assignment, user_id)
+
+    def _epoch_of(self, variant: str, user_id: str | None) -> int:
+        """The weight epoch in which a variant was assigned, as far as that is known.
+
+        That of the user's first request; where the variant has no traffic any more, the last in
+        which it had.
+        """
+        assignment = self._ledger.assignment
+        if user_id is not None and assignment.epoch:
+            first = self._chooser.first_epoch(assignment, variant, str(user_id))
+            if first is not None:
+                return first
+        for epoch in range(assignment.epoch, 0, -1):
+            if assignment.epochs[epoch].weights.get(variant, 0.0) > 0.0:
+                return epoch
+        return 0
 
     def _served(self, owner: str) -> ModelVariant:
         """The variant that answers for an owner: the control for those held out."""

@@ -12,7 +12,7 @@ from modelyard._core.errors import ConfigError
 from modelyard.ab_testing import outputs
 from modelyard.ab_testing.analysis.checks import elapsed_s
 from modelyard.ab_testing.analysis.comparing import Comparison
-from modelyard.ab_testing.comparer import Comparer
+from modelyard.ab_testing.comparer import Comparer, Now
 from modelyard.ab_testing.recording.results import HELD_OUT
 from modelyard.ab_testing.recording.snapshots import Snapshot
 from modelyard.stats.bayesian import probabilities_to_be_best
@@ -33,14 +33,7 @@ class Teller(Comparer):
 
         Means are over all weight epochs together; comparisons keep the epochs apart.
         """
-        with self._lock:
-            snapshot = self._ledger.snapshot()
-            assigned: dict[str, int] = {}
-            for (name, _), n in self._chooser.exposures.counts().items():
-                assigned[name] = assigned.get(name, 0) + n
-            return {
-                name: self._stats_of(name, snapshot, assigned.get(name, 0)) for name in self.names
-            }
+        return self._stats(self._now(), self._ledger.metrics())
 
     def compare_all(
         self, *, correction: str = "holm", metrics: Sequence[str] | None = None
@@ -56,22 +49,13 @@ class Teller(Comparer):
         Raises:
             ConfigError: Another correction, or a metric that was never recorded.
         """
-        adjust = _CORRECTIONS.get(correction)
-        if adjust is None:
+        if correction not in _CORRECTIONS:
             raise ConfigError(
                 f"correction must be one of {', '.join(_CORRECTIONS)}; got {correction!r}."
             )
         chosen = self._ledger.metrics() if metrics is None else list(metrics)
         chosen = [self._known_metric(metric) for metric in chosen]
-        snapshot, planned = self._now()
-        pairs = [(a, b, m) for m in chosen for a, b in combinations(self.names, 2)]
-        found = [self._compare(snapshot, planned, a, b, m) for a, b, m in pairs]
-        adjusted = adjust([comparison.anytime.p_value for comparison in found])
-        alpha = alpha_of(self._rules.confidence_level)
-        return [
-            self._line(pair, comparison, float(p), is_significant=p < alpha)
-            for pair, comparison, p in zip(pairs, found, adjusted, strict=True)
-        ]
+        return self._all(self._now(), chosen, correction=correction)
 
     def get_probabilities(self, metric: str | None = None) -> dict[str, float]:
         """Chance of each variant to be the best, from a flat prior; for reading, not deciding.
@@ -82,22 +66,7 @@ class Teller(Comparer):
         Raises:
             ConfigError: A metric that was never recorded.
         """
-        metric = self._known_metric(metric)
-        snapshot, planned = self._now()
-        contrasts = {
-            pair: self._compare(snapshot, planned, *pair, metric).evidence.effective
-            for pair in combinations(self.names, 2)
-        }
-        differences, errors = _apart(contrasts, self.names)
-        if not np.isfinite(errors).all():
-            return dict.fromkeys(self.names, 1.0 / len(self.names))
-        chances = probabilities_to_be_best(
-            differences,
-            errors,
-            rng=generator(0),
-            lower_is_better=self._book.is_lower_better(metric),
-        )
-        return dict(zip(self.names, (float(chance) for chance in chances), strict=True))
+        return self._probabilities(self._now(), self._known_metric(metric))
 
     def forecast(
         self, effect: float, *, metric: str | None = None, power: float = 0.8
@@ -117,14 +86,14 @@ class Teller(Comparer):
         wanted: Any = effect
         if not isinstance(wanted, Real):
             raise ConfigError(f"effect must be a number, got {effect!r}.")
-        snapshot, planned = self._now()
-        control, treatment = self.names[:2]
-        comparison = self._compare(snapshot, planned, control, treatment, metric)
+        now = self._now()
+        control, treatment = now.names[:2]
+        comparison = self._compare(now, control, treatment, metric)
         contrast = comparison.evidence.effective
         if not contrast.variance > 0.0:
             raise ConfigError(f"Nothing is known of the spread of {metric!r} yet: record first.")
         n = min(comparison.n_a, comparison.n_b)
-        share = min(self._ledger.assignment.weights[name] for name in (control, treatment))
+        share = min(now.assignment.weights[name] for name in (control, treatment))
         needed = plan(
             effect,
             # The spread of one outcome, as large as the error says with its dependence counted.
@@ -136,7 +105,7 @@ class Teller(Comparer):
             n_tuned=self._rules.n_tuned,
         )
         per_variant = max(needed.n_per_variant)
-        days = elapsed_s(snapshot.first_at, snapshot.last_at) / _DAY_S
+        days = elapsed_s(now.snapshot.first_at, now.snapshot.last_at) / _DAY_S
         pace = n / days if days > 0.0 and share > 0.0 else None
         return {
             "metric": metric,
@@ -165,11 +134,45 @@ class Teller(Comparer):
         """
         metric = self._checked_metric(variant_a, variant_b, metric)
         looks = self._ledger.looks()
+        return self._history(self._now(), looks, (variant_a, variant_b, metric), points=points)
+
+    def _all(
+        self, now: Now, metrics: Sequence[str], *, correction: str = "holm"
+    ) -> list[outputs.MetricComparison]:
+        pairs = [(a, b, m) for m in metrics for a, b in combinations(now.names, 2)]
+        found = [self._compare(now, a, b, m) for a, b, m in pairs]
+        adjusted = _CORRECTIONS[correction]([item.anytime.p_value for item in found])
+        alpha = alpha_of(self._rules.confidence_level)
+        return [
+            self._line(pair, comparison, float(p), is_significant=p < alpha)
+            for pair, comparison, p in zip(pairs, found, adjusted, strict=True)
+        ]
+
+    def _probabilities(self, now: Now, metric: str) -> dict[str, float]:
+        contrasts = {
+            pair: self._compare(now, *pair, metric).evidence.effective
+            for pair in combinations(now.names, 2)
+        }
+        differences, errors = _apart(contrasts, now.names)
+        if not np.isfinite(errors).all():
+            return dict.fromkeys(now.names, 1.0 / len(now.names))
+        chances = probabilities_to_be_best(
+            differences,
+            errors,
+            rng=generator(0),
+            lower_is_better=self._book.is_lower_better(metric),
+        )
+        return dict(zip(now.names, (float(chance) for chance in chances), strict=True))
+
+    def _history(
+        self, now: Now, looks: Sequence[Snapshot], what: tuple[str, str, str], *, points: int = 100
+    ) -> outputs.IntervalHistory:
+        a, b, metric = what
         step = max(1, -(-len(looks) // max(1, points)))
         # Counted from the end, so that the last look is always among them.
         chosen = looks[::-1][::step][::-1]
         return outputs.as_plain_history(
-            [(look.n, self._compare(look, (), variant_a, variant_b, metric)) for look in chosen]
+            [(look.n, self._compare(now, a, b, metric, snapshot=look)) for look in chosen]
         )
 
     def _line(
@@ -195,63 +198,73 @@ class Teller(Comparer):
             "better": (b if b_is_better else a) if shown else None,
         }
 
-    def _stats_of(self, name: str, snapshot: Snapshot, assigned: int) -> outputs.VariantStats:
-        sums = self._ledger.sums
+    def _stats(self, now: Now, metrics: Sequence[str]) -> dict[str, outputs.VariantStats]:
+        assigned: dict[str, int] = {}
+        for (name, _), n in now.assigned.items():
+            assigned[name] = assigned.get(name, 0) + n
         return {
-            "sample_count": sums.sample_counts.get(name, 0),
-            "traffic_weight": self._ledger.assignment.weights[name],
-            "assigned": assigned,
-            "metrics": {
-                metric: outputs.metric_stats(
-                    snapshot.moments(name, metric),
-                    non_finite=sums.non_finite.get((name, metric), 0),
-                    confidence_level=self._rules.confidence_level,
-                )
-                for metric in sums.metrics
-            },
+            name: {
+                "sample_count": now.snapshot.sample_counts.get(name, 0),
+                "traffic_weight": weight,
+                "assigned": assigned.get(name, 0),
+                "metrics": {
+                    metric: outputs.metric_stats(
+                        now.snapshot.moments(name, metric),
+                        non_finite=now.snapshot.non_finite.get((name, metric), 0),
+                        confidence_level=self._rules.confidence_level,
+                    )
+                    for metric in metrics
+                },
+            }
+            for name, weight in now.assignment.weights.items()
         }
 
     def _overview(self) -> dict[str, Any]:
-        """Everything that `export_results` writes as JSON, but the outcomes."""
+        """Everything that `export_results` writes as JSON, but the outcomes.
+
+        All of it is of one moment; working it out keeps nobody from recording.
+        """
         with self._lock:
-            metrics = self._ledger.metrics()
-            pairs = list(combinations(self.names, 2))
-            held_out = self._ledger.snapshot()
-            return {
-                "test_name": self.test_name,
-                "status": self._ledger.status,
-                "exported_at": self._clock.now().isoformat(),
-                "primary_metric": self.primary_metric,
-                "min_samples": self._rules.min_samples,
-                "confidence_level": self._rules.confidence_level,
-                "n_tuned": self._rules.n_tuned,
-                "inference": self._rules.inference,
-                "paired": self.paired,
-                "lower_is_better": [m for m in metrics if self._book.is_lower_better(m)],
-                "assignment": {
-                    "mode": self._chooser.mode,
-                    "holdout_share": self._chooser.holdout_share,
-                    "forced": dict(self._chooser.forced),
-                    **self._ledger.assignment.to_plain(),
+            now, looks, metrics = self._now(), self._ledger.looks(), self._ledger.metrics()
+            not_counted = {
+                "while_paused": self._ledger.n_ignored,
+                "forced": self._n_not_counted,
+                "without_primary_metric": self._n_without_primary,
+                "held_out": {
+                    metric: now.snapshot.moments(HELD_OUT, metric).n for metric in metrics
                 },
-                "variants": self.get_variant_stats(),
-                "not_counted": {
-                    "while_paused": self._ledger.n_ignored,
-                    "forced": self._n_not_counted,
-                    "without_primary_metric": self._n_without_primary,
-                    "held_out": {
-                        metric: held_out.moments(HELD_OUT, metric).n for metric in metrics
-                    },
-                },
-                "sample_ratio": self.check_sample_ratio(),
-                "comparisons": [
-                    self.compare_variants(a, b, metric) for metric in metrics for a, b in pairs
-                ],
-                "all_metrics": self.compare_all() if metrics else [],
-                "probability_to_be_best": self.get_probabilities(),
-                "interval_history": {f"{a} vs {b}": self.interval_history(a, b) for a, b in pairs},
-                "winner": self.get_winner(),
             }
+        pairs, primary = list(combinations(now.names, 2)), self.primary_metric
+        return {
+            "test_name": self.test_name,
+            "status": self._ledger.status,
+            "exported_at": self._clock.now().isoformat(),
+            "primary_metric": primary,
+            "min_samples": self._rules.min_samples,
+            "confidence_level": self._rules.confidence_level,
+            "n_tuned": self._rules.n_tuned,
+            "inference": self._rules.inference,
+            "paired": self.paired,
+            "lower_is_better": [m for m in metrics if self._book.is_lower_better(m)],
+            "assignment": {
+                "mode": self._chooser.mode,
+                "holdout_share": self._chooser.holdout_share,
+                "forced": dict(self._chooser.forced),
+                **now.assignment.to_plain(),
+            },
+            "variants": self._stats(now, metrics),
+            "not_counted": not_counted,
+            "sample_ratio": outputs.ratio_of(self._ratio(now)),
+            "comparisons": [
+                self._compared(now, a, b, metric) for metric in metrics for a, b in pairs
+            ],
+            "all_metrics": self._all(now, metrics) if metrics else [],
+            "probability_to_be_best": self._probabilities(now, primary),
+            "interval_history": {
+                f"{a} vs {b}": self._history(now, looks, (a, b, primary)) for a, b in pairs
+            },
+            "winner": self._winner(now, primary),
+        }
 
 
 def _apart(

@@ -1,7 +1,6 @@
 """How much a value says about the next one, and what that costs in information."""
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,45 +11,78 @@ from modelyard.stats.moments import Moments
 # Below these a measured autocorrelation is either chance or too small to matter.
 MIN_LAG1 = 0.1
 _STANDARD_ERRORS = 3.0
+_OF_SEVERAL = 4.0
+MAX_LAG = 64
+_AT_ONCE = 256
 # Of a constant column, anything below this share of its value is rounding.
 _ROUNDING = 1e-12
 
 
-@dataclass(slots=True)
-class Lag1:
-    """Lag-1 autocorrelation of a stream in constant memory. Not thread-safe: its owner locks.
+class Autocorrelation:
+    """Autocorrelations of a stream at the first 64 lags, in constant memory.
 
-    Sums are kept about the first value, so that a large mean does not cancel the digits.
+    Streams of several accounts that take turns show theirs at the lag of their number. Not
+    thread-safe: its owner locks. Sums are kept about the first value, so that a large mean does
+    not cancel the digits.
     """
 
-    first: float = 0.0
-    last: float = 0.0
-    total: float = 0.0
-    products: float = 0.0
-    n: int = 0
+    def __init__(self) -> None:
+        self._first = 0.0
+        self._n = 0
+        self._total = 0.0
+        self._products = np.zeros(MAX_LAG)
+        self._head = self._tail = np.empty(0)
+        self._pending: list[float] = []
 
     def add(self, value: float) -> None:
         """Take the stream's next value (finite)."""
-        if self.n == 0:
-            self.first = value
-        centred = value - self.first
-        self.products += centred * self.last
-        self.total += centred
-        self.last = centred
-        self.n += 1
+        self._pending.append(value)
+        if len(self._pending) == _AT_ONCE:
+            self._take()
 
-    def correlation(self, moments: Moments) -> float:
-        """Lag-1 autocorrelation, -1 to 1; 0 while it cannot be known.
+    def correlations(self, moments: Moments) -> NDArray[np.float64]:
+        """Autocorrelation by lag, from 1, each -1 to 1; 0 while it cannot be known.
 
         Args:
             moments: Of the same stream.
+
+        Source:
+            Box, Jenkins and Reinsel (1994), Time Series Analysis, equation 2.1.11.
         """
-        rounding = self.n * (_ROUNDING * abs(moments.mean)) ** 2
-        if self.n <= 2 or moments.m2 <= rounding:  # noqa: PLR2004 - two pairs at least
-            return 0.0
-        mean = moments.mean - self.first
-        cross = self.products - mean * (2.0 * self.total - self.last) + (self.n - 1) * mean * mean
-        return cross / moments.m2
+        self._take()
+        rounding = self._n * (_ROUNDING * abs(moments.mean)) ** 2
+        if self._n <= 2 or moments.m2 <= rounding:  # noqa: PLR2004 - two pairs at least
+            return np.zeros(MAX_LAG)
+        mean = moments.mean - self._first
+        n_pairs = np.maximum(0, self._n - np.arange(1, MAX_LAG + 1))
+        earlier = self._total - _grown(self._tail[::-1])
+        later = self._total - _grown(self._head)
+        cross = self._products - mean * (earlier + later) + n_pairs * mean * mean
+        known = np.where(n_pairs > 0, cross / moments.m2, 0.0)
+        return np.asarray(np.clip(known, -1.0, 1.0))
+
+    def _take(self) -> None:
+        if not self._pending:
+            return
+        values = np.array(self._pending)
+        self._pending.clear()
+        if self._n == 0:
+            self._first = float(values[0])
+        values -= self._first
+        joined = np.concatenate([np.zeros(MAX_LAG - len(self._tail)), self._tail, values])
+        before = np.lib.stride_tricks.sliding_window_view(joined[:-1], MAX_LAG)
+        self._products += (values @ before[-len(values) :])[::-1]
+        self._n += len(values)
+        self._total += float(values.sum())
+        if len(self._head) < MAX_LAG:
+            self._head = np.concatenate([self._head, values])[:MAX_LAG]
+        self._tail = joined[-min(MAX_LAG, self._n) :]
+
+
+def _grown(ends: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sums of the first one, two, ... of the values; of all where there are no more."""
+    sums = np.cumsum(ends)
+    return np.concatenate([sums, np.full(MAX_LAG - len(sums), sums[-1] if len(sums) else 0.0)])
 
 
 def lag1(rows: NDArray[Any]) -> NDArray[np.float64]:
@@ -71,9 +103,16 @@ def lag1(rows: NDArray[Any]) -> NDArray[np.float64]:
     )
 
 
-def is_autocorrelated(correlation: float, n: int) -> bool:
-    """Whether a measured lag-1 autocorrelation is real and large enough to matter."""
-    return correlation > max(MIN_LAG1, _STANDARD_ERRORS / math.sqrt(max(n, 1)))
+def is_autocorrelated(correlation: float, n: int, *, n_lags: int = 1) -> bool:
+    """Whether a measured autocorrelation is real and large enough to matter.
+
+    Args:
+        correlation: Of one lag, or the largest of several.
+        n: Values it was measured on.
+        n_lags: How many lags it is the largest of.
+    """
+    standard_errors = _STANDARD_ERRORS if n_lags == 1 else _OF_SEVERAL
+    return correlation > max(MIN_LAG1, standard_errors / math.sqrt(max(n, 1)))
 
 
 def effective_share(correlation: float) -> float:

@@ -44,6 +44,14 @@ def rank_contrast(a: NDArray[Any], b: NDArray[Any]) -> Contrast:
     )
 
 
+def rank_influences(
+    a: NDArray[Any], b: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What each value of `a` and of `b` adds to the chance of `rank_contrast`, mean 0 in each."""
+    above_a, below_b = 1.0 - _placements(a, b), _placements(b, a)
+    return above_a - above_a.mean(), below_b - below_b.mean()
+
+
 def mann_whitney(a: NDArray[Any], b: NDArray[Any]) -> float:
     """Two-sided p-value that both samples come from one distribution; 1.0 without values.
 

@@ -1,6 +1,7 @@
 """Tests of a difference of means that hold at one look (for many looks: `sequential`)."""
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,6 +9,9 @@ from scipy import special
 
 from modelyard.stats.intervals import Interval, alpha_of
 from modelyard.stats.moments import Moments
+
+# Means are known to this share of their size: no difference below it is more than rounding.
+_ROUNDING = 8.0 * sys.float_info.epsilon
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,9 +124,10 @@ def contrast_of(
         parts: Independent parts of the difference's variance, each with its degrees of freedom.
         n: As `Contrast.n`.
     """
+    rounding = _ROUNDING * max(abs(mean_a), abs(mean_b))
     return Contrast(
         difference=mean_b - mean_a,
-        variance=sum(part for part, _ in parts),
+        variance=max(sum(part for part, _ in parts), rounding * rounding),
         df=_satterthwaite(parts),
         mean_a=mean_a,
         mean_b=mean_b,

@@ -26,6 +26,7 @@ class RatioCheck:
         counts: By variant.
         expected: By variant, from the weights in force at the time.
         result: P-values; None where nothing can be compared.
+        n_shared: Units with outcomes of several variants, which count for the first.
     """
 
     counted: str
@@ -33,6 +34,7 @@ class RatioCheck:
     counts: Mapping[str, int]
     expected: Mapping[str, float]
     result: SampleRatio | None
+    n_shared: int = 0
 
     @property
     def is_mismatch(self) -> bool:
@@ -41,7 +43,7 @@ class RatioCheck:
 
 
 def check_ratio(
-    counts: Counts, weights: Sequence[Mapping[str, float]], *, counted: str
+    counts: Counts, weights: Sequence[Mapping[str, float]], *, counted: str, n_shared: int = 0
 ) -> RatioCheck:
     """Compare counts with the weights of their epochs.
 
@@ -49,6 +51,7 @@ def check_ratio(
         counts: Units by variant and weight epoch.
         weights: Traffic shares of each epoch, 0 to 1.
         counted: What they are.
+        n_shared: How many of them belong to several variants.
     """
     strata = []
     totals: dict[str, int] = {}
@@ -67,6 +70,7 @@ def check_ratio(
         counts=totals,
         expected=expected,
         result=sample_ratio(strata) if strata else None,
+        n_shared=n_shared,
     )
 
 

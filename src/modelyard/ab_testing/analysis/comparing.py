@@ -18,6 +18,7 @@ from modelyard.stats.effects import relative_change
 from modelyard.stats.group_sequential import boundaries
 from modelyard.stats.intervals import Interval, alpha_of
 from modelyard.stats.power import minimum_detectable_effect, power
+from modelyard.stats.proportions import proportions_test
 from modelyard.stats.ratios import Lift, relative_lift
 from modelyard.stats.sequential import AlwaysValid, always_valid
 from modelyard.stats.significance import Contrast, TTest, in_standard_errors, t_test
@@ -26,12 +27,13 @@ from modelyard.stats.significance import Contrast, TTest, in_standard_errors, t_
 NOTABLE_COHENS_D = 0.2
 # Fewer independent values than this are too few for a large-sample interval.
 MIN_EFFECTIVE_SAMPLES = 30
-WARNED_LAG1 = 0.5
 # Kinds of which an improvement in percent has an error of its own.
 _LIFTED = frozenset({"mean", "proportion", "ratio"})
 # A variant that loses its worst outcomes looks better than it is: above this share of values that
 # are not finite, the rest decides nothing.
 MAX_MISSING_SHARE = 0.01
+# The share of outcomes that have the metric may differ between variants by chance, but not so.
+_UNEVEN_P = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,8 @@ class Comparison:
     """What the evidence says about `b` against `a`.
 
     Attributes:
-        evidence: What it rests on.
+        evidence: As it stands now.
+        decided_on: As it stood at the planned look that decided, or was the last; else as now.
         single_look: The kind's own test, all outcomes taken as independent.
         anytime: Always-valid p-value and interval, dependence counted.
         decision: What the experiment's rule makes of it.
@@ -73,6 +76,7 @@ class Comparison:
     """
 
     evidence: Evidence
+    decided_on: Evidence
     single_look: TTest
     anytime: AlwaysValid
     decision: Decision
@@ -101,9 +105,22 @@ class Comparison:
 
     @property
     def is_complete(self) -> bool:
-        """Whether so few values are missing that those left can stand for all."""
+        """Whether the values that there are can stand for all."""
+        return not self.has_missing and not self.is_uneven
+
+    @property
+    def has_missing(self) -> bool:
+        """Whether too many values were not finite, or lacked what they are divided by."""
         evidence = self.evidence
-        return max(evidence.missing_share_a, evidence.missing_share_b) <= MAX_MISSING_SHARE
+        return max(evidence.missing_share_a, evidence.missing_share_b) > MAX_MISSING_SHARE
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether the outcomes of one variant have the metric more often than the other's."""
+        n_a, n_b = self.evidence.n_outcomes_a, self.evidence.n_outcomes_b
+        if self.n_a > n_a or self.n_b > n_b:  # outcomes are not counted where they are paired
+            return False
+        return proportions_test(self.n_a, n_a, self.n_b, n_b).p_value < _UNEVEN_P
 
     @property
     def lift_interval(self) -> Interval:
@@ -124,14 +141,16 @@ def compare(evidence: Evidence, rules: Rules, planned: Sequence[Evidence] = ()) 
         evidence.effective, n_tuned=rules.n_tuned, confidence_level=rules.confidence_level
     )
     error = math.sqrt(evidence.effective.variance)
+    decision = decide(evidence, anytime, planned, rules)
     return Comparison(
         evidence=evidence,
+        decided_on=planned[decision.look - 1] if decision.look else evidence,
         single_look=_single_look(evidence, rules),
         anytime=anytime,
-        decision=decide(evidence, anytime, planned, rules),
+        decision=decision,
         n_a=n_a,
         n_b=n_b,
-        relative_change=_relative_change(evidence, n_a, n_b),
+        relative_change=relative_change_of(evidence),
         lift=_lift(evidence),
         power=_notable_power(evidence, error=error, critical=anytime.critical),
         minimum_detectable_effect=minimum_detectable_effect(
@@ -207,12 +226,14 @@ def _single_look(evidence: Evidence, rules: Rules) -> TTest:
     return replace(test, p_value=evidence.single_look_p)
 
 
-def _relative_change(evidence: Evidence, n_a: int, n_b: int) -> float:
+def relative_change_of(evidence: Evidence) -> float:
+    """(b - a) / |a|; NaN for chances and where `a` is 0."""
     if evidence.metric.kind == "rank":
         return math.nan
     contrast = evidence.contrast
-    # Nothing measured on a side: no improvement to speak of, rather than one over zero.
-    return relative_change(contrast.mean_a, contrast.mean_b) if min(n_a, n_b) > 0 else 0.0
+    if min(evidence.n_a, evidence.n_b) == 0:
+        return 0.0  # no improvement to speak of, rather than one over zero
+    return relative_change(contrast.mean_a, contrast.mean_b)
 
 
 def _lift(evidence: Evidence) -> Lift:

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from modelyard.ab_testing.analysis.checks import GuardrailCheck, RatioCheck
-from modelyard.ab_testing.analysis.comparing import MAX_MISSING_SHARE, Comparison
+from modelyard.ab_testing.analysis.comparing import (
+    MAX_MISSING_SHARE,
+    Comparison,
+    relative_change_of,
+)
 from modelyard.ab_testing.analysis.evidence import Evidence
 from modelyard.ab_testing.analysis.rules import Rules
 from modelyard.stats.intervals import alpha_of
@@ -78,7 +82,7 @@ def recommend(
     if not comparison.is_complete:
         return Recommendation(
             code=Advice.CHECK_DATA,
-            text=f"No winner: {missing_values(comparison, variant_a, variant_b, metric)}",
+            text=f"No winner: {incomplete(comparison, variant_a, variant_b, metric)}",
             winner=None,
         )
     if ratio is not None and ratio.is_mismatch:
@@ -96,8 +100,9 @@ def recommend(
     for check in guardrails:
         if check.result.status != "passes":
             return _held_back(check, winner, metric, comparison)
-    code = advice_for(comparison.evidence.cohens_d)
-    verdict = _VERDICTS[code].format(winner=winner, metric=metric)
+    code = advice_for(comparison.decided_on.cohens_d)
+    direction = f"{metric} (less is better)" if lower_is_better else metric
+    verdict = _VERDICTS[code].format(winner=winner, metric=direction)
     return Recommendation(code=code, text=f"{verdict} ({_numbers(comparison)}).", winner=winner)
 
 
@@ -109,9 +114,18 @@ def lopsided(ratio: RatioCheck) -> str:
     )
     what = "assigned" if ratio.counted == "assigned" else "with an outcome"
     p_value = 1.0 if ratio.result is None else ratio.result.p_value_always_valid
-    return (
+    found = (
         f"the {ratio.n_units} units {what} are split {split}, which chance does not do "
-        f"(always-valid p = {p_value:.2g}). Whoever is missing differs from the others, so no "
+        f"(always-valid p = {p_value:.2g})."
+    )
+    if 2 * ratio.n_shared > ratio.n_units:
+        return (
+            f"{found} {ratio.n_shared} of them have outcomes of several variants and count for "
+            "their first: where every variant answers the same units, make the experiment with "
+            "paired=True and use record_paired."
+        )
+    return (
+        f"{found} Whoever is missing differs from the others, so no "
         "difference between the variants can be believed: look for lost outcomes, crashes, "
         "filters or bots of one variant."
     )
@@ -133,9 +147,19 @@ def _held_back(
     )
 
 
-def missing_values(comparison: Comparison, variant_a: str, variant_b: str, metric: str) -> str:
-    """How many values are missing and why that matters, in a sentence."""
+def incomplete(comparison: Comparison, variant_a: str, variant_b: str, metric: str) -> str:
+    """Which values are missing and why that matters, in a sentence."""
     evidence = comparison.evidence
+    if not comparison.has_missing:
+        share_a = comparison.n_a / evidence.n_outcomes_a
+        share_b = comparison.n_b / evidence.n_outcomes_b
+        needs = evidence.metric.companion
+        return (
+            f"{share_a:.1%} of the outcomes of {variant_a} and {share_b:.1%} of those of "
+            f"{variant_b} have {metric}{f' and {needs}' if needs else ''}, which chance does not "
+            "do. The outcomes that have it differ from the others, so no difference between the "
+            "variants can be believed: record it with every outcome (0 where nothing happened)."
+        )
     return (
         f"{evidence.missing_share_a:.1%} of the values of {metric} of {variant_a} and "
         f"{evidence.missing_share_b:.1%} of those of {variant_b} were not finite (at most "
@@ -145,9 +169,12 @@ def missing_values(comparison: Comparison, variant_a: str, variant_b: str, metri
 
 
 def advice_for(cohens_d: float) -> Advice:
-    """The row of table 8.4 for a significant difference of this effect size."""
+    """The row of table 8.4 for a significant difference of this effect size.
+
+    A size that is not known (NaN) recommends no switch.
+    """
     size = abs(cohens_d)
-    if size < SMALL_EFFECT:
+    if not size >= SMALL_EFFECT:
         return Advice.CONSIDER_PRACTICAL_VALUE
     return Advice.SWITCH if size <= LARGE_EFFECT else Advice.STRONGLY_SWITCH
 
@@ -171,7 +198,7 @@ def _too_few(comparison: Comparison, rules: Rules, variant_a: str, variant_b: st
     )
     evidence = comparison.evidence
     if (evidence.effective_n_a, evidence.effective_n_b) != (comparison.n_a, comparison.n_b):
-        why = "outcomes of one user belong together" if evidence.n_units_a else "autocorrelated"
+        why = "outcomes of one user belong together" if evidence.is_by_unit else "autocorrelated"
         text += (
             f"; {why}, they are worth {evidence.effective_n_a} and "
             f"{evidence.effective_n_b} independent ones"
@@ -211,12 +238,14 @@ def _no_difference(comparison: Comparison, rules: Rules, metric: str) -> str:
 
 
 def _numbers(comparison: Comparison) -> str:
-    contrast, summary = comparison.contrast, _SUMMARIES[comparison.evidence.metric.kind]
+    evidence = comparison.decided_on
+    contrast, summary = evidence.contrast, _SUMMARIES[evidence.metric.kind]
     parts = [f"{summary} {contrast.mean_a:.4g} and {contrast.mean_b:.4g}"]
-    if math.isfinite(comparison.relative_change):
-        parts.append(f"{comparison.relative_change:+.2%}")
-    if math.isfinite(comparison.evidence.cohens_d):
-        parts.append(f"{_effect(comparison)} {comparison.evidence.cohens_d:.2f}")
+    change = relative_change_of(evidence)
+    if math.isfinite(change):
+        parts.append(f"{change:+.2%}")
+    if math.isfinite(evidence.cohens_d):
+        parts.append(f"{_effect(comparison)} {evidence.cohens_d:.2f}")
     if comparison.decision.look:
         decision = comparison.decision
         parts.append(
@@ -224,7 +253,7 @@ def _numbers(comparison: Comparison) -> str:
         )
     else:
         parts.append(f"always-valid p = {comparison.anytime.p_value:.4g}")
-    parts.append(f"n = {comparison.n_a} and {comparison.n_b}")
+    parts.append(f"n = {evidence.n_a} and {evidence.n_b}")
     return ", ".join(parts)
 
 

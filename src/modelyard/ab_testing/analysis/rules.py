@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any, Literal, cast, get_args
 
 from modelyard._core.errors import ConfigError
@@ -43,20 +44,25 @@ class Rules:
 
     def __post_init__(self) -> None:
         alpha_of(self.confidence_level)
-        checked_positive(self.min_samples, what="min_samples")
+        checked_count(self.min_samples, what="min_samples")
         checked_positive(self.n_tuned, what="n_tuned")
         checked_inference(self.inference)
         if not 0.0 <= self.cycle_s < math.inf:
             raise ConfigError(f"cycle_s must be 0 seconds or more, got {self.cycle_s!r}.")
         if self.inference == "always_valid":
+            if self.planned_samples is not None:
+                raise ConfigError(
+                    f"planned_samples={self.planned_samples!r} goes with inference="
+                    '"fixed_horizon" or "group_sequential"; "always_valid" plans no looks.'
+                )
             return
         if self.planned_samples is None:
             raise ConfigError(
                 f"inference={self.inference!r} needs planned_samples: the outcomes of each "
                 "variant at which the experiment ends. `modelyard ab plan` works them out."
             )
-        checked_positive(self.planned_samples, what="planned_samples")
-        checked_positive(self.n_looks, what="n_looks")
+        checked_count(self.planned_samples, what="planned_samples")
+        checked_count(self.n_looks, what="n_looks")
 
     @property
     def planned_looks(self) -> tuple[int, ...]:
@@ -86,6 +92,21 @@ def checked_inference(inference: str) -> Inference:
     raise ConfigError(
         f"inference must be one of {', '.join(get_args(Inference))}; got {inference!r}."
     )
+
+
+def checked_count(value: Any, *, what: str) -> int:
+    """`value` itself.
+
+    Raises:
+        ConfigError: Not a whole number of 1 or more.
+    """
+    try:
+        count = -1 if isinstance(value, bool) else index(value)
+    except TypeError:
+        count = -1
+    if count < 1:
+        raise ConfigError(f"{what} must be a whole number of 1 or more, got {value!r}.")
+    return count
 
 
 def checked_positive(value: Any, *, what: str) -> Any:

@@ -15,7 +15,7 @@ class Result:
     Attributes:
         variant: Who gave it; `held_out` where a user was kept out of the experiment.
         epoch: Weight epoch in which the variant was assigned.
-        metrics: Values by name; NaN where the value was not finite.
+        metrics: Values by name; NaN where the value was not finite, or beyond 1e60.
         at: When it was recorded, ISO 8601.
         unit: The user or other unit it belongs to, if known.
         request_id: Counts once for each variant; outcomes of a pair share it.
@@ -29,12 +29,14 @@ class Result:
     request_id: str | None = None
 
 
+# Beyond this size a square, or a square's square, is no number any more.
+LARGEST = 1e60
 # Not a name that a variant can have: theirs begin with a letter or a digit.
 HELD_OUT = "(held out)"
 
 
 def checked_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics as floats; None and what is not finite become NaN.
+    """Metrics as floats; None, what is not finite and what lies beyond 1e60 become NaN.
 
     Raises:
         ConfigError: Not a mapping, no metric at all, or a value that is no number.
@@ -45,12 +47,26 @@ def checked_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     for name, value in metrics.items():
         try:
             number = math.nan if value is None else float(value)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise ConfigError(
-                f"metric {name!r} must be a number, got {type(value).__qualname__} {value!r}."
-            ) from error
-        checked[str(name)] = number if math.isfinite(number) else math.nan
+        except OverflowError:
+            number = math.nan  # a whole number of more than 300 digits
+        except (TypeError, ValueError) as error:
+            raise _no_number(name, value) from error
+        if isinstance(value, str | bytes):
+            raise _no_number(name, value)
+        checked[str(name)] = _usable(number)
     return checked
+
+
+def _usable(number: float) -> float:
+    if abs(number) <= LARGEST:
+        return number if abs(number) >= 1.0 / LARGEST else 0.0
+    return math.nan
+
+
+def _no_number(name: Any, value: Any) -> ConfigError:
+    return ConfigError(
+        f"metric {name!r} must be a number, got {type(value).__qualname__} {value!r}."
+    )
 
 
 def require_binary(metrics: Mapping[str, float], proportions: frozenset[str]) -> None:

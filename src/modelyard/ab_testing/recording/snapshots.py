@@ -1,5 +1,6 @@
 """The running sums of an experiment at one moment."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -7,9 +8,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from modelyard.ab_testing.recording.units import Returning
 from modelyard.stats.comoments import CoMoments
 from modelyard.stats.moments import Moments, merge_all
 
+# Two values that differ by less than this share of their size are equal.
+_ROUNDING = 8.0 * sys.float_info.epsilon
 # A stream: variant, weight epoch, metric.
 Stream = tuple[str, int, str]
 
@@ -23,8 +27,13 @@ class Pair:
     b: Moments = field(default_factory=Moments)
 
     def with_values(self, a: float, b: float) -> "Pair":
-        """After one more unit."""
-        return Pair(self.differences.with_value(b - a), self.a.with_value(a), self.b.with_value(b))
+        """After one more unit. What is only rounding is no difference."""
+        difference = b - a
+        if abs(difference) <= _ROUNDING * max(abs(a), abs(b)):
+            difference = 0.0
+        return Pair(
+            self.differences.with_value(difference), self.a.with_value(a), self.b.with_value(b)
+        )
 
     def swapped(self) -> "Pair":
         """`a` minus `b`."""
@@ -38,34 +47,43 @@ class Snapshot:
 
     Attributes:
         n: Outcomes, all variants together.
+        sample_counts: Outcomes by variant.
         samples: Moments of each stream.
         totals: Of each stream that has them, sums by unit (see `units`).
+        returning: By variant and metric, units that came in several weight epochs.
         covariates: Of each stream that has one, values (`x`) and covariate (`y`).
         values: Of each stream that keeps them, all values.
+        value_units: Of those whose units are known, the unit of each value as a number; -1 for
+            one of its own.
         pairs: Pairs by variants (in the experiment's order) and metric.
         pair_values: Of pairs whose metric keeps values, both sides.
-        lag1: Autocorrelation by variant (or pair of variants) and metric.
+        correlations: Autocorrelations by variant (or pair of variants) and metric, by lag from 1.
         non_finite: Values that were not finite by variant and metric.
         without_companion: Values by variant and metric that lack what they are divided by, or
             their covariate.
         unit_counts: Units whose first outcome came from a variant in an epoch.
         unitless_counts: Outcomes of nobody in particular, likewise.
+        n_shared_units: Units with outcomes of several variants.
         first_at: When the first outcome was recorded, ISO 8601; empty before.
         last_at: When the last one was.
     """
 
     n: int
+    sample_counts: Mapping[str, int]
     samples: Mapping[Stream, Moments]
     totals: Mapping[Stream, CoMoments]
+    returning: Mapping[tuple[str, str], Returning]
     covariates: Mapping[Stream, CoMoments]
     values: Mapping[Stream, NDArray[np.float64]]
+    value_units: Mapping[Stream, NDArray[np.float64]]
     pairs: Mapping[tuple[str, str, str], Pair]
     pair_values: Mapping[tuple[str, str, str], tuple[NDArray[np.float64], NDArray[np.float64]]]
-    lag1: Mapping[tuple[str, ...], float]
+    correlations: Mapping[tuple[str, ...], NDArray[np.float64]]
     non_finite: Mapping[tuple[str, str], int]
     without_companion: Mapping[tuple[str, str], int]
     unit_counts: Mapping[tuple[str, int], int]
     unitless_counts: Mapping[tuple[str, int], int]
+    n_shared_units: int
     first_at: str
     last_at: str
 
@@ -85,6 +103,13 @@ class Snapshot:
         n_known = self.moments(variant, metric).n
         return n_missing / (n_missing + n_known) if n_missing else 0.0
 
+    def undivided_share(self, variant: str, metric: str) -> float:
+        """Likewise, and those whose denominator was not finite or not there."""
+        n_not_finite = self.non_finite.get((variant, metric), 0)
+        n_missing = n_not_finite + self.without_companion.get((variant, metric), 0)
+        n_known = self.moments(variant, metric).n
+        return n_missing / (n_not_finite + n_known) if n_missing else 0.0
+
     def pair(self, variant_a: str, variant_b: str, metric: str) -> Pair:
         """What was measured of two variants on the same units."""
         known = self.pairs.get((variant_a, variant_b, metric))
@@ -102,7 +127,12 @@ class Snapshot:
         b, a = self.pair_values.get((variant_b, variant_a, metric), (np.empty(0), np.empty(0)))
         return a, b
 
-    def lag1_of_pair(self, variant_a: str, variant_b: str, metric: str) -> float:
-        """Autocorrelation of the differences."""
-        known = self.lag1.get((variant_a, variant_b, metric))
-        return self.lag1.get((variant_b, variant_a, metric), 0.0) if known is None else known
+    def correlations_of(self, *key: str) -> NDArray[np.float64]:
+        """Autocorrelations of a variant's metric, or of the differences of two variants', by lag.
+
+        Args:
+            key: Variant and metric; or two variants and metric.
+        """
+        swapped = (*key[-2::-1], key[-1])
+        known = self.correlations.get(key)
+        return self.correlations.get(swapped, np.zeros(1)) if known is None else known

@@ -4,15 +4,17 @@ Nothing here locks: the ledger that owns a `Sums` does.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 from modelyard.ab_testing.metrics import MetricBook
 from modelyard.ab_testing.recording.results import HELD_OUT, Result
 from modelyard.ab_testing.recording.snapshots import Pair, Snapshot, Stream
-from modelyard.ab_testing.recording.units import UnitTotals
+from modelyard.ab_testing.recording.units import UnitsByEpoch
 from modelyard.ab_testing.recording.values import Values
-from modelyard.stats.autocorrelation import Lag1
+from modelyard.stats.autocorrelation import Autocorrelation
+from modelyard.stats.clusters import NOBODY
 from modelyard.stats.comoments import CoMoments
 from modelyard.stats.moments import Moments, merge
 
@@ -27,7 +29,8 @@ class Sums:
     Args:
         names: The variants, in order.
         book: What is known of the metrics.
-        planned: Outcomes of each variant at which a look was planned, ascending.
+        planned: Outcomes of each variant with the primary metric at which a look was planned,
+            ascending.
 
     Attributes:
         sample_counts: Outcomes by variant.
@@ -39,6 +42,7 @@ class Sums:
     def __init__(
         self, names: Sequence[str], book: MetricBook, *, planned: Iterable[int] = ()
     ) -> None:
+        self._book = book
         self.sample_counts = dict.fromkeys(names, 0)
         self.non_finite: dict[tuple[str, str], int] = {}
         self.metrics: dict[str, None] = {}  # a set that keeps the order of appearance
@@ -48,20 +52,33 @@ class Sums:
         self._companion_of = book.companions
         self._kept = book.needs_values
         self._is_ratio = frozenset(m.name for m in book.declared if m.kind == "ratio")
+        self._primary_counts: Counter[str] = Counter()
         self._stride = 1
         self._n = 0
         self._samples: dict[Stream, Moments] = {}
-        self._totals: dict[Stream, UnitTotals] = {}
+        self._by_unit: dict[tuple[str, str], UnitsByEpoch] = {}
         self._covariates: dict[Stream, CoMoments] = {}
         self._values: dict[Stream, Values] = {}
+        self._value_units: dict[Stream, Values] = {}
+        self._unit_numbers: dict[str, int] = {}
         self._pairs: dict[tuple[str, str, str], Pair] = {}
         self._pair_values: dict[tuple[str, str, str], tuple[Values, Values]] = {}
-        self._streams: dict[tuple[str, ...], Lag1] = {}
+        self._streams: dict[tuple[str, ...], Autocorrelation] = {}
         self._without_companion: dict[tuple[str, str], int] = {}
-        self._units: set[str] = set()
+        self._units: dict[str, str] = {}  # the variant of the first outcome
+        self._shared_units: set[str] = set()
         self._unit_counts: dict[tuple[str, int], int] = {}
         self._unitless_counts: dict[tuple[str, int], int] = {}
         self._first_at = self._last_at = ""
+
+    @property
+    def has_planned_looks(self) -> bool:
+        """Whether any look was planned."""
+        return bool(self._planned)
+
+    def emptied(self) -> "Sums":
+        """Sums of the same kind, of nothing yet."""
+        return Sums(tuple(self.sample_counts), self._book, planned=self._planned)
 
     def add(self, result: Result) -> None:
         """Take one outcome."""
@@ -86,17 +103,25 @@ class Sums:
         merged |= {key: pair.differences for key, pair in self._pairs.items()}
         return Snapshot(
             n=self._n,
+            sample_counts=dict(self.sample_counts),
             samples=dict(self._samples),
-            totals={stream: units.totals for stream, units in self._totals.items()},
+            totals={
+                (variant, epoch, metric): totals
+                for (variant, metric), units in self._by_unit.items()
+                for epoch, totals in units.totals().items()
+            },
+            returning={key: units.returning() for key, units in self._by_unit.items()},
             covariates=dict(self._covariates),
             values={stream: values.view() for stream, values in self._values.items()},
+            value_units={stream: units.view() for stream, units in self._value_units.items()},
             pairs=dict(self._pairs),
             pair_values={key: (a.view(), b.view()) for key, (a, b) in self._pair_values.items()},
-            lag1={key: lag1.correlation(merged[key]) for key, lag1 in self._streams.items()},
+            correlations={k: s.correlations(merged[k]) for k, s in self._streams.items()},
             non_finite=dict(self.non_finite),
             without_companion=dict(self._without_companion),
             unit_counts=dict(self._unit_counts),
             unitless_counts=dict(self._unitless_counts),
+            n_shared_units=len(self._shared_units),
             first_at=self._first_at,
             last_at=self._last_at,
         )
@@ -113,10 +138,12 @@ class Sums:
                 key = (result.variant, metric)
                 self.non_finite[key] = self.non_finite.get(key, 0) + 1
                 continue
+            if metric == self._book.primary:
+                self._primary_counts[result.variant] += 1
             stream = (result.variant, result.epoch, metric)
             before = self._samples.get(stream, Moments())
             self._samples[stream] = before.with_value(value)
-            self._lag1(result.variant, metric).add(value)
+            self._note_order(value, result.variant, metric)
             self._add_by_kind(stream, value, result, before=before)
 
     def _add_by_kind(
@@ -129,28 +156,46 @@ class Sums:
             key = (result.variant, metric)
             self._without_companion[key] = self._without_companion.get(key, 0) + 1
         if metric in self._kept:
-            self._values.setdefault(stream, Values()).add(value)
+            self._keep(stream, value, result.unit)
+        key = (result.variant, metric)
         if metric in self._is_ratio:
             if math.isfinite(companion):
-                self._totals.setdefault(stream, UnitTotals()).add(result.unit, value, companion)
+                units = self._by_unit.setdefault(key, UnitsByEpoch(0.0))
+                units.add(result.epoch, result.unit, value, companion)
             return
         if math.isfinite(companion):
             known = self._covariates.get(stream, CoMoments())
             self._covariates[stream] = known.with_values(value, companion)
-        if result.unit is not None or stream in self._totals:
-            totals = self._totals.get(stream)
-            if totals is None:
-                # What came before the first known unit came from units of their own.
-                totals = self._totals[stream] = UnitTotals(before)
-            totals.add(result.unit, value)
+        by_unit = self._by_unit.get(key)
+        if by_unit is None and result.unit is not None:
+            by_unit = self._by_unit[key] = UnitsByEpoch(value)
+        if by_unit is not None and (result.unit is not None or result.epoch in by_unit):
+            # What came before the first known unit came from units of their own.
+            by_unit.add(result.epoch, result.unit, value, before=before)
+
+    def _keep(self, stream: Stream, value: float, unit: str | None) -> None:
+        values = self._values.setdefault(stream, Values())
+        units = self._value_units.get(stream)
+        if units is None and unit is not None:
+            units = self._value_units[stream] = Values()
+            for _ in range(values.n):
+                units.add(NOBODY)
+        values.add(value)
+        if units is not None:
+            number = NOBODY
+            if unit is not None:
+                number = self._unit_numbers.setdefault(unit, len(self._unit_numbers))
+            units.add(number)
 
     def _count_unit(self, result: Result) -> None:
         place = (result.variant, result.epoch)
         if result.unit is None:
             self._unitless_counts[place] = self._unitless_counts.get(place, 0) + 1
         elif result.unit not in self._units:
-            self._units.add(result.unit)
+            self._units[result.unit] = result.variant
             self._unit_counts[place] = self._unit_counts.get(place, 0) + 1
+        elif self._units[result.unit] != result.variant:
+            self._shared_units.add(result.unit)
 
     def _add_differences(self, a: Result, b: Result) -> None:
         for metric, value_a in a.metrics.items():
@@ -158,23 +203,23 @@ class Sums:
             if math.isfinite(value_a) and math.isfinite(value_b):
                 key = (a.variant, b.variant, metric)
                 self._pairs[key] = self._pairs.get(key, Pair()).with_values(value_a, value_b)
-                self._lag1(*key).add(value_b - value_a)
+                self._note_order(value_b - value_a, *key)
                 if metric in self._kept:
                     sides = self._pair_values.setdefault(key, (Values(), Values()))
                     sides[0].add(value_a)
                     sides[1].add(value_b)
 
-    def _lag1(self, *key: str) -> Lag1:
+    def _note_order(self, value: float, *key: str) -> None:
         stream = self._streams.get(key)
         if stream is None:
-            stream = self._streams[key] = Lag1()
-        return stream
+            stream = self._streams[key] = Autocorrelation()
+        stream.add(value)
 
     def _count(self, n: int) -> None:
         self._n += n
         n_planned = len(self.planned_looks)
         if n_planned < len(self._planned):
-            fewest = min(self.sample_counts.values())
+            fewest = min(self._primary_counts[name] for name in self.sample_counts)
             if fewest >= self._planned[n_planned]:
                 self.planned_looks.append(self.snapshot())
         if self._n < self._stride * (len(self.looks) + 1):

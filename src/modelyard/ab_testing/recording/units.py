@@ -2,9 +2,14 @@
 
 A user with a hundred outcomes is one draw from the users, not a hundred. The mean over outcomes
 is then a ratio, the sum of the users' totals over the sum of their counts, and its error is that
-of a ratio over users (Deng, Knoblich and Lu, 2018, KDD, section 3).
+of a ratio over users (Deng, Knoblich and Lu, 2018, KDD, section 3). A user who comes in several
+weight epochs is still one draw: how the epochs' totals go together is summed up as well.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from modelyard.stats.clusters import Products
 from modelyard.stats.comoments import CoMoments
 from modelyard.stats.moments import Moments
 
@@ -26,6 +31,10 @@ class UnitTotals:
         if before is not None and before.n:
             self.totals = CoMoments(n=before.n, mean_x=before.mean, mean_y=1.0, m2_x=before.m2)
 
+    def of(self, unit: str) -> tuple[float, float] | None:
+        """The totals (x, y) of a unit; None if it has none."""
+        return self._by_unit.get(unit)
+
     def add(self, unit: str | None, x: float, y: float = 1.0) -> None:
         """Take one outcome of a unit; one of nobody is a unit of its own."""
         known = None if unit is None else self._by_unit.get(unit)
@@ -37,6 +46,87 @@ class UnitTotals:
             self.totals = replaced(self.totals, known, sums)
         if unit is not None:
             self._by_unit[unit] = sums
+
+
+@dataclass(frozen=True, slots=True)
+class Returning:
+    """The units that came in several weight epochs.
+
+    Attributes:
+        products: By two epochs, the smaller first, with x - `origin` y in place of x.
+        origin: Near the values, in the metric's unit.
+        n_again: How often a unit came in an epoch that had come in another one before.
+    """
+
+    products: Mapping[tuple[int, int], Products]
+    origin: float
+    n_again: int
+
+
+class UnitsByEpoch:
+    """Sums by unit of one variant and metric, by weight epoch. Not thread-safe: its owner locks.
+
+    Args:
+        origin: Any value of the metric; keeps the digits of large ones.
+    """
+
+    def __init__(self, origin: float) -> None:
+        self._by_epoch: dict[int, UnitTotals] = {}
+        self._products: dict[tuple[int, int], Products] = {}
+        self._origin = origin
+        self._n_again = 0
+
+    def __contains__(self, epoch: int) -> bool:
+        """Whether anything was taken in this epoch."""
+        return epoch in self._by_epoch
+
+    def add(
+        self,
+        epoch: int,
+        unit: str | None,
+        x: float,
+        y: float = 1.0,
+        *,
+        before: Moments | None = None,
+    ) -> None:
+        """Take one outcome of a unit.
+
+        Args:
+            epoch: When it was assigned.
+            unit: Whose; None for a unit of its own.
+            x: The value.
+            y: What it is divided by.
+            before: Outcomes of the epoch that came before the first known unit.
+        """
+        here = self._by_epoch.get(epoch)
+        if here is None:
+            here = self._by_epoch[epoch] = UnitTotals(before)
+        if unit is not None and len(self._by_epoch) > 1:
+            self._note_returning(epoch, unit, (x - self._origin * y, y), is_new=not here.of(unit))
+        here.add(unit, x, y)
+
+    def totals(self) -> dict[int, CoMoments]:
+        """Moments of the units' totals, by epoch."""
+        return {epoch: units.totals for epoch, units in self._by_epoch.items()}
+
+    def returning(self) -> Returning:
+        """What is known of the units that came in several epochs."""
+        return Returning(dict(self._products), self._origin, self._n_again)
+
+    def _note_returning(
+        self, epoch: int, unit: str, change: tuple[float, float], *, is_new: bool
+    ) -> None:
+        is_known = False
+        for other, units in self._by_epoch.items():
+            known = None if other == epoch else units.of(unit)
+            if known is None:
+                continue
+            is_known = True
+            there = (known[0] - self._origin * known[1], known[1])
+            pair = (min(epoch, other), max(epoch, other))
+            sides = (change, there) if epoch < other else (there, change)
+            self._products[pair] = self._products.get(pair, Products()).plus(*sides)
+        self._n_again += is_new and is_known
 
 
 def replaced(

@@ -177,6 +177,21 @@ class Chooser:
         self.exposures.note_unknown(owner, assignment.epoch)
         return owner, None if user_id is None else str(user_id), True
 
+    def claimed(self, assignment: Assignment, variant: str, user_id: Any = None) -> Choice:
+        """What becomes of the outcome of a variant that was asked for by name."""
+        user = None if user_id is None else str(user_id)
+        if user is not None and self.is_held_out(assignment, user):
+            return HELD_OUT, user, True
+        return variant, user, user not in self.forced
+
+    def first_epoch(self, assignment: Assignment, variant: str, user_id: str) -> int | None:
+        """The weight epoch in which this process first gave a user that variant, if it did."""
+        if self.mode != "user":
+            return None
+        _, mark = slot_and_mark_of(assignment.test_name, assignment.salt, user_id)
+        owner, epoch = self.exposures.seen.get(mark, (None, 0))
+        return epoch if owner == variant else None
+
     def block(self) -> str:
         """Name of the present block of time."""
         return f"block_{int(self._clock.now().timestamp() // self._block_s)}"
