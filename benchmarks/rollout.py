@@ -115,7 +115,7 @@ def _harm_of(case: Case) -> list[str]:
     return [
         case.name,
         *(_percent(n) for n in backs),
-        *(f"{one.n_bad / N_RUNS:.0f}" for one in sums),
+        *(f"{round(one.n_bad / N_RUNS)}" for one in sums),
     ]
 
 

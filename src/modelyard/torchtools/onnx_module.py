@@ -14,6 +14,7 @@ from modelyard.torchtools.inputs import tensors_of
 from modelyard.torchtools.parity import from_tree
 
 # ONNX Runtime's names of tensor types, as PyTorch dtypes.
+_CPU = torch.device("cpu")
 _DTYPES = {
     "tensor(float)": torch.float32,
     "tensor(double)": torch.float64,
@@ -81,18 +82,23 @@ class OnnxModule(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The graph's output; several in the nesting of the module it was made from.
 
+        They are where the first input is, wherever the graph runs.
+
         Raises:
             InputError: Wrong number, shape or dtype; the message says what the graph takes.
         """
         session = self.session
-        feed = self._plain_feed(args, kwargs)
+        feed, device = self._plain_feed(args, kwargs), _CPU
         if feed is None:
+            device = next((t.device for t in tensors_of([*args, *kwargs.values()])), _CPU)
             names = [value.name for value in session.get_inputs()]
             feed = _feed(session, dict(zip(names, args, strict=False)) | kwargs, n_given=len(args))
         try:
             outputs = [torch.from_numpy(value) for value in session.run(None, feed)]
         except ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
             raise InputError(f"{_expected(session)} {error}") from error
+        if device != _CPU:
+            outputs = [tensor.to(device) for tensor in outputs]
         if self.output_tree is not None:
             return from_tree(self.output_tree, iter(outputs))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)

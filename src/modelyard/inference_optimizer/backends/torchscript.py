@@ -1,5 +1,6 @@
 """TorchScript: legacy in PyTorch, still the fastest for some small modules."""
 
+import io
 import re
 import warnings
 from collections.abc import Sequence
@@ -90,11 +91,22 @@ def _frozen(model: nn.Module, example: Inputs, *, reads: Sequence[str]) -> Any:
                 f"the module reads values of tensors ({', '.join(reads)}), and a trace would keep "
                 "those of the example"
             )
-        frozen = torch.jit.optimize_for_inference(torch.jit.freeze(traced))
+        frozen = torch.jit.optimize_for_inference(torch.jit.freeze(_apart(traced)))
         for _ in range(2):
             # The first calls profile and compile; later ones only run.
             call(frozen, example)
     return frozen
+
+
+def _apart(traced: Any) -> Any:
+    """The same module in a unit of its own, which goes when it does.
+
+    What is traced shares one with all others for ever, and freezing leaves the weights there.
+    """
+    buffer = io.BytesIO()
+    torch.jit.save(traced, buffer)
+    buffer.seek(0)
+    return torch.jit.load(buffer).eval()
 
 
 def _freezing_warning(caught: Sequence[warnings.WarningMessage], *, is_value_read: bool) -> str:
