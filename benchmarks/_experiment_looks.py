@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from modelyard.ab_testing import ABTest, ModelVariant
 from modelyard.ab_testing.analysis.comparing import MIN_EFFECTIVE_SAMPLES
-from modelyard.ab_testing.analysis.evidence import thinned
+from modelyard.ab_testing.analysis.dependence import thinned
 from modelyard.stats.autocorrelation import effective_share, is_autocorrelated
 from modelyard.stats.group_sequential import boundaries
 from modelyard.stats.moments import Moments

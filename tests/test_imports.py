@@ -1,6 +1,7 @@
 """What an import costs, the two import paths, and what the wheel holds."""
 
-import importlib
+import ast
+import importlib.util
 import json
 import subprocess
 import sys
@@ -107,6 +108,18 @@ print(json.dumps([was_installed, ModelMonitor is modelyard.ModelMonitor, modelya
     assert not was_installed
     assert is_same
     assert Path(path) == ROOT / "src" / "modelyard" / "__init__.py"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
+def test_what_a_benchmark_takes_from_the_library_is_there(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("modelyard"):
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                is_there = hasattr(module, alias.name) or importlib.util.find_spec(submodule)
+                assert is_there, f"{node.module} has no {alias.name}"
 
 
 def test_wheel_holds_the_package_alone_and_its_templates(tmp_path):
