@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from hostile_pickles import call, pickled, text
 
-from modelyard.version_manager.module_format import write_tensors
+from modelyard.version_manager.tensor_files import write_tensors
 
 
 def safetensors_of(header, data=b"", length=None):

@@ -14,12 +14,9 @@ from torch import nn
 
 from modelyard._core.errors import InputError, IntegrityError, ModelyardError
 from modelyard.version_manager.archives import checked_archive
-from modelyard.version_manager.module_format import (
-    load_module_file,
-    rebuild,
-    write_tensors,
-)
+from modelyard.version_manager.module_format import load_module_file, rebuild
 from modelyard.version_manager.payloads import decoded, encoded
+from modelyard.version_manager.tensor_files import write_tensors
 
 
 @st.composite

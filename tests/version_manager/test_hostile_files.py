@@ -21,13 +21,9 @@ import torch
 from torch import nn
 
 from modelyard._core.errors import InputError, IntegrityError, UntrustedClassError
-from modelyard.version_manager.module_format import (
-    load_module_file,
-    read_tensors,
-    rebuild,
-    write_tensors,
-)
+from modelyard.version_manager.module_format import load_module_file, rebuild
 from modelyard.version_manager.payloads import decoded
+from modelyard.version_manager.tensor_files import read_tensors, write_tensors
 
 pytestmark = pytest.mark.slow
 

@@ -15,11 +15,8 @@ from torch import nn
 from torch.nn.utils import prune
 
 from modelyard._core.errors import InputError, IntegrityError, UntrustedClassError
-from modelyard.version_manager.module_format import (
-    read_tensors,
-    rebuild,
-    write_tensors,
-)
+from modelyard.version_manager.module_format import rebuild
+from modelyard.version_manager.tensor_files import read_tensors, write_tensors
 from modelyard.version_manager.trust import forget_registered, register_class
 
 DTYPES = [

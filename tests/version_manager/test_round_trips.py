@@ -18,12 +18,8 @@ from modelyard.compression import ModelCompressor
 from modelyard.torchtools.layers import own_tensors
 from modelyard.torchtools.onnx_module import OnnxModule
 from modelyard.version_manager.loading import ModelPaths, load_into, load_whole
-from modelyard.version_manager.module_format import (
-    _DTYPES,
-    read_tensors,
-    rebuild,
-    write_tensors,
-)
+from modelyard.version_manager.module_format import rebuild
+from modelyard.version_manager.tensor_files import _DTYPES, read_tensors, write_tensors
 from modelyard.version_manager.trust import forget_registered
 
 VERSION = {"version_id": "m_v20231120_120000", "class_name": "M", "config": {}}

@@ -12,8 +12,8 @@ from modelyard.storage import Store
 from modelyard.storage import tables as t
 from modelyard.version_manager import module_format, payloads, saving
 from modelyard.version_manager.loading import ModelPaths
-from modelyard.version_manager.module_format import write_tensors
 from modelyard.version_manager.saving import StoredPart
+from modelyard.version_manager.tensor_files import write_tensors
 
 
 def put(store: Store, kind: str, name: str, encoding: str, fill: payloads.Fill) -> StoredPart:

@@ -30,6 +30,7 @@ from modelyard.version_manager import (
     verification,
 )
 from modelyard.version_manager.environment import current_user
+from modelyard.version_manager.needs import ancestors, needs_of
 from modelyard.version_manager.reader import RegistryReader
 from modelyard.version_manager.records import GcReport, RebuildReport, VerifyReport, Version
 from modelyard.version_manager.retention import Ranking, reasons_to_keep, removable
@@ -114,7 +115,7 @@ class RegistryKeeper(RegistryReader):
         ranking = Ranking(keep=keep, metric=metric, maximize=maximize)
         now = self._clock.now()
         with self.store.database.writing() as connection:
-            needed = catalog.needs(connection, now_s=now.timestamp())
+            needed = needs_of(connection, now_s=now.timestamp())
             versions = catalog.listed(connection, model_name=model_name)
             ids = [
                 version_id
@@ -141,7 +142,7 @@ class RegistryKeeper(RegistryReader):
         now = self._clock.now()
         with self.store.database.writing() as connection:
             version = catalog.find(connection, version_id)
-            needs = catalog.needs(connection, now_s=now.timestamp()).get(version_id, [])
+            needs = needs_of(connection, now_s=now.timestamp()).get(version_id, [])
             if reasons := reasons_to_keep(version, needs):
                 raise VersionInUseError(
                     f"{version_id!r} cannot be removed: {'; '.join(reasons)}. "
@@ -282,7 +283,7 @@ class RegistryKeeper(RegistryReader):
         with self.store.database.reading() as connection:
             chosen = {key: catalog.find(connection, key) for key in wanted}
             if with_ancestors:
-                related = {key for w in wanted for key in catalog.ancestors(connection, w)}
+                related = {key for w in wanted for key in ancestors(connection, w)}
                 chosen |= catalog.living(connection, related)
             ordered = catalog.in_order(connection, chosen)
             try:

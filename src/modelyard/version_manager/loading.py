@@ -11,6 +11,7 @@ from torch import nn
 from modelyard._core.errors import InputError
 from modelyard.version_manager import module_format
 from modelyard.version_manager.records import Version
+from modelyard.version_manager.tensor_files import read_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ def load_into(model_class: type[nn.Module], version: Version, paths: ModelPaths)
             stored ones in name or shape.
     """
     model = _constructed(model_class, version)
-    tensors, _ = module_format.read_tensors(paths.weights)
+    tensors, _ = read_tensors(paths.weights)
     state = module_format.state_dict_of(tensors, model)
     try:
         _take_dtypes_(model, state)

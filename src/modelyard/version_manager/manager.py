@@ -25,7 +25,6 @@ from modelyard.version_manager import (
     facts,
     loading,
     manifests,
-    module_format,
     promotion,
     rebuild,
     saving,
@@ -33,6 +32,7 @@ from modelyard.version_manager import (
 from modelyard.version_manager.environment import current_environment, differences
 from modelyard.version_manager.keeper import RegistryKeeper
 from modelyard.version_manager.records import Version
+from modelyard.version_manager.tensor_files import read_tensors
 from modelyard.version_manager.trust import full_name
 
 _logger = logging.getLogger("modelyard")
@@ -209,7 +209,7 @@ class ModelVersionManager(RegistryKeeper):
         note_provenance(
             model,
             facts.provenance_of(version),
-            lambda: module_format.read_tensors(paths.weights)[0],
+            lambda: read_tensors(paths.weights)[0],
         )
         return model
 

@@ -18,7 +18,7 @@ from modelyard._core.errors import ConfigError, InputError, IntegrityError
 from modelyard._core.plain import to_plain
 from modelyard.storage import HashingWriter
 from modelyard.version_manager.arrays import npy_bytes, read_npy
-from modelyard.version_manager.module_format import (
+from modelyard.version_manager.tensor_files import (
     LONGEST_HEADER_BYTES,
     read_tensors,
     storable,

@@ -9,6 +9,7 @@ from modelyard._core.errors import ConfigError
 from modelyard.storage import Store
 from modelyard.version_manager import catalog, contents, facts, lineage, promotion
 from modelyard.version_manager.comparison import compared, relation
+from modelyard.version_manager.needs import ancestors
 from modelyard.version_manager.records import AuditRecord, Comparison, Lineage, Statistics, Version
 
 
@@ -104,8 +105,8 @@ class RegistryReader:
             related = relation(
                 version_id1,
                 version_id2,
-                catalog.ancestors(connection, version_id1),
-                catalog.ancestors(connection, version_id2),
+                ancestors(connection, version_id1),
+                ancestors(connection, version_id2),
             )
         return compared(first, second, metrics=metrics, lineage=related)
 

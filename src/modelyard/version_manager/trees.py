@@ -23,7 +23,7 @@ import torch
 
 from modelyard._core.errors import ConfigError, InputError, IntegrityError
 from modelyard.version_manager.arrays import npy_bytes, read_npy
-from modelyard.version_manager.module_format import storable
+from modelyard.version_manager.tensor_files import storable
 
 # Python and its JSON parser go this deep anywhere; what is deeper is a mistake, such as a list
 # that holds itself.
