@@ -382,7 +382,7 @@ class MultiArmedBandit:
         """
         with state.misfits_explained():
             options = {key: plain[key] for key in ("pending_timeout_s", "log_size")}
-            variants = [*plain["variants"], *plain["removed"]]
+            variants = state.names_to_start_with(plain)
             bandit = cls(variants, clock=clock, **plain["rules"], **options)
             state.restore(bandit._learner, plain, bandit._times)
         return bandit
