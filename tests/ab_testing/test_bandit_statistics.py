@@ -97,6 +97,14 @@ def test_a_bandit_that_forgets_says_what_it_goes_by():
     assert MultiArmedBandit(["a", "b"]).get_statistics()["recent"] is None
 
 
+@pytest.mark.parametrize("way", [{}, {"window": 20}, {"discount": 0.9}], ids=str)
+def test_exploration_falls_with_all_uses_not_only_with_those_remembered(way):
+    bandit = MultiArmedBandit(["a", "b"], "epsilon_greedy", 1.0, epsilon_decay=0.1, seed=0, **way)
+    play(bandit, {"a": 0.0, "b": 5.0}, 500)
+    bandit.select_variant()  # pending, and a use
+    assert bandit.get_statistics()["probabilities"]["a"] == pytest.approx(0.5 / (1 + 0.1 * 501))
+
+
 @pytest.mark.parametrize(
     "way",
     [

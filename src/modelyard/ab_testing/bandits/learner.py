@@ -98,6 +98,13 @@ class Learner:
         self.names = tuple(names)
         self.index = {name: index for index, name in enumerate(self.names)}
 
+    def n_uses(self) -> float:
+        """Uses of the variants there are, forgotten ones too."""
+        if self.record is self.sums:
+            return self.sums.n_pulls
+        # What is forgotten is still a use; only the sums know what is pending.
+        return self.record.n_pulls + sum(self.sums.pending)
+
     def require_known(self, variant: str) -> None:
         """Check that there is, or was, a variant of this name.
 
@@ -119,7 +126,7 @@ class Learner:
         index, posterior = self.policy.choose(sums, self.rng)
         basis = None
         if self._explores or posterior is not None:
-            exploration = self.rules.exploration(sums.n_pulls, len(names))
+            exploration = self.rules.exploration(self.n_uses(), len(names))
             basis = Basis(index, exploration, posterior)
             if exploration and self.rng.random() < exploration:
                 index = int(self.rng.random() * len(names))
@@ -312,5 +319,5 @@ class Learner:
             preferred = [float(index == certain) for index in range(n)]
         else:
             preferred = chances_of_best([posterior])[0]
-        exploration = self.rules.exploration(self.sums.n_pulls, n)
+        exploration = self.rules.exploration(self.n_uses(), n)
         return [mixed(chance, exploration, n) for chance in preferred]
