@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from modelyard._core.chance import generator
 from modelyard._core.errors import ConfigError
 from modelyard.ab_testing.bandits.learner import Learner, Outcome
 from modelyard.ab_testing.variant import ModelVariant
@@ -32,6 +33,46 @@ def check_options(pending_timeout_s: float | None, log_size: int, durability: st
         raise ConfigError(f"log_size must be a number of choices, 1 or more; got {log_size!r}.")
 
 
+def checked_generator(seed: int | None) -> np.random.Generator:
+    """A generator of this seed; of None one that nobody can predict.
+
+    Raises:
+        ConfigError: It is no seed.
+    """
+    try:
+        return generator(seed)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"seed must be a whole number, 0 or more, or None; got {seed!r}.") from (
+            error
+        )
+
+
+def checked_ids(n: int, request_ids: Sequence[str | None] | None) -> list[str | None]:
+    """A request id for each of `n` choices; None for each where none are given.
+
+    Raises:
+        ConfigError: `n` is no number of choices, or there are more or fewer ids.
+    """
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
+        raise ConfigError(f"n must be a whole number of choices, 0 or more; got {n!r}.")
+    if request_ids is None:
+        return [None] * int(n)
+    refuse_text(request_ids, what="request_ids")
+    if len(request_ids) != n:
+        raise ConfigError(f"select_many({n}) needs {n} request_ids, got {len(request_ids)}.")
+    return [None if one is None else str(one) for one in request_ids]
+
+
+def refuse_text(given: Any, *, what: str) -> None:
+    """Refuse one text where a list is meant: its letters would be taken for names.
+
+    Raises:
+        ConfigError: It is a text.
+    """
+    if isinstance(given, str | bytes):
+        raise ConfigError(f"{what} must be a list of names or ids, got the text {given!r}.")
+
+
 def name_of(variant: str | ModelVariant) -> str:
     """Name of a variant, given as such or as a model with a name.
 
@@ -50,8 +91,7 @@ def checked_names(variants: Sequence[str | ModelVariant]) -> tuple[str, ...]:
     Raises:
         ConfigError: Fewer, or two of one name.
     """
-    if isinstance(variants, str):
-        raise ConfigError(f"variants must be a list of names, got the text {variants!r}.")
+    refuse_text(variants, what="variants")
     names = tuple(name_of(variant) for variant in variants)
     if len(names) < 2 or len(set(names)) < len(names):  # noqa: PLR2004 - a choice
         raise ConfigError(f"A bandit needs two or more variants of different names: {names}.")
@@ -115,14 +155,22 @@ def checked_propensity(propensity: Any) -> float:
     return float(propensity)
 
 
-def checked_columns(first: Sequence[Any], *others: Sequence[Any] | None) -> list[Sequence[Any]]:
-    """Columns as long as the first; None becomes a column of None.
+def checked_columns(
+    variants: Sequence[str],
+    rewards: Sequence[float],
+    request_ids: Sequence[str | None] | None,
+    propensities: Sequence[float | None] | None,
+) -> list[Sequence[Any]]:
+    """The four columns, all as long as the first; None becomes a column of None.
 
     Raises:
-        ConfigError: They differ in length.
+        ConfigError: They differ in length, or names or ids are one text.
     """
-    n = len(first)
-    full = [first, *([None] * n if column is None else column for column in others)]
+    refuse_text(variants, what="variants")
+    refuse_text(request_ids, what="request_ids")
+    n = len(variants)
+    columns = (variants, rewards, request_ids, propensities)
+    full = [[None] * n if column is None else column for column in columns]
     if any(len(column) != n for column in full):
         lengths = [len(column) for column in full]
         raise ConfigError(f"One entry for each choice is needed; the lists have {lengths}.")

@@ -190,6 +190,18 @@ class Learner:
                 f"{outcome.variant!r}."
             )
 
+    def learn_all(self, outcomes: Sequence[Outcome], now_s: float) -> None:
+        """Take all outcomes, or none where a request is not known.
+
+        Raises:
+            RequestNotFoundError: As `require_request`.
+            ConfigError: As `require_request`.
+        """
+        for outcome in outcomes:
+            self.require_request(outcome)
+        for outcome in outcomes:
+            self.learn(outcome, now_s)
+
     def learn(self, outcome: Outcome, now_s: float) -> None:
         """Take an outcome, once for each request; its request is known (`require_request`)."""
         variant, reward, request_id, propensity = outcome

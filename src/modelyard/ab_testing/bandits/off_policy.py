@@ -20,10 +20,10 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from modelyard._core.chance import generator
 from modelyard._core.errors import ConfigError, InputError
 from modelyard._core.plain import finite_or_none
 from modelyard.ab_testing.bandits.estimators import METHODS, Sample
+from modelyard.ab_testing.bandits.inputs import checked_generator
 from modelyard.ab_testing.bandits.value_intervals import (
     bernstein_interval,
     bootstrap_interval,
@@ -67,6 +67,27 @@ class PolicyValue(TypedDict):
     n_other_variants: int
     n_non_finite: int
     warnings: list[str]
+
+
+class Options(TypedDict, total=False):
+    """What `evaluate` may be told besides, all of it by name."""
+
+    interval: str
+    confidence_level: float
+    reward_range: tuple[float, float] | None
+    seed: int
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Check that there are options of these names.
+
+    Raises:
+        ConfigError: One is not.
+    """
+    known = Options.__annotations__
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"There is no option {name}; there are {', '.join(known)}.")
 
 
 def evaluate(
@@ -140,7 +161,9 @@ def _interval(
     if interval == "normal":
         return normal_interval(METHODS[method](sample), alpha=alpha)
     if interval == "bootstrap":
-        return bootstrap_interval(sample, METHODS[method], alpha=alpha, rng=generator(seed))
+        return bootstrap_interval(
+            sample, METHODS[method], alpha=alpha, rng=checked_generator(seed)
+        )
     if reward_range is None or method != "ips":
         raise ConfigError(
             "interval 'bernstein' needs method='ips' and reward_range=(least, largest); got "
