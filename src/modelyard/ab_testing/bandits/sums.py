@@ -89,7 +89,7 @@ class Sums:
         self.largest = [-math.inf] * n_variants
         self.pending = [0] * n_variants
         self.pulls: list[float] = [0] * n_variants
-        self.worths = self.means
+        self.worths = [0.0] * n_variants
         self.total: float = 0
         self.within_m2 = 0.0
         self.n_pulls: float = 0
@@ -132,7 +132,8 @@ class Sums:
             self.counts[index] = n = self.counts[index] + 1
             mean = self.means[index]
             delta = reward - mean
-            self.means[index] = mean = mean + delta / n  # Welford (1962)
+            mean += delta / n  # Welford (1962)
+            self.means[index] = self.worths[index] = mean
             growth = delta * (reward - mean)
             self.m2[index] += growth
             self.within_m2 += growth
@@ -265,17 +266,17 @@ class Sums:
         """Mean and spread of a variant from how often it gave the larger value."""
         n, high, span = self.counts[index], self.highs[index], self.most - self.least
         share = high / n if n else 0.0
-        self.means[index] = self.least + span * share if n else 0.0
+        self.means[index] = self.worths[index] = self.least + span * share if n else 0.0
         before = self.m2[index]
         self.m2[index] = now = span * span * (n - high) * share
         self.within_m2 += now - before
 
     def _value(self) -> None:
-        """Set `worths` where a variant has failed, or has no reward yet."""
+        """Set `worths` anew: they differ from the means where one failed or has no reward yet."""
         uses = self.uses()
         self.n_unknown = uses.count(0)
         if not self.total or not (self.n_failures or self.n_unknown):
-            self.worths = self.means
+            self.worths = list(self.means)
             return
         least = self.least
         self.worths = [
