@@ -15,9 +15,9 @@ from modelyard.ab_testing.bandits.inputs import (
     checked_columns,
     checked_generator,
     checked_ids,
-    checked_names,
     checked_outcome,
     checked_reward,
+    checked_variants,
     name_of,
 )
 from modelyard.ab_testing.bandits.learner import Learner, Outcome
@@ -99,7 +99,7 @@ class MultiArmedBandit:
             reward_range=reward_range,
         )
         check_options(pending_timeout_s, log_size, durability)
-        names = checked_names(variants)
+        names = checked_variants(variants)
         self._models = {v.name: v.model for v in variants if isinstance(v, ModelVariant)}
         self._options = {"pending_timeout_s": pending_timeout_s, "log_size": log_size}
         self._learner = Learner(

@@ -9,9 +9,8 @@ import numpy as np
 from modelyard._core.chance import generator
 from modelyard._core.errors import ConfigError
 from modelyard.ab_testing.bandits.learner import Learner, Outcome
+from modelyard.ab_testing.durability import check_durability
 from modelyard.ab_testing.variant import ModelVariant
-
-DURABILITIES = ("batched", "sync")
 
 
 def check_options(pending_timeout_s: float | None, log_size: int, durability: str) -> None:
@@ -20,10 +19,7 @@ def check_options(pending_timeout_s: float | None, log_size: int, durability: st
     Raises:
         ConfigError: One of them breaks its rule.
     """
-    if durability not in DURABILITIES:
-        raise ConfigError(
-            f"durability must be one of {', '.join(DURABILITIES)}; got {durability!r}."
-        )
+    check_durability(durability)
     if pending_timeout_s is not None and not pending_timeout_s > 0.0:
         raise ConfigError(
             f"pending_timeout_s must be above 0 seconds, or None to wait for ever; got "
@@ -85,7 +81,7 @@ def name_of(variant: str | ModelVariant) -> str:
     return name
 
 
-def checked_names(variants: Sequence[str | ModelVariant]) -> tuple[str, ...]:
+def checked_variants(variants: Sequence[str | ModelVariant]) -> tuple[str, ...]:
     """Names of two variants or more.
 
     Raises:
