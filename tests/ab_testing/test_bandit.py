@@ -116,6 +116,38 @@ def test_wrong_arguments_say_what_is_right():
         MultiArmedBandit(["a", "b"]).update("c", 1.0)
 
 
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda bandit: bandit.select_many(-3), "n must be .* 0 or more; got -3"),
+        (lambda bandit: bandit.select_many(2.5), "n must be .* got 2.5"),
+        (lambda bandit: bandit.select_many(True), "n must be .* got True"),
+        (lambda bandit: bandit.select_many(2, request_ids=["x"]), "needs 2 request_ids, got 1"),
+        (lambda bandit: bandit.select_many(2, request_ids="xy"), "request_ids .* the text 'xy'"),
+        (lambda bandit: bandit.update_many("ab", [1, 2]), "variants .* the text 'ab'"),
+        (
+            lambda bandit: bandit.update_many(["a", "b"], [1, 2], request_ids="xy"),
+            "request_ids .* the text 'xy'",
+        ),
+        (lambda bandit: bandit.evaluate_policy("a", foo=1), "no option foo.*confidence_level"),
+        (lambda _: MultiArmedBandit(["a", "b"], seed=-1), "seed .* got -1"),
+        (lambda _: MultiArmedBandit(["a", "b"], seed="x"), "seed .* got 'x'"),
+    ],
+)
+def test_calls_that_make_no_sense_are_refused_and_change_nothing(call, told):
+    bandit = MultiArmedBandit(["a", "b"], min_probability=0.2, seed=0)
+    with pytest.raises(ConfigError, match=told):
+        call(bandit)
+    assert bandit.choices() == []
+    assert bandit.get_statistics()["total"] == 0
+
+
+def test_many_choices_may_be_none_and_counted_by_numpy():
+    bandit = MultiArmedBandit(["a", "b"])
+    assert bandit.select_many(0) == []
+    assert len(bandit.select_many(np.int64(3))) == 3
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_stored_bandit_goes_on_exactly(algorithm, tmp_path):
     store = open_store(tmp_path)

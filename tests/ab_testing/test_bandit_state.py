@@ -53,6 +53,17 @@ def test_what_was_made_plain_goes_on_exactly(way, draw):
     assert again.to_dict() == bandit.to_dict()
 
 
+def test_variants_that_were_removed_take_no_room_when_a_bandit_is_read_again():
+    bandit = MultiArmedBandit(["a", "b"], min_probability=0.5, seed=0)
+    bandit.remove_variant("b")
+    alone = MultiArmedBandit.from_dict(bandit.to_dict())
+    assert alone.names == ("a",)
+    bandit.add_variant("c")
+    again = MultiArmedBandit.from_dict(bandit.to_dict())
+    assert again.names == ("a", "c")
+    assert again.get_statistics() == bandit.get_statistics()
+
+
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_what_was_stored_goes_on_exactly(way, tmp_path):
     store, clock = open_store(tmp_path), ManualClock()

@@ -51,7 +51,7 @@ def test_bounds_hold_the_means_however_the_traffic_went():
     held = looks = naive = 0
     for seed in range(60):
         bandit = MultiArmedBandit(["a", "b"], "thompson_sampling", seed=seed)
-        rewards = play(bandit, {"a": 0.0, "b": 0.0}, 300, seed)
+        rewards = play(bandit, {"a": 0.0, "b": 0.0}, 1000, seed)
         stats = bandit.get_statistics()
         for name in ("a", "b"):
             if stats["lower_bounds"][name] is not None:
@@ -59,6 +59,7 @@ def test_bounds_hold_the_means_however_the_traffic_went():
                 looks += 1
         sides = [moments_of(np.array(values)) for values in rewards.values()]
         naive += t_test(unpaired(*sides)).p_value < 0.05
+    assert looks >= 60
     assert held / looks >= 0.95
     # Why: a plain t-test on the same rewards finds differences that are not there.
     assert naive / 60 > 0.07
@@ -75,7 +76,7 @@ def test_without_a_spread_there_are_no_bounds():
 def test_regret_is_near_what_was_lost_and_between_its_bounds():
     bandit = MultiArmedBandit(["a", "b", "c"], "epsilon_greedy", 0.3, seed=0)
     means = {"a": 0.0, "b": 0.5, "c": 1.0}
-    rewards = play(bandit, means, 3000)
+    rewards = play(bandit, means, 4500)
     true = sum(len(values) * (1.0 - means[name]) for name, values in rewards.items())
     regret = bandit.get_statistics()["regret"]
     assert regret["estimate"] == pytest.approx(true, rel=0.1)
@@ -95,6 +96,14 @@ def test_a_bandit_that_forgets_says_what_it_goes_by():
     assert stats["recent"]["values"]["b"] == pytest.approx(1.0, abs=0.1)
     assert stats["best_variant"] == "b"
     assert MultiArmedBandit(["a", "b"]).get_statistics()["recent"] is None
+
+
+@pytest.mark.parametrize("way", [{}, {"window": 20}, {"discount": 0.9}], ids=str)
+def test_exploration_falls_with_all_uses_not_only_with_those_remembered(way):
+    bandit = MultiArmedBandit(["a", "b"], "epsilon_greedy", 1.0, epsilon_decay=0.1, seed=0, **way)
+    play(bandit, {"a": 0.0, "b": 5.0}, 500)
+    bandit.select_variant()  # pending, and a use
+    assert bandit.get_statistics()["probabilities"]["a"] == pytest.approx(0.5 / (1 + 0.1 * 501))
 
 
 @pytest.mark.parametrize(

@@ -142,3 +142,28 @@ def test_a_variant_whose_rewards_are_still_to_come_is_worth_less_than_any():
     assert sums.best() == 0
     sums.settle(1, -4.0)
     assert sums.worths == [-5.0, -4.0]
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Sums(N), lambda: WindowSums(N, None, 4), lambda: DiscountedSums(N, None, 0.9)]
+)
+@given(stream=STREAMS)
+def test_a_variant_is_worth_its_mean_with_failures_counted_as_the_least_reward(make, stream):
+    sums = make()
+    for index, reward in stream:
+        sums.add(index, reward)
+        assert sums.worths is not sums.means
+        for i, use in enumerate(sums.uses()):
+            if not sums.total:
+                continue
+            lowered = sums.failures[i] * sums.least if sums.failures[i] else 0.0
+            expected = (sums.counts[i] * sums.means[i] + lowered) / use if use else -math.inf
+            assert sums.worths[i] == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_a_failure_that_has_left_the_window_is_forgotten():
+    sums = WindowSums(2, None, 4)
+    filled(sums, [(0, math.nan), (0, 5.0), (1, 1.0), (1, 2.0)])
+    filled(sums, [(0, 6.0), (0, 7.0), (1, 9.0), (1, 8.5)])
+    assert sums.worths == sums.means
+    assert sums.best() == 1

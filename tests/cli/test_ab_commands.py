@@ -105,3 +105,46 @@ def test_a_plan_says_how_many_outcomes_it_takes(run, options, total):
 )
 def test_a_plan_that_makes_no_sense_says_why(run, options):
     assert run("ab", "plan", "--effect", "0.1", *options, exit_code=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--sharpe", "1", "--share", "0.1"], "--share"),
+        (["--sharpe", "1", "--share", "0.5"], "--share"),
+        (["--std", "1", "--correlation", "0.9"], "--correlation"),
+        (["--base-rate", "0.2", "--correlation", "0.9"], "--correlation"),
+        (["--std", "1", "--periods-per-year", "12"], "--periods-per-year"),
+    ],
+)
+def test_an_option_of_another_kind_of_plan_is_refused(run, options, told):
+    assert told in run("ab", "plan", "--effect", "0.1", *options, exit_code=1).stderr
+
+
+@pytest.mark.parametrize("inference", ["always_valid", "fixed_horizon", "group_sequential"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--effect", "1e-300", "--std", "1"],
+        ["--effect", "1e-300", "--base-rate", "0.1"],
+        ["--effect", "0.1", "--std", "1e300"],
+        ["--effect", "0.1", "--std", "1e-300"],
+        ["--effect", "1e300", "--sharpe", "1"],
+        ["--effect", "1e300", "--sharpe", "1e200"],
+    ],
+)
+def test_an_effect_out_of_all_proportion_is_refused_without_a_traceback(run, options, inference):
+    refused = run("ab", "plan", *options, "--inference", inference, exit_code=1).stderr
+    assert "out of proportion" in refused
+    assert "Traceback" not in refused
+
+
+def test_the_share_and_the_returns_a_year_count_where_they_are_given(run):
+    def samples(*options):
+        found = json.loads(run("ab", "plan", "--effect", "0.1", *options, "--json").output)
+        return found["samples_control"], found["samples_treatment"]
+
+    control, treatment = samples("--std", "1", "--share", "0.1")
+    assert control == pytest.approx(9 * treatment, rel=0.01)
+    assert samples("--sharpe", "1") == samples("--sharpe", "1", "--periods-per-year", "252")
+    assert samples("--sharpe", "1", "--periods-per-year", "12") < samples("--sharpe", "1")

@@ -1,5 +1,7 @@
 """Which way a metric is better, by its name."""
 
+import re
+
 import pytest
 
 from modelyard.stats.direction import is_lower_better
@@ -7,12 +9,51 @@ from modelyard.stats.direction import is_lower_better
 LESS = """
     max_dd loss val_loss forecast_error latency_p99_ms RMSE vol_20d MaxDrawdown maxDD maxdd
     maxdrawdown valLoss logloss brier_score perplexity slippage_bps var_95 VaR_95 CVaR cvar95
-    mape cost_bps cost_per_trade error_over_time error_ratio HTTPErrorRate
+    mape cost_bps cost_per_trade error_over_time error_ratio HTTPErrorRate log_loss MSELoss
+    draw_down MaxDrawDown drawdown_duration avg_drawdown_pct max_drawdown_ratio ulcer_index
+    pain_index value_at_risk conditional_value_at_risk expected_shortfall downside_deviation
+    return_volatility pnl_vol realized_vol return_std pnl_variance tracking_error
+    implementation_shortfall market_impact_bps turnover turnover_ratio net_costs fees_paid
+    fees_and_slippage cost_income_ratio cost_of_capital expense_ratio commission_total
+    losing_streak lost_trades largest_loss avg_loss loss_ratio loss_given_default
+    probability_of_loss days_in_drawdown share_of_errors number_of_timeouts margin_of_error
+    error_rate errors_per_hour error_after_warmup loss_after_1000_steps latency_to_first_token
+    post_training_loss per_trade_cost accuracy_loss sharpe_error volatility_target_error
+    error_detection_latency accuracy_drop sharpe_decay drop_in_accuracy profit_reduction
+    neg_sharpe false_positive_rate falseNegatives negative_log_likelihood cross_entropy
+    class_weighted_loss loss_weighted mean_absolute_scaled_error seasonally_adjusted_mae
+    cost_net_of_rebates slippage_vs_arrival distance_to_target recovery_time
+    time_to_recovery response_time_ms churn bounce_rate limit_breaches VaRBreaches regret
+    generalization_gap downtime ex_ante_vol val/loss metrics.max_dd stop_loss_hits
+    vol_of_vol std_return prediction_drift kl_divergence order_reject_rate loss_making_trades risk
+    ERROR_RATE
 """
 MORE = """
     sharpe sharpe_ratio cagr win_rate volume variance_explained profit_loss_ratio ProfitLossRatio
     return_over_error ReturnOverMaxDD return_per_drawdown error_reduction loss_improvement
     drawdownReduction information_gain cost_savings neg_mean_squared_error explained_var
+    pnl_after_costs PnLAfterCosts pnlAfterCosts sharpe_after_fees return_net_of_fees
+    returnNetOfFees pnl_net_of_slippage pnl_less_costs profit_and_loss profit_loss
+    total_profit_loss ProfitAndLoss P&L p_and_l gains_losses win_loss_ratio error_free_rate
+    errorFreeRate loss_free_days drawdown_free_days no_loss_days zero_error_rate
+    non_failure_rate volatility_target_hit_rate VolatilityTargetHitRate return_minus_costs
+    reward_minus_risk return_net_fees net_of_fees_return after_cost_return AfterCostSharpe
+    post_cost_pnl pre_fee_return net_cost_return net_return return_before_costs
+    return_ex_costs return_excluding_fees pnl_without_slippage pnl_with_costs pnl_incl_costs
+    risk_adjusted_return volatility_adjusted_return vol_adj_sharpe return_volatility_adjusted
+    score_vol_adjusted slippage_adjusted_pnl cost_weighted_accuracy vol_scaled_return
+    vol_targeted_return turnover_constrained_sharpe cost_aware_reward risk_parity_return
+    low_vol_return low_risk_return short_vol_pnl return_vs_max_dd return_to_drawdown
+    return_drawdown_ratio return_drawdown reward_risk_ratio risk_reward_ratio
+    return_during_drawdown win_rate_under_high_vol sharpe_in_drawdown return_at_target_vol
+    drawdown_recovery error_detection_rate failure_prediction_accuracy volatility_forecast_r2
+    volatility_forecast_accuracy accuracy_of_vol_forecast var_coverage cost_efficiency
+    error_budget fault_tolerance latency_slo_compliance loss_avoided losses_prevented
+    slippage_saved fees_earned fee_income volatility_risk_premium latency_improvement
+    error_drop drop_in_error loss_decrease reduction_in_error noise_reduction inverse_vol
+    neg_log_loss true_negative_rate one_minus_error profit_factor gain_to_pain calmar alpha
+    ulcer_performance_index hit_rate uptime time_in_market days_without_loss information_ratio
+    rate_of_return momentum log_likelihood fill_rate
 """
 
 
@@ -21,6 +62,16 @@ def test_less_of_these_is_better(name: str) -> None:
     assert is_lower_better(name)
 
 
-@pytest.mark.parametrize("name", [*MORE.split(), ""])
+@pytest.mark.parametrize("name", [*MORE.split(), "", "_", "p99"])
 def test_more_of_these_is_better(name: str) -> None:
     assert not is_lower_better(name)
+
+
+SNAKE = [name for name in [*LESS.split(), *MORE.split()] if re.fullmatch(r"[a-z0-9_]+", name)]
+
+
+@pytest.mark.parametrize("name", SNAKE)
+def test_a_name_means_the_same_however_its_words_are_parted(name: str) -> None:
+    pascal = "".join(word.capitalize() for word in name.split("_"))
+    for way in (name.upper(), name.replace("_", "-"), pascal, pascal[0].lower() + pascal[1:]):
+        assert is_lower_better(way) is is_lower_better(name), way

@@ -1,5 +1,7 @@
 """`modelyard ab ...`: experiments that processes run on a registry's store, and their planning."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +18,13 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Experiments: who is better, and how sure that is.")
 
 TestName = Annotated[str, typer.Argument(metavar="TEST", help="Name of the experiment.")]
+# Why an option of `plan` goes with one kind of metric only.
+_ONLY_SHARPE = "it is about Sharpe ratios. Leave it out, or plan with --sharpe."
+_NOT_SHARPE = (
+    "a Sharpe ratio is planned in periods, as many for each variant. Leave it out, or plan with "
+    "--std."
+)
+
 MetricName = Annotated[str | None, typer.Option(help="The primary metric by default.")]
 
 
@@ -168,12 +177,21 @@ def plan(
         float | None, typer.Option(help="For Sharpe ratios: the control's, a year.")
     ] = None,
     correlation: Annotated[
-        float | None, typer.Option(help="Of the returns of both, if both see the same market.")
+        float | None,
+        typer.Option(help="With --sharpe: of the returns of both, if both see the same market."),
     ] = None,
-    periods_per_year: Annotated[float, typer.Option(help="Returns in a year.")] = 252.0,
+    periods_per_year: Annotated[
+        float | None,
+        typer.Option(help="With --sharpe: returns in a year.", show_default="252"),
+    ] = None,
     power: Annotated[float, typer.Option(help="Chance to find it.")] = 0.8,
     confidence: Annotated[float, typer.Option(help="1 - the chance of a false winner.")] = 0.95,
-    share: Annotated[float, typer.Option(help="The treatment's share of the traffic.")] = 0.5,
+    share: Annotated[
+        float | None,
+        typer.Option(
+            help="The treatment's share of the traffic; not with --sharpe.", show_default="0.5"
+        ),
+    ] = None,
     inference: Annotated[
         str, typer.Option(help="always_valid, fixed_horizon or group_sequential.")
     ] = "always_valid",
@@ -187,23 +205,49 @@ def plan(
 
     if sum(value is not None for value in (std, base_rate, sharpe)) != 1:
         raise ConfigError("Give one of --std (means), --base-rate (shares) or --sharpe (returns).")
-    found = planning.planned(
-        effect,
-        std=std,
-        base_rate=base_rate,
-        sharpe=sharpe,
-        correlation=correlation,
-        periods_per_year=periods_per_year,
-        power=power,
-        confidence_level=confidence,
-        share=share,
-        inference=inference,
-        per_day=per_day,
-    )
+    if sharpe is None:
+        _refuse(
+            {"--correlation": correlation, "--periods-per-year": periods_per_year}, _ONLY_SHARPE
+        )
+    else:
+        _refuse({"--share": share}, _NOT_SHARPE)
+    with _proportions_explained(effect):
+        found = planning.planned(
+            effect,
+            std=std,
+            base_rate=base_rate,
+            sharpe=sharpe,
+            correlation=correlation,
+            periods_per_year=252.0 if periods_per_year is None else periods_per_year,
+            power=power,
+            confidence_level=confidence,
+            share=0.5 if share is None else share,
+            inference=inference,
+            per_day=per_day,
+        )
     if as_json:
         show_json(found)
     else:
         show_pairs(found)
+
+
+def _refuse(options: Mapping[str, float | None], reason: str) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise ConfigError(f"{option} {value:g} changes nothing here: {reason}")
+
+
+@contextmanager
+def _proportions_explained(effect: float) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ArithmeticError, ValueError) as error:
+        raise ConfigError(
+            f"--effect {effect:g} is out of proportion to the spread of the outcomes: how many "
+            "it takes cannot be worked out. Give both in the same unit."
+        ) from error
 
 
 def _load(registry: "ModelVersionManager", test_name: str) -> "ABTest":

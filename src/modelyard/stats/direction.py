@@ -1,21 +1,105 @@
-"""Whether more or less of a metric is better, judged by its name."""
+"""Whether more or less of a metric is better, judged by its name.
+
+A name is read as the English compound that it is: `error_detection_rate` is about detection and
+`accuracy_loss` about a loss, so the last word that says something decides. What follows `after`,
+`net of`, `per`, `over` and their like only qualifies what stands before.
+"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 _LESS_IS_BETTER = frozenset(
-    {"loss", "losses", "logloss", "nll", "perplexity", "brier", "crps", "regret"}
-    | {"error", "errors", "mse", "mae", "rmse", "mape", "smape", "wape", "mase"}
-    | {"failure", "failures", "timeout", "timeouts"}
-    | {"latency", "latencies", "distance"}
-    | {"drawdown", "drawdowns", "dd", "maxdd", "mdd", "maxdrawdown"}
-    | {"vol", "volatility", "var", "cvar", "shortfall"}
-    | {"cost", "costs", "fee", "fees", "slippage", "turnover"}
+    {"loss", "losses", "losing", "loser", "losers", "lost", "logloss", "valloss", "trainloss"}
+    | {"nll", "perplexity", "brier", "crps", "pinball", "regret", "penalty", "penalties"}
+    | {"error", "errors", "err", "errorrate", "mse", "mae", "rmse", "mape", "smape", "wape"}
+    | {"mase", "msle", "rmsle", "wer", "cer", "ece", "fpr", "fnr", "residual", "residuals", "gap"}
+    | {"failure", "failures", "failed", "fail", "fails", "timeout", "timeouts", "crash", "crashes"}
+    | {"exception", "exceptions", "defect", "defects", "miss", "misses", "missed", "rejected"}
+    | {
+        "reject",
+        "rejects",
+        "rejection",
+        "rejections",
+        "violation",
+        "violations",
+        "breach",
+        "breaches",
+        "churn",
+    }
+    | {"latency", "latencies", "delay", "delays", "lag", "jitter", "downtime", "outage", "outages"}
+    | {"distance", "divergence", "drift", "slowdown", "ttft", "wait", "waiting", "staleness"}
+    | {"drawdown", "drawdowns", "dd", "maxdd", "mdd", "maxdrawdown", "cdar", "ulcer", "pain"}
+    | {"vol", "volatility", "var", "cvar", "shortfall", "risk", "downside", "underwater", "ruin"}
+    | {"variance", "semivariance", "deviation", "semideviation", "std", "stdev"}
+    | {"cost", "costs", "fee", "fees", "slippage", "turnover", "expense", "expenses"}
+    | {"commission", "commissions", "tax", "taxes"}
 )
-# As in `error_reduction` and scikit-learn's `neg_mean_squared_error`: more of it is less harm.
-_TURNS_IT_ROUND = frozenset(
-    {"reduction", "improvement", "improvements", "gain", "gains"}
-    | {"saved", "savings", "avoided", "neg", "explained"}
+_MORE_IS_BETTER = frozenset(
+    {"return", "returns", "ret", "pnl", "profit", "profits", "profitability", "income", "revenue"}
+    | {"earnings", "yield", "premium", "carry", "alpha", "cagr", "reward", "rewards", "utility"}
+    | {"sharpe", "sortino", "calmar", "omega", "expectancy", "edge", "ic", "icir", "win", "wins"}
+    | {"accuracy", "acc", "auc", "auroc", "precision", "recall", "r2", "f1", "correlation", "corr"}
+    | {"coverage", "detection", "performance", "efficiency", "effectiveness", "benefit"}
+    | {"benefits", "skill", "success", "successes", "uptime", "availability", "throughput"}
+    | {"recovery", "resilience", "robustness", "stability", "survival", "tolerance", "control"}
+    | {"protection", "headroom", "budget", "compliance", "attainment", "adherence", "met"}
+)
+# Wherever they stand, what they belong to got better: `loss_avoided`, `explained_var`.
+_FOR_THE_BETTER = frozenset(
+    {"improvement", "improvements", "gain", "gains", "saved", "saving", "savings", "avoided"}
+    | {"prevented", "averted", "recovered", "eliminated", "explained", "earned", "collected"}
+)
+# Less of what stands before: harm, unless the name says otherwise.
+_LESS_HARM = frozenset({"reduction", "reductions", "decrease", "mitigation"})
+# The same of something good: an `accuracy_drop`.
+_LESS_GOOD = frozenset({"drop", "decline", "decay", "degradation", "deterioration"})
+# As in scikit-learn's `neg_mean_squared_error`: of what follows, the opposite.
+_OPPOSITE = frozenset({"neg", "negative", "inverse", "inv"})
+
+# What they bring only qualifies what stands before.
+_ASIDE = frozenset(
+    {"after", "before", "post", "pre", "net", "gross", "ex", "excluding", "excl", "without"}
+    | {"including", "incl", "less", "minus", "plus"}
+    | {"over", "per", "to", "vs", "versus", "against", "by", "given", "than", "above", "below"}
+    | {"since", "until", "between", "beyond", "despite"}
+)
+# So do these, unless nothing but a measure stands before: a `share_of_errors` is about errors.
+_LINK = frozenset(
+    {"of", "in", "at", "during", "under", "with", "within", "for", "on", "from", "and", "when"}
+)
+_MEASURE = frozenset(
+    {"n", "num", "number", "count", "total", "sum", "share", "rate", "ratio", "percent", "pct"}
+    | {"percentage", "fraction", "probability", "prob", "chance", "value", "level", "margin"}
+    | {"mean", "avg", "average", "median", "max", "maximum", "min", "minimum", "worst", "largest"}
+    | {"expected", "conditional", "time", "days", "hours", "minutes", "seconds", "bars", "trades"}
+)
+# The word before them only qualifies: `volatility_adjusted_return`.
+_QUALIFIED = frozenset(
+    {"adjusted", "adj", "weighted", "scaled", "normalised", "normalized", "corrected", "aware"}
+    | {"penalised", "penalized", "sensitive", "based", "targeted", "controlled", "neutral"}
+    | {"hedged", "constrained"}
+)
+# The word after them is not there, as the one before `free` is not.
+_NONE_OF = frozenset({"no", "non", "zero"})
+
+# Words that say together what none of them says alone.
+_PHRASES = tuple(
+    (re.compile(rf"\b(?:{phrase})\b"), meaning)
+    for phrase, meaning in (
+        (r"ex (?:ante|post)", ""),
+        (r"draw downs?", "drawdown"),
+        (r"timed? outs?", "timeout"),
+        (r"(?:profits?|gains?|wins?) (?:and |or )?loss(?:es)?|p (?:and )?l", "pnl"),
+        (r"(?:returns?|rewards?|profits?) (?:max )?(?:risk|drawdown|dd|maxdd)", "return"),
+        (r"risk (?:to )?(?:rewards?|returns?)", "reward"),
+        (r"(?:std|stdev) (?:returns?|rewards?|pnl)", "std"),
+        (r"hit (?:rate|ratio)|true (?:positives?|negatives?)", "accuracy"),
+        (r"false (?:positives?|negatives?|alarms?)|bounce rate", "error"),
+        (r"cross entropy|(?:neg|negative) log likelihood", "nll"),
+        (r"market impact", "cost"),
+        (r"(?:response|inference|execution|recovery) (?:time|days|bars|duration)", "latency"),
+        (r"time to (?:recovery|recover|first)", "latency"),
+    )
 )
 
 
@@ -24,28 +108,94 @@ def is_lower_better(metric: str) -> bool:
 
     Decided by the words of the name: `max_dd`, `ValLoss` and `latency_p99_ms` are; `volume` and
     `sharpe` are not. `drawdown`, `var` and their like are taken as positive sizes. In a ratio, a
-    `return_over_error` or a `cost_per_trade`, what is divided decides. A caller who knows better
-    says so where it matters.
+    `return_over_error` or a `cost_per_trade`, what is divided decides; in `pnl_after_costs` and
+    `return_net_of_fees` what stands before; `error_free_rate` and `loss_avoided` are about no
+    error and no loss. A name that says nothing counts as one of which more is better. A caller
+    who knows better says so where it matters.
     """
-    # Both readings, because a capital inside a word is no new word in `VaR_95`.
-    parted = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", metric)
-    return any(_is_lower_better(_words(name)) for name in (metric, parted))
-
-
-def _words(name: str) -> list[str]:
-    return re.findall(r"[a-z]+", name.lower())
-
-
-def _is_lower_better(words: Sequence[str]) -> bool:
-    if not _TURNS_IT_ROUND.isdisjoint(words):
+    words = _subject(_words(metric))
+    if not _FOR_THE_BETTER.isdisjoint(words):
         return False
-    return not _LESS_IS_BETTER.isdisjoint(_divided(words))
+    if words and words[-1] == "ratio":
+        # What is divided stands first in `cost_income_ratio`.
+        words = [word for word in words if word not in _MEASURE][:1]
+    is_less = _is_less(words)
+    if not _OPPOSITE.isdisjoint(words):
+        return not is_less
+    return is_less is True
 
 
-def _divided(words: Sequence[str]) -> Sequence[str]:
-    """The words of what is divided in a ratio; all words of anything else."""
+def _words(metric: str) -> list[str]:
+    # A capital inside of them is no new word.
+    name = metric.replace("VaR", "Var").replace("PnL", "Pnl")
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+    text = " ".join(re.findall(r"r2|f1|[a-z]+", name))
+    for phrase, meaning in _PHRASES:
+        text = phrase.sub(meaning, text)
+    return text.split()
+
+
+def _subject(words: Sequence[str]) -> list[str]:
+    """The words that a name is about, what qualifies them left out."""
+    words = _without_absent(_without_qualifiers(words))
+    if words and words[0] in _ASIDE:
+        words = _after_aside(words)
     for index, word in enumerate(words):
-        if word in {"over", "per"}:
+        if word in _ASIDE and index:
             return words[:index]
-    # `profit_loss_ratio` is a profit over a loss.
-    return words[:1] if words and words[-1] == "ratio" else words
+        if word in _LINK:
+            before, after = words[:index], words[index + 1 :]
+            # `drop in accuracy` is an accuracy drop.
+            return before if _has_content(before) else [*_subject(after), *before]
+    return words
+
+
+def _after_aside(words: Sequence[str]) -> list[str]:
+    """What `after_cost_return` and `net_of_fees_return` are about: a return."""
+    if words[0] in {"net", "gross"} and words[1:2] != ["of"]:
+        return list(words[1:])  # `net_return`
+    if words[0] in {"per", "over", "above", "below"}:
+        return list(words[1:])  # `per_trade_cost`
+    return list(words[3:] if words[1:2] == ["of"] else words[2:])
+
+
+def _without_qualifiers(words: Sequence[str]) -> list[str]:
+    kept: list[str] = []
+    for index, word in enumerate(words):
+        if word not in _QUALIFIED:
+            kept.append(word)
+        elif kept and (len(kept) > 1 or _has_content(words[index + 1 :])):
+            # Nothing else is there in `loss_weighted`: it is a loss.
+            kept.pop()
+    return kept
+
+
+def _without_absent(words: Sequence[str]) -> list[str]:
+    kept: list[str] = []
+    is_absent = False
+    for word in words:
+        if word == "free":
+            del kept[-1:]
+        elif not is_absent and word not in _NONE_OF:
+            kept.append(word)
+        is_absent = word in _NONE_OF
+    return kept
+
+
+def _has_content(words: Iterable[str]) -> bool:
+    return any(word not in _MEASURE | _LESS_HARM | _LESS_GOOD | _OPPOSITE for word in words)
+
+
+def _is_less(words: Iterable[str]) -> bool | None:
+    """Whether less is better by the last word that says something; None if none does."""
+    is_less: bool | None = None
+    for word in words:
+        if word in _LESS_IS_BETTER:
+            is_less = True
+        elif word in _MORE_IS_BETTER:
+            is_less = False
+        elif word in _LESS_HARM:
+            is_less = is_less is False
+        elif word in _LESS_GOOD:
+            is_less = is_less is not True
+    return is_less

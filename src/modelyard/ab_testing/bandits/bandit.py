@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
-from modelyard._core.chance import generator
 from modelyard._core.clock import Clock, SystemClock
-from modelyard._core.errors import ConfigError
 from modelyard._core.ids import checked_name
 from modelyard.ab_testing.bandits import off_policy, state
 from modelyard.ab_testing.bandits.choices import Choices
@@ -15,9 +13,11 @@ from modelyard.ab_testing.bandits.handover import experiment_of
 from modelyard.ab_testing.bandits.inputs import (
     check_options,
     checked_columns,
-    checked_names,
+    checked_generator,
+    checked_ids,
     checked_outcome,
     checked_reward,
+    checked_variants,
     name_of,
 )
 from modelyard.ab_testing.bandits.learner import Learner, Outcome
@@ -99,11 +99,11 @@ class MultiArmedBandit:
             reward_range=reward_range,
         )
         check_options(pending_timeout_s, log_size, durability)
-        names = checked_names(variants)
+        names = checked_variants(variants)
         self._models = {v.name: v.model for v in variants if isinstance(v, ModelVariant)}
         self._options = {"pending_timeout_s": pending_timeout_s, "log_size": log_size}
         self._learner = Learner(
-            names, rules, Choices(log_size, pending_timeout_s), generator(seed)
+            names, rules, Choices(log_size, pending_timeout_s), checked_generator(seed)
         )
         self._clock = clock or SystemClock()
         self._has_range = reward_range is not None
@@ -151,17 +151,15 @@ class MultiArmedBandit:
             self._shared.share()
         return name
 
-    def select_many(self, n: int, *, request_ids: Sequence[str] | None = None) -> list[str]:
+    def select_many(self, n: int, *, request_ids: Sequence[str | None] | None = None) -> list[str]:
         """Names of the variants to use for `n` requests at once.
 
         Each choice knows of those before it, so `ucb` does not give all of them one variant.
 
         Raises:
-            ConfigError: Another number of request ids.
+            ConfigError: `n` is no number of choices, or there are more or fewer request ids.
         """
-        ids = [None] * n if request_ids is None else [str(one) for one in request_ids]
-        if len(ids) != n:
-            raise ConfigError(f"select_many({n}) needs {n} request_ids, got {len(ids)}.")
+        ids = checked_ids(n, request_ids)
         with self._lock:
             now_s = self._now_s()
             names = [self._learner.select(now_s, request_id) for request_id in ids]
@@ -301,7 +299,10 @@ class MultiArmedBandit:
         return str(Path(filepath))
 
     def evaluate_policy(
-        self, policy: off_policy.TargetPolicy, method: str = "snips", **options: Any
+        self,
+        policy: off_policy.TargetPolicy,
+        method: str = "snips",
+        **options: Unpack[off_policy.Options],
     ) -> off_policy.PolicyValue:
         """What another way to choose would have earned, from `choices()`.
 
@@ -314,8 +315,9 @@ class MultiArmedBandit:
             ConfigError: As `off_policy.evaluate`.
             InputError: As `off_policy.evaluate`.
         """
-        known = {"reward_range": self._learner.rules.reward_range}
-        return off_policy.evaluate(self.choices(), policy, method, **{**known, **options})
+        off_policy.check_options(options)
+        options.setdefault("reward_range", self._learner.rules.reward_range)
+        return off_policy.evaluate(self.choices(), policy, method, **options)
 
     def to_abtest(
         self,
@@ -382,7 +384,7 @@ class MultiArmedBandit:
         """
         with state.misfits_explained():
             options = {key: plain[key] for key in ("pending_timeout_s", "log_size")}
-            variants = [*plain["variants"], *plain["removed"]]
+            variants = state.names_to_start_with(plain)
             bandit = cls(variants, clock=clock, **plain["rules"], **options)
             state.restore(bandit._learner, plain, bandit._times)
         return bandit
@@ -393,8 +395,4 @@ class MultiArmedBandit:
             # Another process may have made the choice since the last flush.
             self._shared.flush()
         with self._lock:
-            for outcome in outcomes:
-                learner.require_request(outcome)
-            now_s = self._now_s()
-            for outcome in outcomes:
-                learner.learn(outcome, now_s)
+            learner.learn_all(outcomes, self._now_s())

@@ -26,7 +26,7 @@ class Basis(NamedTuple):
     posterior: Posterior | None
 
 
-class Choice:
+class BanditChoice:
     """One choice; its reward comes later.
 
     Attributes:
@@ -81,7 +81,7 @@ class Choice:
         self.is_pending = False
 
 
-def fill_propensities(choices: Iterable[Choice]) -> None:
+def fill_propensities(choices: Iterable[BanditChoice]) -> None:
     """Work out the propensities that are not known yet.
 
     It takes some time where posteriors have to be integrated, so it is not done while choosing.
@@ -125,22 +125,22 @@ class Choices:
     """
 
     def __init__(self, log_size: int, pending_timeout_s: float | None) -> None:
-        self.log: deque[Choice] = deque(maxlen=log_size)
+        self.log: deque[BanditChoice] = deque(maxlen=log_size)
         self.n_expired = 0
         self._timeout_s = math.inf if pending_timeout_s is None else pending_timeout_s
         self.next_expiry_s = -math.inf
-        self.waiting: defaultdict[str, deque[Choice]] = defaultdict(deque)
-        self._by_key: dict[str, Choice] = {}
-        self._keyed: deque[Choice] = deque()
+        self.waiting: defaultdict[str, deque[BanditChoice]] = defaultdict(deque)
+        self._by_key: dict[str, BanditChoice] = {}
+        self._keyed: deque[BanditChoice] = deque()
         self._ended_keys: deque[str] = deque()
 
-    def add_keyed(self, choice: Choice, key: str) -> None:
+    def add_keyed(self, choice: BanditChoice, key: str) -> None:
         """Take a choice that is found by its key."""
         choice.key = key
         self.log.append(choice)
         self.remember(choice, key)
 
-    def remember(self, choice: Choice, key: str) -> None:
+    def remember(self, choice: BanditChoice, key: str) -> None:
         """Find a choice by its key from now on."""
         self._by_key[key] = choice
         if choice.is_pending:
@@ -150,7 +150,7 @@ class Choices:
         else:
             self.note_ended(key)
 
-    def inherit(self, choice: Choice) -> None:
+    def inherit(self, choice: BanditChoice) -> None:
         """Wait for the reward of a choice that an earlier process made."""
         self.waiting[choice.variant].append(choice)
 
@@ -167,17 +167,17 @@ class Choices:
                 if choice.key is None or choice.key.startswith(own_prefix)
             )
 
-    def by_key(self, key: str) -> Choice | None:
+    def by_key(self, key: str) -> BanditChoice | None:
         """The choice of this key, or None."""
         return self._by_key.get(key)
 
-    def end(self, choice: Choice, reward: float) -> None:
+    def end(self, choice: BanditChoice, reward: float) -> None:
         """Note what came of a choice."""
         choice.end(reward)
         if choice.key is not None:
             self.note_ended(choice.key)
 
-    def pending(self) -> list[Choice]:
+    def pending(self) -> list[BanditChoice]:
         """Those whose reward is waited for: oldest first among those of one kind."""
         queues = (self._keyed, *self.waiting.values())
         found = {id(choice): choice for queue in queues for choice in queue if choice.is_pending}
@@ -190,9 +190,9 @@ class Choices:
                 choice.is_pending = False
                 self.note_ended(choice.key)
 
-    def expired(self, now_s: float) -> list[Choice]:
+    def expired(self, now_s: float) -> list[BanditChoice]:
         """Those that are waited for no longer, from now on."""
-        gone: list[Choice] = []
+        gone: list[BanditChoice] = []
         heads = []
         for queue in (self._keyed, *self.waiting.values()):
             while queue and not self._is_waited_for(queue[0], len(queue), now_s):
@@ -207,7 +207,7 @@ class Choices:
         self.n_expired += len(gone)
         return gone
 
-    def _is_waited_for(self, choice: Choice, n_waiting: int, now_s: float) -> bool:
+    def _is_waited_for(self, choice: BanditChoice, n_waiting: int, now_s: float) -> bool:
         return (
             choice.is_pending
             and now_s - choice.at_s < self._timeout_s

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from modelyard._core.plain import finite_or_none
-from modelyard.ab_testing.bandits.choices import Choice, fill_propensities
+from modelyard.ab_testing.bandits.choices import BanditChoice, fill_propensities
 from modelyard.ab_testing.bandits.learner import Learner, Outbox
 from modelyard.ab_testing.bandits.log import LoggedChoice, Times, choice_of
 
@@ -88,8 +88,8 @@ def remember(learner: Learner, body: Mapping[str, Any], times: Times) -> None:
 
 
 def _referred_to(
-    learner: Learner, choices: Sequence[Choice], reference: int | str | None
-) -> Choice | None:
+    learner: Learner, choices: Sequence[BanditChoice], reference: int | str | None
+) -> BanditChoice | None:
     if isinstance(reference, str):
         return learner.choices.by_key(reference)
     return None if reference is None else choices[reference]
@@ -133,7 +133,7 @@ def _entries(body: Mapping[str, Any]) -> Iterator[tuple[str | None, LoggedChoice
         )
 
 
-def _reference(choice: Choice | None, places: Mapping[int, int]) -> int | str | None:
+def _reference(choice: BanditChoice | None, places: Mapping[int, int]) -> int | str | None:
     if choice is None:
         return None
     return places.get(id(choice), choice.key)

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from modelyard._core.chance import generator
 from modelyard._core.errors import ConfigError
 from modelyard.ab_testing.bandits.learner import Learner, Outcome
+from modelyard.ab_testing.durability import check_durability
 from modelyard.ab_testing.variant import ModelVariant
-
-DURABILITIES = ("batched", "sync")
 
 
 def check_options(pending_timeout_s: float | None, log_size: int, durability: str) -> None:
@@ -19,10 +19,7 @@ def check_options(pending_timeout_s: float | None, log_size: int, durability: st
     Raises:
         ConfigError: One of them breaks its rule.
     """
-    if durability not in DURABILITIES:
-        raise ConfigError(
-            f"durability must be one of {', '.join(DURABILITIES)}; got {durability!r}."
-        )
+    check_durability(durability)
     if pending_timeout_s is not None and not pending_timeout_s > 0.0:
         raise ConfigError(
             f"pending_timeout_s must be above 0 seconds, or None to wait for ever; got "
@@ -30,6 +27,46 @@ def check_options(pending_timeout_s: float | None, log_size: int, durability: st
         )
     if type(log_size) is not int or log_size < 1:
         raise ConfigError(f"log_size must be a number of choices, 1 or more; got {log_size!r}.")
+
+
+def checked_generator(seed: int | None) -> np.random.Generator:
+    """A generator of this seed; of None one that nobody can predict.
+
+    Raises:
+        ConfigError: It is no seed.
+    """
+    try:
+        return generator(seed)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"seed must be a whole number, 0 or more, or None; got {seed!r}.") from (
+            error
+        )
+
+
+def checked_ids(n: int, request_ids: Sequence[str | None] | None) -> list[str | None]:
+    """A request id for each of `n` choices; None for each where none are given.
+
+    Raises:
+        ConfigError: `n` is no number of choices, or there are more or fewer ids.
+    """
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
+        raise ConfigError(f"n must be a whole number of choices, 0 or more; got {n!r}.")
+    if request_ids is None:
+        return [None] * int(n)
+    refuse_text(request_ids, what="request_ids")
+    if len(request_ids) != n:
+        raise ConfigError(f"select_many({n}) needs {n} request_ids, got {len(request_ids)}.")
+    return [None if one is None else str(one) for one in request_ids]
+
+
+def refuse_text(given: Any, *, what: str) -> None:
+    """Refuse one text where a list is meant: its letters would be taken for names.
+
+    Raises:
+        ConfigError: It is a text.
+    """
+    if isinstance(given, str | bytes):
+        raise ConfigError(f"{what} must be a list of names or ids, got the text {given!r}.")
 
 
 def name_of(variant: str | ModelVariant) -> str:
@@ -44,14 +81,13 @@ def name_of(variant: str | ModelVariant) -> str:
     return name
 
 
-def checked_names(variants: Sequence[str | ModelVariant]) -> tuple[str, ...]:
+def checked_variants(variants: Sequence[str | ModelVariant]) -> tuple[str, ...]:
     """Names of two variants or more.
 
     Raises:
         ConfigError: Fewer, or two of one name.
     """
-    if isinstance(variants, str):
-        raise ConfigError(f"variants must be a list of names, got the text {variants!r}.")
+    refuse_text(variants, what="variants")
     names = tuple(name_of(variant) for variant in variants)
     if len(names) < 2 or len(set(names)) < len(names):  # noqa: PLR2004 - a choice
         raise ConfigError(f"A bandit needs two or more variants of different names: {names}.")
@@ -115,14 +151,22 @@ def checked_propensity(propensity: Any) -> float:
     return float(propensity)
 
 
-def checked_columns(first: Sequence[Any], *others: Sequence[Any] | None) -> list[Sequence[Any]]:
-    """Columns as long as the first; None becomes a column of None.
+def checked_columns(
+    variants: Sequence[str],
+    rewards: Sequence[float],
+    request_ids: Sequence[str | None] | None,
+    propensities: Sequence[float | None] | None,
+) -> list[Sequence[Any]]:
+    """The four columns, all as long as the first; None becomes a column of None.
 
     Raises:
-        ConfigError: They differ in length.
+        ConfigError: They differ in length, or names or ids are one text.
     """
-    n = len(first)
-    full = [first, *([None] * n if column is None else column for column in others)]
+    refuse_text(variants, what="variants")
+    refuse_text(request_ids, what="request_ids")
+    n = len(variants)
+    columns = (variants, rewards, request_ids, propensities)
+    full = [[None] * n if column is None else column for column in columns]
     if any(len(column) != n for column in full):
         lengths = [len(column) for column in full]
         raise ConfigError(f"One entry for each choice is needed; the lists have {lengths}.")

@@ -8,7 +8,7 @@ import numpy as np
 
 from modelyard._core.errors import ConfigError, RequestNotFoundError, VariantNotFoundError
 from modelyard.ab_testing.bandits.chances import chances_of_best
-from modelyard.ab_testing.bandits.choices import MOST_PENDING, Basis, Choice, Choices, mixed
+from modelyard.ab_testing.bandits.choices import MOST_PENDING, BanditChoice, Basis, Choices, mixed
 from modelyard.ab_testing.bandits.policies import Rules
 from modelyard.ab_testing.bandits.sums import Sums
 
@@ -39,8 +39,8 @@ class Outbox:
         members: Variants that came or went: name, and whether it came.
     """
 
-    choices: list[Choice] = field(default_factory=list)
-    rewards: list[tuple[Choice | None, str, float]] = field(default_factory=list)
+    choices: list[BanditChoice] = field(default_factory=list)
+    rewards: list[tuple[BanditChoice | None, str, float]] = field(default_factory=list)
     members: list[tuple[str, bool]] = field(default_factory=list)
 
     @property
@@ -98,6 +98,13 @@ class Learner:
         self.names = tuple(names)
         self.index = {name: index for index, name in enumerate(self.names)}
 
+    def n_uses(self) -> float:
+        """Uses of the variants there are, forgotten ones too."""
+        if self.record is self.sums:
+            return self.sums.n_pulls
+        # What is forgotten is still a use; only the sums know what is pending.
+        return self.record.n_pulls + sum(self.sums.pending)
+
     def require_known(self, variant: str) -> None:
         """Check that there is, or was, a variant of this name.
 
@@ -119,11 +126,11 @@ class Learner:
         index, posterior = self.policy.choose(sums, self.rng)
         basis = None
         if self._explores or posterior is not None:
-            exploration = self.rules.exploration(sums.n_pulls, len(names))
+            exploration = self.rules.exploration(self.n_uses(), len(names))
             basis = Basis(index, exploration, posterior)
             if exploration and self.rng.random() < exploration:
                 index = int(self.rng.random() * len(names))
-        choice = Choice(index, names, now_s, basis)
+        choice = BanditChoice(index, names, now_s, basis)
         sums.pull(index)
         if request_id is None:
             # Written out: a call of its own would be a thirtieth of the time of a choice.
@@ -183,6 +190,18 @@ class Learner:
                 f"{outcome.variant!r}."
             )
 
+    def learn_all(self, outcomes: Sequence[Outcome], now_s: float) -> None:
+        """Take all outcomes, or none where a request is not known.
+
+        Raises:
+            RequestNotFoundError: As `require_request`.
+            ConfigError: As `require_request`.
+        """
+        for outcome in outcomes:
+            self.require_request(outcome)
+        for outcome in outcomes:
+            self.learn(outcome, now_s)
+
     def learn(self, outcome: Outcome, now_s: float) -> None:
         """Take an outcome, once for each request; its request is known (`require_request`)."""
         variant, reward, request_id, propensity = outcome
@@ -201,7 +220,7 @@ class Learner:
         if self.outbox is not None:
             self.outbox.rewards.append((choice, variant, reward))
 
-    def settle(self, choice: Choice, reward: float) -> None:
+    def settle(self, choice: BanditChoice, reward: float) -> None:
         """Take the reward of a choice."""
         if not choice.is_pending:
             # Given up meanwhile, or made elsewhere: it is not among those counted.
@@ -219,9 +238,9 @@ class Learner:
         if self.record is not self.sums:
             self.record.add(index, reward)
 
-    def _made_elsewhere(self, variant: str, request_id: str | None, now_s: float) -> Choice:
+    def _made_elsewhere(self, variant: str, request_id: str | None, now_s: float) -> BanditChoice:
         among = self.names if variant in self.index else (*self.names, variant)
-        choice = Choice(among.index(variant), among, now_s)
+        choice = BanditChoice(among.index(variant), among, now_s)
         choice.is_pending = False
         choice.request_id = request_id
         if request_id is None:
@@ -249,7 +268,7 @@ class Learner:
             if index is not None:
                 self.sums.give_up(index)
 
-    def wait_for(self, choice: Choice) -> None:
+    def wait_for(self, choice: BanditChoice) -> None:
         """Wait for the reward of a choice that another process made."""
         index = self.index.get(choice.variant)
         if index is not None:
@@ -312,5 +331,5 @@ class Learner:
             preferred = [float(index == certain) for index in range(n)]
         else:
             preferred = chances_of_best([posterior])[0]
-        exploration = self.rules.exploration(self.sums.n_pulls, n)
+        exploration = self.rules.exploration(self.n_uses(), n)
         return [mixed(chance, exploration, n) for chance in preferred]

@@ -13,7 +13,7 @@ from modelyard._core.clock import Clock
 from modelyard._core.errors import ConfigError
 from modelyard._core.files import replacing
 from modelyard._core.plain import finite_or_none
-from modelyard.ab_testing.bandits.choices import Choice, fill_propensities
+from modelyard.ab_testing.bandits.choices import BanditChoice, fill_propensities
 
 
 class LoggedChoice(TypedDict):
@@ -59,7 +59,7 @@ class Times:
         return self.now_s + (datetime.fromisoformat(at) - self.now).total_seconds()
 
 
-def logged(choices: Iterable[Choice], times: Times) -> list[LoggedChoice]:
+def logged(choices: Iterable[BanditChoice], times: Times) -> list[LoggedChoice]:
     """Choices as plain values, propensities worked out."""
     known = list(choices)
     fill_propensities(known)
@@ -77,10 +77,10 @@ def logged(choices: Iterable[Choice], times: Times) -> list[LoggedChoice]:
     ]
 
 
-def choice_of(plain: Mapping[str, Any], times: Times) -> Choice:
+def choice_of(plain: Mapping[str, Any], times: Times) -> BanditChoice:
     """The choice that `logged` described; one without a reward is not waited for."""
     among = tuple(plain["among"])
-    choice = Choice(among.index(plain["variant"]), among, times.to_s(plain["at"]))
+    choice = BanditChoice(among.index(plain["variant"]), among, times.to_s(plain["at"]))
     choice.propensity = plain["propensity"]
     choice.request_id = plain["request_id"]
     choice.is_pending = False

@@ -20,20 +20,23 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from modelyard._core.chance import generator
 from modelyard._core.errors import ConfigError, InputError
 from modelyard._core.plain import finite_or_none
 from modelyard.ab_testing.bandits.estimators import METHODS, Sample
+from modelyard.ab_testing.bandits.inputs import checked_generator
 from modelyard.ab_testing.bandits.value_intervals import (
     bernstein_interval,
     bootstrap_interval,
+    cautious_interval,
     normal_interval,
 )
 from modelyard.stats.intervals import Interval, alpha_of
 
 TargetPolicy = str | Mapping[str, float]
 
-INTERVALS = ("normal", "bootstrap", "bernstein")
+INTERVALS = ("auto", "normal", "cautious", "bootstrap", "bernstein")
+
+_RESAMPLING = {"cautious": cautious_interval, "bootstrap": bootstrap_interval}
 
 _FEW_EFFECTIVE = 100.0
 # Standard errors by which the mean weight may miss 1 before the propensities are in doubt.
@@ -69,12 +72,33 @@ class PolicyValue(TypedDict):
     warnings: list[str]
 
 
+class Options(TypedDict, total=False):
+    """What `evaluate` may be told besides, all of it by name."""
+
+    interval: str
+    confidence_level: float
+    reward_range: tuple[float, float] | None
+    seed: int
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Check that there are options of these names.
+
+    Raises:
+        ConfigError: One is not.
+    """
+    known = Options.__annotations__
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"There is no option {name}; there are {', '.join(known)}.")
+
+
 def evaluate(
     log: Iterable[Mapping[str, Any]],
     policy: TargetPolicy,
     method: str = "snips",
     *,
-    interval: str = "normal",
+    interval: str = "auto",
     confidence_level: float = 0.95,
     reward_range: tuple[float, float] | None = None,
     seed: int = 0,
@@ -86,11 +110,12 @@ def evaluate(
             `variant`, `among`, `propensity`, `has_reward`, `reward`; oldest first.
         policy: A variant's name (always that one), or a chance for each variant.
         method: `ips` (unbiased), `snips` (usually more precise) or `dr` (doubly robust).
-        interval: `normal`; `bootstrap`, for few choices or skewed weights; `bernstein`, which
-            holds for any number of choices, with method `ips` and a `reward_range`.
+        interval: `normal`, for many choices; `cautious`, for few or skewed weights; `auto`, the
+            second where `effective_n` is below 100 and else the first; `bootstrap`; `bernstein`,
+            which holds for any number of choices, with method `ips` and a `reward_range`.
         confidence_level: Of the interval.
         reward_range: Least and largest possible reward.
-        seed: Of the bootstrap.
+        seed: Of the resamples.
 
     Raises:
         ConfigError: An argument breaks its rule.
@@ -105,6 +130,8 @@ def evaluate(
     usable, left_out = _usable(log, chances)
     sample = _sample(usable, chances, left_out, reward_range)
     estimate = METHODS[method](sample)
+    if interval == "auto":
+        interval = "cautious" if sample.effective_n < _FEW_EFFECTIVE else "normal"
     ends = _interval(sample, method, interval, alpha=alpha, reward_range=reward_range, seed=seed)
     weights = sample.weights
     return {
@@ -139,8 +166,9 @@ def _interval(
 ) -> Interval:
     if interval == "normal":
         return normal_interval(METHODS[method](sample), alpha=alpha)
-    if interval == "bootstrap":
-        return bootstrap_interval(sample, METHODS[method], alpha=alpha, rng=generator(seed))
+    if interval in _RESAMPLING:
+        rng = checked_generator(seed)
+        return _RESAMPLING[interval](sample, METHODS[method], alpha=alpha, rng=rng)
     if reward_range is None or method != "ips":
         raise ConfigError(
             "interval 'bernstein' needs method='ips' and reward_range=(least, largest); got "
@@ -265,8 +293,9 @@ def _warnings(sample: Sample) -> list[str]:
     found = []
     if sample.effective_n < _FEW_EFFECTIVE:
         found.append(
-            f"The log says as much as {sample.effective_n:.0f} choices of the policy itself: too "
-            "few for a normal interval. Use interval='bootstrap' or 'bernstein'."
+            f"The log says as much as {sample.effective_n:.0f} choices of the policy itself: few, "
+            "so the interval may be too narrow. Log more choices, with a min_probability of 0.05 "
+            "or more; interval='bernstein' holds for any number of them."
         )
     weights = sample.weights
     error = float(weights.std()) / math.sqrt(len(weights))

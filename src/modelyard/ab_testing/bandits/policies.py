@@ -34,7 +34,8 @@ class Rules:
     Attributes:
         algorithm: One of `ALGORITHMS`.
         epsilon: Chance of a random choice, for `epsilon_greedy`.
-        epsilon_decay: After n uses the chance is epsilon / (1 + epsilon_decay n).
+        epsilon_decay: After n uses of the variants there are, forgotten ones too, the chance is
+            epsilon / (1 + epsilon_decay n).
         min_probability: Least chance of every variant at every choice.
         window: How many of the last rewards count; None for all.
         discount: What a reward still counts when the next one has come; None for all of it.
@@ -105,12 +106,12 @@ class Rules:
             self.min_probability,
         )
 
-    def exploration(self, n_pulls: float, n_variants: int) -> float:
+    def exploration(self, n_uses: float, n_variants: int) -> float:
         """Chance that a choice is made at random, 0 to 1."""
         floor = min(1.0, self.min_probability * n_variants)
         if self.algorithm != "epsilon_greedy":
             return floor
-        return max(floor, self.epsilon / (1.0 + self.epsilon_decay * n_pulls))
+        return max(floor, self.epsilon / (1.0 + self.epsilon_decay * n_uses))
 
     def policy(self) -> Policy:
         """What chooses where the choice is not made at random."""

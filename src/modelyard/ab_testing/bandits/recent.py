@@ -64,7 +64,8 @@ class WindowSums(Sums):
         self.pulls[index] = n = self.pulls[index] - 1
         self.roots[index] = 1.0 / sqrt(n) if n else 0.0
         self.n_pulls -= 1
-        if not -LARGEST_REWARD < reward < LARGEST_REWARD:
+        is_failure = not -LARGEST_REWARD < reward < LARGEST_REWARD
+        if is_failure:
             self.failures[index] -= 1
             self.n_failures -= 1
         else:
@@ -77,7 +78,7 @@ class WindowSums(Sums):
                 self._subtract(index, reward)
         if n < self.n_first:
             self._count_pulls()
-        if self.n_failures or not self.counts[index]:
+        if is_failure or self.n_failures or not self.counts[index]:
             self._value()
 
     def _subtract(self, index: int, reward: float) -> None:
@@ -87,7 +88,7 @@ class WindowSums(Sums):
             self._add_up_anew()
             return
         n, mean, m2 = self.counts[index], self.means[index], self.m2[index]
-        self.means[index] = after = mean + (mean - reward) / n if n else 0.0
+        self.means[index] = self.worths[index] = after = mean + (mean - reward) / n if n else 0.0
         self.m2[index] = less = max(0.0, m2 - (reward - mean) * (reward - after)) if n > 1 else 0.0
         self.within_m2 = max(0.0, self.within_m2 + less - m2)
 

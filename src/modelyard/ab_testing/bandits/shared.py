@@ -15,10 +15,9 @@ from modelyard.ab_testing.bandits.choices import fill_propensities
 from modelyard.ab_testing.bandits.learner import Learner, Outbox
 from modelyard.ab_testing.bandits.log import LoggedChoice, Times
 from modelyard.ab_testing.bandits.rows import BanditRows, StoredChunk
+from modelyard.ab_testing.durability import FLUSH_INTERVAL_S
 
 _logger = logging.getLogger(__name__)
-
-FLUSH_INTERVAL_S = 1.0
 
 
 class SharedBandit:

@@ -76,6 +76,15 @@ def rules_from_plain(plain: Mapping[str, Any]) -> Rules:
     return Rules(**{**plain, "reward_range": None if reward_range is None else (*reward_range,)})
 
 
+def names_to_start_with(plain: Mapping[str, Any]) -> list[str]:
+    """Names of variants to make a bandit of before `restore`.
+
+    A bandit is made of two at least; where only one is left, another was removed.
+    """
+    present = list(plain["variants"])
+    return present if len(present) > 1 else [*present, *plain["removed"]][:2]
+
+
 def restore(learner: Learner, plain: Mapping[str, Any], times: Times) -> None:
     """Make a learner, new and with the same rules, what `to_plain` described."""
     plain = _of_present_format(plain)

@@ -5,15 +5,13 @@ from typing import TypedDict
 
 from modelyard._core.plain import finite_or_none
 from modelyard.ab_testing.bandits.learner import Learner
+from modelyard.ab_testing.bandits.mean_bounds import bounded_mean, large_sample_mean
 from modelyard.ab_testing.bandits.sums import Sums
 from modelyard.stats.intervals import Interval
 from modelyard.stats.moments import Moments
-from modelyard.stats.sequential import always_valid
-from modelyard.stats.significance import paired
 
-CONFIDENCE_LEVEL = 0.95
-# Rewards of a variant at which its bounds are closest; any number is valid.
-_N_TUNED = 1000
+_ALPHA = 0.05
+_WON_OR_LOST = (0.0, 1.0)
 
 
 class Regret(TypedDict):
@@ -53,7 +51,10 @@ class BanditStatistics(TypedDict):
     `non_finite_counts`.
 
     `lower_bounds` and `upper_bounds` hold the true means with 95 % confidence each, however often
-    one looks and however the traffic was directed (None where the rewards had no spread yet).
+    one looks and however the traffic was directed. For rewards of 0 and 1 and for those of a known
+    `reward_range` they hold at any number of rewards. Others need large samples: None below 400
+    rewards and while one of them makes up much of the spread; losses too rare to have been seen
+    are not in them.
     `pending` counts choices whose reward is still to come, `expired` those whose reward was
     waited for in vain, `duplicates` rewards of requests that had theirs.
 
@@ -85,7 +86,8 @@ def statistics_of(learner: Learner) -> BanditStatistics:
     names, record, sums = learner.names, learner.record, learner.sums
     counts = [int(n) for n in record.counts]
     failures = [int(n) for n in record.failures]
-    bounds = [_bounds(record, index) for index in range(len(names))]
+    reward_range = learner.rules.reward_range
+    bounds = [_bounds(record, index, reward_range) for index in range(len(names))]
     return {
         "algorithm": learner.rules.algorithm,
         "total": sum(counts),
@@ -123,14 +125,20 @@ def _std(sums: Sums, index: int) -> float | None:
     return math.sqrt(sums.m2[index] / (n - 1)) if n > 1 else None
 
 
-def _bounds(sums: Sums, index: int) -> Interval:
+def _bounds(sums: Sums, index: int, reward_range: tuple[float, float] | None) -> Interval:
     """Always-valid: a variant's rewards are a fair sample of its own however many there are."""
-    moments = Moments(int(sums.counts[index]), sums.means[index], sums.m2[index])
-    if moments.m2 <= 0.0:
-        return Interval(-math.inf, math.inf)
-    contrast = paired(moments, mean_a=0.0, mean_b=moments.mean)
-    valid = always_valid(contrast, n_tuned=2.0 * _N_TUNED, confidence_level=CONFIDENCE_LEVEL)
-    return valid.interval
+    n, mean = int(sums.counts[index]), sums.means[index]
+    if reward_range is None and sums.is_two_valued and {sums.least, sums.most} <= {*_WON_OR_LOST}:
+        reward_range = _WON_OR_LOST
+    if reward_range is not None and n:
+        least, most = reward_range
+        return bounded_mean(n, mean, least=least, most=most, alpha=_ALPHA)
+    return large_sample_mean(
+        Moments(n, mean, sums.m2[index]),
+        smallest=sums.smallest[index],
+        largest=sums.largest[index],
+        alpha=_ALPHA,
+    )
 
 
 def _regret(learner: Learner, bounds: list[Interval]) -> Regret:
@@ -138,7 +146,11 @@ def _regret(learner: Learner, bounds: list[Interval]) -> Regret:
     uses = record.uses()
     worths = [worth for worth, n in zip(record.worths, uses, strict=True) if n]
     best = max(worths, default=0.0)
-    gone = [(one.uses()[0], one.worths[0], _bounds(one, 0)) for one in learner.removed.values()]
+    reward_range = learner.rules.reward_range
+    gone = [
+        (one.uses()[0], one.worths[0], _bounds(one, 0, reward_range))
+        for one in learner.removed.values()
+    ]
     known = [*zip(uses, record.worths, bounds, strict=True), *gone]
     best_lower = max(bound.lower for bound in bounds)
     best_upper = max(bound.upper for bound in bounds)

@@ -13,7 +13,9 @@ from modelyard._core.plain import finite_or_none
 # Beyond it squares would overflow; it counts as not finite.
 LARGEST_REWARD = 1e150
 
-_LISTS = ("counts", "means", "m2", "failures", "highs")
+_SUMS = ("counts", "means", "m2", "failures", "highs")
+_EXTREMES = ("smallest", "largest")
+_LISTS = (*_SUMS, *_EXTREMES)
 
 
 class Sums:
@@ -33,6 +35,8 @@ class Sums:
         m2: Their sums of squares about the mean.
         failures: Rewards of each variant that were not finite.
         highs: Rewards of each variant that were the larger of the two values.
+        smallest: Smallest reward of each variant; plus infinity while there are none.
+        largest: Largest reward of each variant; minus infinity while there are none.
         pending: Choices of each variant whose reward is still to come.
         pulls: Uses of each variant: rewards, failures and pending choices.
         worths: What each variant is worth: its mean, failures counted as `least`; minus infinity
@@ -57,6 +61,7 @@ class Sums:
         "failures",
         "highs",
         "is_two_valued",
+        "largest",
         "least",
         "m2",
         "means",
@@ -68,6 +73,7 @@ class Sums:
         "pending",
         "pulls",
         "roots",
+        "smallest",
         "total",
         "within_m2",
         "worths",
@@ -79,9 +85,11 @@ class Sums:
         self.m2 = [0.0] * n_variants
         self.failures: list[float] = [0] * n_variants
         self.highs: list[float] = [0] * n_variants
+        self.smallest = [math.inf] * n_variants
+        self.largest = [-math.inf] * n_variants
         self.pending = [0] * n_variants
         self.pulls: list[float] = [0] * n_variants
-        self.worths = self.means
+        self.worths = [0.0] * n_variants
         self.total: float = 0
         self.within_m2 = 0.0
         self.n_pulls: float = 0
@@ -118,11 +126,14 @@ class Sums:
             self.n_failures += 1
         elif self.is_two_valued and self._is_level(reward):
             self._count(index, reward)
+            self._stretch(index, reward)
         else:
+            self._stretch(index, reward)
             self.counts[index] = n = self.counts[index] + 1
             mean = self.means[index]
             delta = reward - mean
-            self.means[index] = mean = mean + delta / n  # Welford (1962)
+            mean += delta / n  # Welford (1962)
+            self.means[index] = self.worths[index] = mean
             growth = delta * (reward - mean)
             self.m2[index] += growth
             self.within_m2 += growth
@@ -196,9 +207,9 @@ class Sums:
 
     def to_plain(self) -> dict[str, Any]:
         """The sums as plain values; choices that are pending are not among them."""
-        lists = {name: list(getattr(self, name)) for name in _LISTS}
         return {
-            **lists,
+            **{name: list(getattr(self, name)) for name in _SUMS},
+            **{name: [finite_or_none(x) for x in getattr(self, name)] for name in _EXTREMES},
             "within_m2": self.within_m2,
             "least": finite_or_none(self.least),
             "most": finite_or_none(self.most),
@@ -207,12 +218,17 @@ class Sums:
 
     def restore(self, plain: Mapping[str, Any], pending: Sequence[int] = ()) -> Self:
         """Take the place of the sums that `to_plain` described, with these pending choices."""
-        for name in _LISTS:
+        for name in _SUMS:
             setattr(self, name, list(plain[name]))
         self.pending = list(pending) or [0] * len(self.counts)
         self.least = math.inf if plain["least"] is None else plain["least"]
         self.most = -math.inf if plain["most"] is None else plain["most"]
         self.is_two_valued = plain["is_two_valued"]
+        # An earlier release knew those of all variants together only.
+        smallest = plain.get("smallest", [plain["least"]] * len(self.counts))
+        largest = plain.get("largest", [plain["most"]] * len(self.counts))
+        self.smallest = [math.inf if one is None else one for one in smallest]
+        self.largest = [-math.inf if one is None else one for one in largest]
         self._add_up()
         # As it was added up, not as it adds up now: the last bit decides ties.
         self.within_m2 = plain["within_m2"]
@@ -233,6 +249,12 @@ class Sums:
             self.least = self.most = reward
         return self.is_two_valued
 
+    def _stretch(self, index: int, reward: float) -> None:
+        if reward < self.smallest[index]:  # noqa: PLR1730 - min() takes twice as long
+            self.smallest[index] = reward
+        if reward > self.largest[index]:  # noqa: PLR1730
+            self.largest[index] = reward
+
     def _count(self, index: int, reward: float) -> None:
         self.counts[index] += 1
         self.total += 1
@@ -244,17 +266,17 @@ class Sums:
         """Mean and spread of a variant from how often it gave the larger value."""
         n, high, span = self.counts[index], self.highs[index], self.most - self.least
         share = high / n if n else 0.0
-        self.means[index] = self.least + span * share if n else 0.0
+        self.means[index] = self.worths[index] = self.least + span * share if n else 0.0
         before = self.m2[index]
         self.m2[index] = now = span * span * (n - high) * share
         self.within_m2 += now - before
 
     def _value(self) -> None:
-        """Set `worths` where a variant has failed, or has no reward yet."""
+        """Set `worths` anew: they differ from the means where one failed or has no reward yet."""
         uses = self.uses()
         self.n_unknown = uses.count(0)
         if not self.total or not (self.n_failures or self.n_unknown):
-            self.worths = self.means
+            self.worths = list(self.means)
             return
         least = self.least
         self.worths = [
