@@ -10,7 +10,8 @@ from threading import RLock
 from typing import Any
 
 from modelyard._core.clock import Clock
-from modelyard._core.errors import ConfigError, ExperimentStoppedError, StorageError
+from modelyard._core.errors import ExperimentStoppedError, StorageError
+from modelyard.ab_testing.durability import FLUSH_INTERVAL_S, check_durability
 from modelyard.ab_testing.persistence import PAUSED, RUNNING, STOPPED, ExperimentRows, News
 from modelyard.ab_testing.recording.results import Result, grouped
 from modelyard.ab_testing.recording.snapshots import Snapshot
@@ -19,10 +20,8 @@ from modelyard.ab_testing.serving.assignment import Assignment
 
 _logger = logging.getLogger(__name__)
 
-FLUSH_INTERVAL_S = 1.0
 # Without a store the history holds so many outcomes; with one, all.
 N_REMEMBERED = 100_000
-DURABILITIES = ("batched", "sync")
 # In the place of a variant: an outcome of the request, whoever answered it.
 ANY_VARIANT = ""
 
@@ -53,10 +52,7 @@ class Ledger:
         durability: str,
         is_paired: bool,
     ) -> None:
-        if durability not in DURABILITIES:
-            raise ConfigError(
-                f"durability must be one of {', '.join(DURABILITIES)}; got {durability!r}."
-            )
+        check_durability(durability)
         self.lock = RLock()
         self.assignment = assignment
         self.status = RUNNING

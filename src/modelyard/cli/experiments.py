@@ -1,7 +1,6 @@
 """`modelyard ab ...`: experiments that processes run on a registry's store, and their planning."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -211,20 +210,19 @@ def plan(
         )
     else:
         _refuse({"--share": share}, _NOT_SHARPE)
-    with _proportions_explained(effect):
-        found = planning.planned(
-            effect,
-            std=std,
-            base_rate=base_rate,
-            sharpe=sharpe,
-            correlation=correlation,
-            periods_per_year=252.0 if periods_per_year is None else periods_per_year,
-            power=power,
-            confidence_level=confidence,
-            share=0.5 if share is None else share,
-            inference=inference,
-            per_day=per_day,
-        )
+    found = planning.planned(
+        effect,
+        std=std,
+        base_rate=base_rate,
+        sharpe=sharpe,
+        correlation=correlation,
+        periods_per_year=252.0 if periods_per_year is None else periods_per_year,
+        power=power,
+        confidence_level=confidence,
+        share=0.5 if share is None else share,
+        inference=inference,
+        per_day=per_day,
+    )
     if as_json:
         show_json(found)
     else:
@@ -235,19 +233,6 @@ def _refuse(options: Mapping[str, float | None], reason: str) -> None:
     for option, value in options.items():
         if value is not None:
             raise ConfigError(f"{option} {value:g} changes nothing here: {reason}")
-
-
-@contextmanager
-def _proportions_explained(effect: float) -> Iterator[None]:
-    try:
-        yield
-    except ConfigError:
-        raise
-    except (ArithmeticError, ValueError) as error:
-        raise ConfigError(
-            f"--effect {effect:g} is out of proportion to the spread of the outcomes: how many "
-            "it takes cannot be worked out. Give both in the same unit."
-        ) from error
 
 
 def _load(registry: "ModelVersionManager", test_name: str) -> "ABTest":

@@ -18,6 +18,8 @@ from modelyard.stats.intervals import alpha_of
 from modelyard.stats.sequential import critical_at
 
 # Of a variant: a spread needs two values.
+# An effect in units of the spread: below it the outcomes needed are no number any more.
+_LEAST_SIGNAL = 1e-9
 _FEWEST = 2
 
 Inference = Literal["always_valid", "fixed_horizon", "group_sequential"]
@@ -258,7 +260,13 @@ def _plan(
             f"wanted_power must lie between {needed.alpha:g} (what chance alone finds) and 1, "
             f"got {needed.wanted_power}."
         )
-    signal = abs(effect) / math.sqrt(variance)
+    spread = math.sqrt(variance)
+    signal = abs(effect) / spread if 0.0 < spread < math.inf else 0.0
+    if not _LEAST_SIGNAL <= signal <= 1.0 / _LEAST_SIGNAL:
+        raise ConfigError(
+            f"effect {effect:g} is out of proportion to the spread of the outcomes, {spread:g}: "
+            "how many it takes cannot be worked out. Give both in the same unit."
+        )
     n, critical = _SOLVERS[needed.inference](signal, information, needed)
     n_per_variant = tuple(max(_FEWEST, math.ceil(n * share)) for share in _fractions(shares))
     return Plan(
