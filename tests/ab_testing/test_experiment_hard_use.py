@@ -39,10 +39,10 @@ def store(tmp_path):
     [
         (Metric("p", kind="ratio", denominator="n"), {"n": float("nan")}),
         (Metric("p", covariate="n"), {"n": float("nan")}),
+        (Metric("p", covariate="n"), "n"),
         (Metric("p"), {"p": None}),
-        (Metric("p"), "p"),
     ],
-    ids=["denominator", "covariate", "not finite", "not there"],
+    ids=["denominator", "covariate", "no covariate", "not finite"],
 )
 def test_a_variant_that_loses_its_worst_outcomes_does_not_win(metric, lost):
     rng = np.random.default_rng(0)
@@ -57,6 +57,24 @@ def test_a_variant_that_loses_its_worst_outcomes_does_not_win(metric, lost):
         test.record_result(name, outcome)
     assert test.get_winner() is None
     assert code_of(test) == "check_data"
+
+
+def test_a_metric_that_one_variants_outcomes_have_more_often_is_told():
+    test = ABTest("t", variants(), "p")
+    for i in range(2000):
+        outcome = {"p": 1.0} if i % 2 or i % 4 else {"other": 1.0}
+        test.record_result(("v1", "v2")[i % 2], outcome)
+    warnings = test.compare_variants("v1", "v2")["warnings"]
+    assert any("50.0% of the outcomes of v1 and 100.0% of those of v2" in t for t in warnings)
+
+
+def test_few_values_that_are_not_finite_on_one_side_are_let_pass():
+    rng = np.random.default_rng(0)
+    test = ABTest("t", variants(), "r")
+    for i in range(20_000):
+        value = None if i % 2 and i % 303 == 0 else rng.normal() + i % 2
+        test.record_result(("v1", "v2")[i % 2], {"r": value})
+    assert test.get_winner() == "v2"
 
 
 def test_a_metric_recorded_with_half_of_the_outcomes_of_both_can_win():
@@ -180,9 +198,9 @@ def test_a_request_keeps_the_epoch_in_which_it_was_assigned():
 
 
 @pytest.mark.parametrize("with_user", [False, True])
-def test_late_outcomes_after_a_change_of_weights_are_no_lopsided_split(with_user):
+def test_late_outcomes_after_a_change_of_weights_are_no_lopsided_split(store, with_user):
     rng = np.random.default_rng(0)
-    test = ABTest("t", variants(), "r", seed=0)
+    test = ABTest("t", variants(), "r", seed=0, store=store)
     chosen = {f"u{i}": test.select_variant(f"u{i}").name for i in range(400)}
     test.update_traffic_weights({"v1": 0.9, "v2": 0.1})
     for user, name in chosen.items():
@@ -190,6 +208,8 @@ def test_late_outcomes_after_a_change_of_weights_are_no_lopsided_split(with_user
     test.update_traffic_weights({"v1": 1.0, "v2": 0.0})
     test.record_result("v2", {"r": 1.0}, user_id="u1" if with_user else None)
     assert code_of(test) == "continue_testing"
+    test.flush()
+    assert code_of(ABTest.load("t", store=store)) == "continue_testing"
 
 
 def test_the_same_users_under_every_variant_are_told_to_be_paired():

@@ -154,7 +154,8 @@ def test_many_outcomes_of_few_users_are_worth_the_users(rng):
                 user_id = f"{name}{user}"
                 test.record_result(name, {"m": level + 0.1 * rng.normal()}, user_id=user_id)
     found = test.compare_variants("a", "b")["statistics"]
-    assert (found["n_a"], found["n_units_a"], found["effective_n_a"]) == (2000, 40, 40)
+    assert (found["n_a"], found["n_units_a"]) == (2000, 40)
+    assert 20 <= found["effective_n_a"] <= 40
     widths = [
         np.diff(found[key])[0]
         for key in ("confidence_interval", "confidence_interval_always_valid")

@@ -11,6 +11,7 @@ from modelyard.ab_testing.analysis.recommendation import Advice, advice_for, rec
 from modelyard.ab_testing.analysis.rules import Rules
 from modelyard.ab_testing.metrics import Metric, MetricBook
 from modelyard.ab_testing.recording.sums import Sums
+from modelyard.stats.autocorrelation import Correlogram
 from modelyard.stats.moments import Moments
 
 RULES = Rules(confidence_level=0.95, min_samples=100, n_tuned=2000)
@@ -22,7 +23,10 @@ def evidence(a, b, *, lag1=(0.0, 0.0)):
     snapshot = replace(
         Sums("ab", book).snapshot(),
         samples={("a", 0, "m"): a, ("b", 0, "m"): b},
-        correlations={("a", "m"): np.array(lag1[:1]), ("b", "m"): np.array(lag1[1:])},
+        correlograms={
+            (name, "m"): Correlogram(np.array([value]), np.array([10.0]))
+            for name, value in zip("ab", lag1, strict=True)
+        },
     )
     return evidence_of(snapshot, "a", "b", Metric(name="m"), is_paired=False)
 

@@ -37,8 +37,8 @@ def test_the_stream_and_the_array_give_the_same_autocorrelations(values, reads):
     for i, value in enumerate(x):
         stream.add(float(value))
         if i in reads:  # looking changes nothing
-            stream.correlations(moments_of(x[: i + 1]))
-    got = stream.correlations(moments_of(x))
+            stream.correlogram(moments_of(x[: i + 1]))
+    got = stream.correlogram(moments_of(x)).values
     assert got[0] == pytest.approx(lag1(x[:, None])[0], abs=1e-6)
     centred = x - x.mean()
     squares = float((centred * centred).sum())
@@ -55,7 +55,7 @@ def test_accounts_that_take_turns_show_at_the_lag_of_their_number():
     stream = Autocorrelation()
     for value in x:
         stream.add(float(value))
-    found = stream.correlations(moments_of(x))
+    found = stream.correlogram(moments_of(x)).values
     assert int(found.argmax()) + 1 == 7
     assert found[6] == pytest.approx(0.9, abs=0.05)
     assert abs(found[0]) < 0.1

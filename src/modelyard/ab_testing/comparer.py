@@ -1,5 +1,6 @@
 """The part of `ABTest` that compares: what the outcomes say, and whether anybody has won."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,6 @@ from modelyard.ab_testing.analysis.checks import (
 from modelyard.ab_testing.analysis.comparing import Comparison, compare, decide
 from modelyard.ab_testing.analysis.evidence import Evidence
 from modelyard.ab_testing.analysis.gathering import (
-    counted_as_users,
     evidence_of,
     short_series_p,
 )
@@ -40,9 +40,6 @@ class Now:
         assigned: Users, and requests of nobody in particular, that this process assigned, by
             variant and epoch.
         is_one_each: Whether all of them were counted.
-        users: Users that this process assigned, by variant; empty where requests of nobody in
-            particular were assigned too, or not all were counted.
-        own_unitless: Outcomes that this process recorded without saying whose, by variant.
     """
 
     snapshot: Snapshot
@@ -50,18 +47,11 @@ class Now:
     assignment: Assignment
     assigned: Mapping[tuple[str, int], int]
     is_one_each: bool
-    users: Mapping[str, int]
-    own_unitless: Mapping[str, int]
 
     @property
     def names(self) -> tuple[str, ...]:
         """The variants, in order."""
         return tuple(self.assignment.weights)
-
-    def user_share(self, variant: str) -> float:
-        """Users over outcomes of a variant where no outcome says whose it is, at most 1."""
-        n_users, n = self.users.get(variant, 0), self.own_unitless.get(variant, 0)
-        return min(1.0, n_users / n) if n and n_users else 1.0
 
 
 class Comparer(Recorder):
@@ -115,8 +105,6 @@ class Comparer(Recorder):
                 assignment=self._ledger.assignment,
                 assigned=exposures.counts(),
                 is_one_each=exposures.is_one_each,
-                users=exposures.users(),
-                own_unitless=self._ledger.own_unitless(),
             )
 
     def _compared(
@@ -150,7 +138,8 @@ class Comparer(Recorder):
             n_variants=len(now.names),
         )
         for warning in warnings:
-            self._warns.once(f"{metric}: {warning[:20]}", warning)
+            # The numbers in it differ from look to look.
+            self._warns.once(f"{metric}: {re.sub('[^a-z]+', '', warning)[:40]}", warning)
         return {
             "variant_a": variant_a,
             "variant_b": variant_b,
@@ -179,10 +168,8 @@ class Comparer(Recorder):
             return None
         return next((name for name in now.names if self._beats_all(name, now, metric)), None)
 
-    def _evidence(self, now: Now, snapshot: Snapshot, a: str, b: str, metric: str) -> Evidence:
-        found = evidence_of(snapshot, a, b, self._book[metric], is_paired=self.paired)
-        shares = (now.user_share(a), now.user_share(b))
-        return found if self.paired else counted_as_users(found, shares, sum(now.users.values()))
+    def _evidence(self, snapshot: Snapshot, a: str, b: str, metric: str) -> Evidence:
+        return evidence_of(snapshot, a, b, self._book[metric], is_paired=self.paired)
 
     def _compare(
         self, now: Now, a: str, b: str, metric: str, *, snapshot: Snapshot | None = None
@@ -190,9 +177,9 @@ class Comparer(Recorder):
         """The comparison now, or as it stood in an earlier `snapshot`."""
         planned = now.planned if snapshot is None else ()
         return compare(
-            self._evidence(now, snapshot or now.snapshot, a, b, metric),
+            self._evidence(snapshot or now.snapshot, a, b, metric),
             self._rules,
-            [self._evidence(now, look, a, b, metric) for look in planned],
+            [self._evidence(look, a, b, metric) for look in planned],
         )
 
     def _beats_all(self, name: str, now: Now, metric: str) -> bool:
@@ -225,7 +212,7 @@ class Comparer(Recorder):
             decide(
                 item.evidence,
                 item.anytime,
-                [self._evidence(now, look, other, name, metric) for look in now.planned],
+                [self._evidence(look, other, name, metric) for look in now.planned],
                 self._rules,
                 n_tests=len(found),
             ).is_significant

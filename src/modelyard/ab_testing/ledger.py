@@ -4,7 +4,7 @@ With a store the ledger sends its results there and takes in what other processe
 """
 
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import RLock
 from typing import Any
@@ -64,7 +64,6 @@ class Ledger:
         self._is_sync = durability == "sync"
         self._is_paired = is_paired
         self._seen: set[tuple[str, str]] = set()
-        self._own_unitless: Counter[str] = Counter()
         # With planned looks and a store: the sums in the store's order, the same everywhere.
         self._in_order = sums.emptied() if sums.has_planned_looks else None
         self._seen_in_order: set[tuple[str, str]] = set()
@@ -101,10 +100,6 @@ class Ledger:
         with self.lock:
             self._seen.add((request_id, ANY_VARIANT))
 
-    def own_unitless(self) -> dict[str, int]:
-        """Outcomes that this process recorded without saying whose, by variant."""
-        return dict(self._own_unitless)
-
     def record(self, results: Sequence[Result], *, is_late: bool = False) -> None:
         """Take in what belongs to one input.
 
@@ -128,7 +123,6 @@ class Ledger:
                 self.exchange_if_due()
                 return
             fresh = self._unseen(results)
-            self._own_unitless.update(result.variant for result in fresh if result.unit is None)
             self._add(fresh)
             if self._rows is None:
                 return

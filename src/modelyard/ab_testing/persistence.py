@@ -275,6 +275,7 @@ def _row(test_name: str, result: Result) -> dict[str, Any]:
         "unit": result.unit,
         "request_id": result.request_id,
         "metrics": without_non_finite(dict(result.metrics)),
+        "first_epoch": result.first_epoch,
     }
 
 
@@ -286,4 +287,5 @@ def _result(row: Any) -> Result:
         at=row.at,
         unit=row.unit,
         request_id=row.request_id,
+        first_epoch=row.first_epoch,
     )

@@ -1,6 +1,7 @@
 """The part of `ABTest` that serves and records: who answers, and what came of it."""
 
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from modelyard._core.clock import Clock
@@ -63,6 +64,8 @@ class Recorder:
         self._requests = OpenRequests()
         self._n_without_primary = self._n_not_counted = 0
         self._warns = WarnsOnce()
+        # Of each thread or task: the variant it was given last, for whom, metrics recorded since.
+        self._asked: ContextVar[tuple[str, Any, list[str]]] = ContextVar("asked")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -84,7 +87,10 @@ class Recorder:
             user_id: Any value whose text identifies the user.
         """
         owner = self._owner(user_id, self._ledger.assignment)[0]
-        return self._variants.get(owner) or self._served(owner)
+        variant = self._variants.get(owner) or self._served(owner)
+        if user_id is not None:
+            self._asked.set((variant.name, user_id, []))
+        return variant
 
     def is_held_out(self, user_id: str) -> bool:
         """Whether a user is kept out of the experiment (`holdout_share`)."""
@@ -115,6 +121,8 @@ class Recorder:
         assignment = self._ledger.assignment
         owner, unit, counts = self._owner(user_id, assignment, wanted=variant_name)
         variant = self._served(owner if variant_name is None else variant_name)
+        if user_id is not None:
+            self._asked.set((variant.name, user_id, []))
         prediction = variant.predict(data)
         if request_id is not None:
             name = owner if owner == HELD_OUT else variant.name
@@ -140,7 +148,8 @@ class Recorder:
             variant_name: Who answered.
             metrics: Numbers by name. What is not finite is counted, never averaged.
             user_id: Whose request it was. Outcomes of one user then count as one user's, however
-                many they are.
+                many they are. Without it, the user for whom this thread or task last asked for
+                this variant, once for each metric.
             request_id: The outcome's own id: a second one with it is ignored, whichever process
                 sends it.
 
@@ -157,6 +166,8 @@ class Recorder:
             )
         values = self._checked(metrics)
         unit, name = self._unit_now(), variant_name
+        if user_id is None and unit is None:
+            user_id = self._user_asked(variant_name, values)
         if user_id is None and (self._chooser.forced or self._chooser.holdout_share):
             self._warns.once(
                 "whose outcome",
@@ -181,7 +192,7 @@ class Recorder:
         self._record(
             name,
             values,
-            epoch=self._epoch_of(variant_name, user_id),
+            epoch=self._epoch_of(variant_name),
             unit=unit,
             request_id=None if request_id is None else str(request_id),
         )
@@ -280,17 +291,9 @@ class Recorder:
             return next(iter(assignment.weights)), None, False
         return self._chooser.choose(assignment, user_id)
 
-    def _epoch_of(self, variant: str, user_id: str | None) -> int:
-        """The weight epoch in which a variant was assigned, as far as that is known.
-
-        That of the user's first request; where the variant has no traffic any more, the last in
-        which it had.
-        """
+    def _epoch_of(self, variant: str) -> int:
+        """The present weight epoch; where a variant has no traffic any more, the last it had."""
         assignment = self._ledger.assignment
-        if user_id is not None and assignment.epoch:
-            first = self._chooser.first_epoch(assignment, variant, str(user_id))
-            if first is not None:
-                return first
         for epoch in range(assignment.epoch, 0, -1):
             if assignment.epochs[epoch].weights.get(variant, 0.0) > 0.0:
                 return epoch
@@ -332,9 +335,24 @@ class Recorder:
             at=self._clock.now().isoformat(),
             unit=unit,
             request_id=request_id,
+            first_epoch=self._first_epoch(variant, unit),
         )
         self._ledger.record([result], is_late=is_late)
         self._note_primary(values)
+
+    def _first_epoch(self, variant: str, unit: str | None) -> int | None:
+        assignment = self._ledger.assignment
+        if unit is None or not assignment.epoch:
+            return None
+        return self._chooser.first_epoch(assignment, variant, unit)
+
+    def _user_asked(self, variant: str, metrics: Mapping[str, float]) -> Any:
+        """For whom the caller asked for this variant last; None if these outcomes came before."""
+        asked = self._asked.get(None)
+        if asked is None or asked[0] != variant or not metrics.keys().isdisjoint(asked[2]):
+            return None
+        asked[2].extend(metrics)
+        return asked[1]
 
     def _note_primary(self, *recorded: Mapping[str, float]) -> None:
         """Say so, once, when outcomes come without the metric that decides."""

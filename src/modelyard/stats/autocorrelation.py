@@ -1,6 +1,8 @@
 """How much a value says about the next one, and what that costs in information."""
 
 import math
+from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,19 +20,33 @@ _AT_ONCE = 256
 _ROUNDING = 1e-12
 
 
+@dataclass(frozen=True, slots=True)
+class Correlogram:
+    """Autocorrelations of a stream by lag, from 1.
+
+    Attributes:
+        values: shape (lags,), each -1 to 1.
+        scores: In standard errors that hold whatever the values' distribution is, such as that of
+            rare events, shape (lags,).
+    """
+
+    values: NDArray[np.float64]
+    scores: NDArray[np.float64]
+
+
 class Autocorrelation:
     """Autocorrelations of a stream at the first 64 lags, in constant memory.
 
     Streams of several accounts that take turns show theirs at the lag of their number. Not
-    thread-safe: its owner locks. Sums are kept about the first value, so that a large mean does
-    not cancel the digits.
+    thread-safe: its owner locks. Sums are kept about the mean of the first 256 values, so that a
+    large mean does not cancel the digits.
     """
 
     def __init__(self) -> None:
-        self._first = 0.0
+        self._origin = 0.0
         self._n = 0
         self._total = 0.0
-        self._products = np.zeros(MAX_LAG)
+        self._products, self._squares = np.zeros(MAX_LAG), np.zeros(MAX_LAG)
         self._head = self._tail = np.empty(0)
         self._pending: list[float] = []
 
@@ -40,38 +56,48 @@ class Autocorrelation:
         if len(self._pending) == _AT_ONCE:
             self._take()
 
-    def correlations(self, moments: Moments) -> NDArray[np.float64]:
-        """Autocorrelation by lag, from 1, each -1 to 1; 0 while it cannot be known.
+    def correlogram(self, moments: Moments) -> Correlogram:
+        """Autocorrelations by lag; 0 while they cannot be known.
 
         Args:
             moments: Of the same stream.
 
         Source:
-            Box, Jenkins and Reinsel (1994), Time Series Analysis, equation 2.1.11.
+            Box, Jenkins and Reinsel (1994), Time Series Analysis, equation 2.1.11; standard
+            errors: Lo and MacKinlay (1988), Review of Financial Studies 1, 41-66, section 1.2.
         """
-        self._take()
+        now = copy(self)  # its arrays are replaced, never written to
+        now._pending = list(self._pending)  # noqa: SLF001 - its own
+        now._take()  # noqa: SLF001 - likewise
+        return now._known(moments)  # noqa: SLF001 - likewise
+
+    def _known(self, moments: Moments) -> Correlogram:
         rounding = self._n * (_ROUNDING * abs(moments.mean)) ** 2
         if self._n <= 2 or moments.m2 <= rounding:  # noqa: PLR2004 - two pairs at least
-            return np.zeros(MAX_LAG)
-        mean = moments.mean - self._first
+            return Correlogram(np.zeros(MAX_LAG), np.zeros(MAX_LAG))
+        mean = moments.mean - self._origin
         n_pairs = np.maximum(0, self._n - np.arange(1, MAX_LAG + 1))
         earlier = self._total - _grown(self._tail[::-1])
         later = self._total - _grown(self._head)
         cross = self._products - mean * (earlier + later) + n_pairs * mean * mean
-        known = np.where(n_pairs > 0, cross / moments.m2, 0.0)
-        return np.asarray(np.clip(known, -1.0, 1.0))
+        cross = np.where(n_pairs > 0, cross, 0.0)
+        scores = np.divide(
+            cross, np.sqrt(self._squares), out=np.zeros(MAX_LAG), where=self._squares > 0.0
+        )
+        return Correlogram(np.clip(cross / moments.m2, -1.0, 1.0), scores)
 
     def _take(self) -> None:
         if not self._pending:
             return
         values = np.array(self._pending)
-        self._pending.clear()
+        self._pending = []
         if self._n == 0:
-            self._first = float(values[0])
-        values -= self._first
+            self._origin = float(values.mean())
+        values -= self._origin
         joined = np.concatenate([np.zeros(MAX_LAG - len(self._tail)), self._tail, values])
-        before = np.lib.stride_tricks.sliding_window_view(joined[:-1], MAX_LAG)
-        self._products += (values @ before[-len(values) :])[::-1]
+        before = np.lib.stride_tricks.sliding_window_view(joined[:-1], MAX_LAG)[-len(values) :]
+        self._products = self._products + (values @ before)[::-1]
+        self._squares = self._squares + (np.square(values) @ np.square(before))[::-1]
         self._n += len(values)
         self._total += float(values.sum())
         if len(self._head) < MAX_LAG:
@@ -103,16 +129,22 @@ def lag1(rows: NDArray[Any]) -> NDArray[np.float64]:
     )
 
 
-def is_autocorrelated(correlation: float, n: int, *, n_lags: int = 1) -> bool:
-    """Whether a measured autocorrelation is real and large enough to matter.
+def is_autocorrelated(correlation: float, n: int) -> bool:
+    """Whether a measured lag-1 autocorrelation is real and large enough to matter."""
+    return correlation > max(MIN_LAG1, _STANDARD_ERRORS / math.sqrt(max(n, 1)))
 
-    Args:
-        correlation: Of one lag, or the largest of several.
-        n: Values it was measured on.
-        n_lags: How many lags it is the largest of.
+
+def deciding_lag(found: Correlogram) -> int:
+    """The lag whose autocorrelation is real, large enough to matter and the largest; 0 for none.
+
+    Another than 1 only where it says clearly more, as that of accounts that take turns.
     """
-    standard_errors = _STANDARD_ERRORS if n_lags == 1 else _OF_SEVERAL
-    return correlation > max(MIN_LAG1, standard_errors / math.sqrt(max(n, 1)))
+    is_real = (found.values > MIN_LAG1) & (found.scores > _OF_SEVERAL)
+    is_real[0] = found.values[0] > MIN_LAG1 and found.scores[0] > _STANDARD_ERRORS
+    if not is_real.any():
+        return 0
+    largest = int(np.argmax(np.where(is_real, found.values, -1.0)))
+    return 1 if is_real[0] and found.values[largest] < found.values[0] + MIN_LAG1 else largest + 1
 
 
 def effective_share(correlation: float) -> float:

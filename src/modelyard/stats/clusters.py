@@ -1,6 +1,6 @@
 """Errors where values belong to units, such as users, and only the units are independent."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,16 +41,36 @@ class Products:
         )
 
 
-def covariance_of_ratios(
-    products: Products, first: CoMoments, second: CoMoments, *, origin: float = 0.0
-) -> float:
+@dataclass(frozen=True, slots=True)
+class Clusters:
+    """Totals by unit over several periods.
+
+    Attributes:
+        totals: Of each period: moments of the units' totals x and y.
+        products: Of two periods, the earlier first: over the units that came in both.
+        origin: What was taken from every value before it was summed up, to keep the digits of
+            large ones; the ratios of totals lack it.
+        n_again: How often a unit came in a period that had come in another one before.
+    """
+
+    totals: Mapping[int, CoMoments]
+    products: Mapping[tuple[int, int], Products]
+    origin: float = 0.0
+    n_again: int = 0
+
+    @property
+    def n_units(self) -> int:
+        """Different units, over all periods."""
+        return sum(totals.n for totals in self.totals.values()) - self.n_again
+
+
+def covariance_of_ratios(products: Products, first: CoMoments, second: CoMoments) -> float:
     """Covariance of two periods' ratios of totals, sum of x over sum of y.
 
     Args:
-        products: Over the units that came in both, with x - `origin` y in place of x.
-        first: Totals by unit of the one period, x as it was.
+        products: Over the units that came in both.
+        first: Totals by unit of the one period.
         second: Of the other.
-        origin: Near the ratios; keeps the digits of large values.
 
     Source:
         Deng, Knoblich and Lu (2018), KDD, 233-242, equation 3, for two ratios.
@@ -58,7 +78,7 @@ def covariance_of_ratios(
     totals = (first.n * first.mean_y, second.n * second.mean_y)
     if 0.0 in totals:
         return 0.0
-    r, s = (side.mean_x / side.mean_y - origin for side in (first, second))
+    r, s = (side.mean_x / side.mean_y for side in (first, second))
     cross = products.xx - s * products.xy - r * products.yx + r * s * products.yy
     return cross / (totals[0] * totals[1])
 
@@ -73,7 +93,8 @@ def variance_inflation(
         units: The unit of each value as a whole number; -1 for one of its own.
 
     Source:
-        Liang and Zeger (1986), Biometrika 73, 13-22, on influence functions.
+        Liang and Zeger (1986), Biometrika 73, 13-22, on influence functions; of few units n / (n
+        - 1) as much, as for a variance.
     """
     parts, codes = np.concatenate(influences), np.concatenate(units).astype(np.int64)
     independent = float(np.square(parts).sum())
@@ -82,4 +103,5 @@ def variance_inflation(
     known = codes != NOBODY
     of_units = np.bincount(codes[known], weights=parts[known]) if known.any() else np.zeros(1)
     clustered = float(np.square(of_units).sum() + np.square(parts[~known]).sum())
-    return max(1.0, clustered / independent)
+    n_units = len(np.unique(codes[known])) + int((~known).sum())
+    return max(1.0, clustered / independent * n_units / max(1, n_units - 1))

@@ -24,7 +24,7 @@ def cuped_contrast(strata: Strata) -> Contrast:
         Deng, Xu, Kohavi and Walker (2013), WSDM, 123-132; one slope for both sides.
         Reference numbers: `tests/reference/experiments.json`, from gbstats.
     """
-    theta = _slope(strata)
+    theta = slope(strata)
     return stratified([(_adjusted(a, b, theta), _adjusted(b, a, theta)) for a, b in strata])
 
 
@@ -40,8 +40,8 @@ def variance_reduction(strata: Strata) -> float:
     return 1.0 - cuped_contrast(strata).variance / before
 
 
-def _slope(strata: Strata) -> float:
-    """The regression of x on y inside every side of every stratum."""
+def slope(strata: Strata) -> float:
+    """The regression of x on y inside every side of every stratum; 0 for a constant y."""
     sides = [side for stratum in strata for side in stratum]
     squares = sum(side.m2_y for side in sides)
     return sum(side.c_xy for side in sides) / squares if squares > 0.0 else 0.0

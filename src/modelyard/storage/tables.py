@@ -26,7 +26,7 @@ from sqlalchemy import (
 metadata = MetaData()
 
 # Alembic's name of the last migration in `migrations/versions`, which leads to these tables.
-HEAD = "0004"
+HEAD = "0005"
 
 
 def _seq() -> Column[Any]:
@@ -238,6 +238,7 @@ experiment_result = Table(
     Column("unit", String(200)),
     Column("request_id", String(200)),
     Column("metrics", JSON, nullable=False),
+    Column("first_epoch", Integer),
     # A late retry of the same outcome counts once. Null request ids are all distinct in SQL.
     UniqueConstraint("test_name", "request_id", "variant", name="result_once"),
     Index("result_by_test", "test_name", "seq"),

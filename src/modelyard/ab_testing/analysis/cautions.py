@@ -1,13 +1,14 @@
 """What a reader of a comparison must know besides its numbers, in sentences."""
 
 from modelyard.ab_testing.analysis.checks import RatioCheck
-from modelyard.ab_testing.analysis.comparing import Comparison
+from modelyard.ab_testing.analysis.comparing import UNEVEN_P, Comparison
 from modelyard.ab_testing.analysis.evidence import Evidence
 from modelyard.ab_testing.analysis.recommendation import (
     incomplete,
     lopsided,
 )
 from modelyard.ab_testing.analysis.rules import Rules
+from modelyard.stats.proportions import proportions_test
 
 _WARNED_CORRELATION = 0.5
 
@@ -28,9 +29,8 @@ def cautions(
         found.append(incomplete(comparison, variant_a, variant_b, metric))
     if ratio is not None and ratio.is_mismatch:
         found.append(lopsided(ratio))
-    if evidence.n_assigned:
-        found.append(_of_few_users(evidence, metric))
-    found += _order(evidence, metric)
+    found += _uneven(comparison, variant_a, variant_b)
+    found += _following(evidence, metric)
     n_left_out = evidence.a.n + evidence.b.n - evidence.n_a - evidence.n_b
     if n_left_out:
         found.append(
@@ -58,21 +58,27 @@ def half_a_cycle(comparison: Comparison, rules: Rules, elapsed_s: float) -> list
     return [text]
 
 
-def _of_few_users(evidence: Evidence, metric: str) -> str:
-    return (
-        f"{evidence.n_a + evidence.n_b} values of {metric!r} do not say whose they are, and only "
-        f"{evidence.n_assigned} users were assigned: they count as one value of each. Pass "
-        "user_id to record_result, or request ids to predict and record_outcome."
-    )
+def _uneven(comparison: Comparison, variant_a: str, variant_b: str) -> list[str]:
+    """That outcomes of one variant have the metric more often, in some weight epoch."""
+    for (n_a, of_a), (n_b, of_b) in comparison.evidence.presence:
+        if proportions_test(n_a, of_a, n_b, of_b).p_value < UNEVEN_P:
+            text = (
+                f"{n_a / of_a:.1%} of the outcomes of {variant_a} and {n_b / of_b:.1%} of those "
+                f"of {variant_b} have {comparison.evidence.metric.name!r}, which chance does not "
+                "do. If the others would have been worse, the comparison flatters a variant: "
+                "record it with every outcome."
+            )
+            return [text]
+    return []
 
 
-def _order(evidence: Evidence, metric: str) -> list[str]:
+def _following(evidence: Evidence, metric: str) -> list[str]:
     """That values follow one another, where that decides what they are worth."""
     order = min(evidence.order_a, evidence.order_b, key=lambda side: side.share)
-    correlation = float(order.correlations[order.lag - 1])
+    correlation = order.correlation
     if correlation <= _WARNED_CORRELATION or (order.lag > 1 and evidence.is_by_unit):
         return []
-    turns = f", so that {order.lag} streams seem to take turns" if order.lag > 1 else ""
+    turns = f", as where {order.lag} streams take turns" if order.lag > 1 else ""
     text = (
         f"The values of {metric!r} follow one another (lag-{order.lag} autocorrelation "
         f"{correlation:.2f}{turns}), as overlapping windows do: each says little that is new, so "

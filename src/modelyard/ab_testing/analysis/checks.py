@@ -27,6 +27,7 @@ class RatioCheck:
         expected: By variant, from the weights in force at the time.
         result: P-values; None where nothing can be compared.
         n_shared: Units with outcomes of several variants, which count for the first.
+        n_epochs: Periods of constant weights.
     """
 
     counted: str
@@ -35,6 +36,7 @@ class RatioCheck:
     expected: Mapping[str, float]
     result: SampleRatio | None
     n_shared: int = 0
+    n_epochs: int = 1
 
     @property
     def is_mismatch(self) -> bool:
@@ -71,6 +73,7 @@ def check_ratio(
         expected=expected,
         result=sample_ratio(strata) if strata else None,
         n_shared=n_shared,
+        n_epochs=len(weights),
     )
 
 

@@ -32,8 +32,8 @@ _LIFTED = frozenset({"mean", "proportion", "ratio"})
 # A variant that loses its worst outcomes looks better than it is: above this share of values that
 # are not finite, the rest decides nothing.
 MAX_MISSING_SHARE = 0.01
-# The share of outcomes that have the metric may differ between variants by chance, but not so.
-_UNEVEN_P = 1e-6
+# Shares of outcomes that have a value may differ between variants by chance, but not so.
+UNEVEN_P = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,11 +116,12 @@ class Comparison:
 
     @property
     def is_uneven(self) -> bool:
-        """Whether the outcomes of one variant have the metric more often than the other's."""
-        n_a, n_b = self.evidence.n_outcomes_a, self.evidence.n_outcomes_b
-        if self.n_a > n_a or self.n_b > n_b:  # outcomes are not counted where they are paired
+        """Whether the values of one variant have their covariate more often than the other's."""
+        evidence = self.evidence
+        n_a, n_b = evidence.a.n, evidence.b.n
+        if evidence.metric.covariate is None:
             return False
-        return proportions_test(self.n_a, n_a, self.n_b, n_b).p_value < _UNEVEN_P
+        return proportions_test(self.n_a, n_a, self.n_b, n_b).p_value < UNEVEN_P
 
     @property
     def lift_interval(self) -> Interval:
@@ -214,6 +215,8 @@ def _has_enough(evidence: Evidence, rules: Rules, n_a: int, n_b: int) -> bool:
     if math.isnan(evidence.effective.variance):
         return False
     effective_n = min(evidence.effective_n_a, evidence.effective_n_b)
+    if evidence.is_by_unit:
+        effective_n = min(effective_n, evidence.n_units_a, evidence.n_units_b)
     return min(n_a, n_b) >= rules.min_samples and effective_n >= min(
         rules.min_samples, MIN_EFFECTIVE_SAMPLES
     )

@@ -1,6 +1,6 @@
 """What dependent values are worth: outcomes of one user, and values that follow one another."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.ab_testing.recording.snapshots import Snapshot, Stream
-from modelyard.ab_testing.recording.units import Returning
-from modelyard.stats.autocorrelation import effective_share, is_autocorrelated
-from modelyard.stats.clusters import covariance_of_ratios, variance_inflation
+from modelyard.stats.autocorrelation import Correlogram, deciding_lag, effective_share
+from modelyard.stats.clusters import Clusters, covariance_of_ratios, variance_inflation
 from modelyard.stats.comoments import CoMoments
 from modelyard.stats.moments import Moments
 from modelyard.stats.ratios import ratio_contrast
@@ -20,7 +19,6 @@ Array = NDArray[np.float64]
 # Two samples to what each of their values adds to the estimate, mean 0 in each.
 Influences = Callable[[Array, Array], tuple[Array, Array]]
 Streams = tuple[Stream, Stream]
-_NOTHING = Returning({}, 0.0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,33 +26,29 @@ class Order:
     """What the order of a variant's values says about their dependence.
 
     Attributes:
-        correlations: Autocorrelations by lag, from 1.
-        n: How many values.
+        lag1: Autocorrelation of values that follow one another, -1 to 1.
+        lag: Which lag decides: 1, or that of accounts that take turns; 0 where none is real.
+        correlation: Autocorrelation at that lag; 0 where none is real.
     """
 
-    correlations: Array
-    n: int
+    lag1: float
+    lag: int
+    correlation: float
 
-    @property
-    def lag1(self) -> float:
-        """Autocorrelation of values that follow one another, -1 to 1."""
-        return float(self.correlations[0])
-
-    @property
-    def lag(self) -> int:
-        """The lag that decides: 1, or that of the accounts that take turns in the stream."""
-        lag = int(self.correlations.argmax()) + 1
-        is_real = is_autocorrelated(
-            float(self.correlations[lag - 1]), self.n, n_lags=len(self.correlations)
+    @classmethod
+    def of(cls, found: Correlogram) -> "Order":
+        """What a stream's autocorrelations come to."""
+        lag = deciding_lag(found)
+        return cls(
+            lag1=float(found.values[0]),
+            lag=lag,
+            correlation=float(found.values[lag - 1]) if lag else 0.0,
         )
-        return lag if is_real else 1
 
     @property
     def share(self) -> float:
         """How many independent values would say as much, as a share of the values, 0 to 1."""
-        worst = float(self.correlations[self.lag - 1])
-        is_real = self.lag > 1 or is_autocorrelated(worst, self.n)
-        return effective_share(worst) if is_real else 1.0
+        return effective_share(self.correlation)
 
 
 def thinned(moments: Moments, share: float) -> Moments:
@@ -63,22 +57,6 @@ def thinned(moments: Moments, share: float) -> Moments:
     if share >= 1.0 or moments.n < 2:  # noqa: PLR2004 - a variance needs two values
         return moments
     return Moments(n, moments.mean, moments.variance * max(0, n - 1))
-
-
-def thinned_co(sums: CoMoments, share: float) -> CoMoments:
-    """As `thinned`, of pairs."""
-    n = int(sums.n * share)
-    if share >= 1.0 or sums.n < 2:  # noqa: PLR2004 - as above
-        return sums
-    scale = max(0, n - 1) / (sums.n - 1)
-    return CoMoments(
-        n=n,
-        mean_x=sums.mean_x,
-        mean_y=sums.mean_y,
-        m2_x=sums.m2_x * scale,
-        m2_y=sums.m2_y * scale,
-        c_xy=sums.c_xy * scale,
-    )
 
 
 def discounted(contrast: Contrast, share: float) -> Contrast:
@@ -93,47 +71,39 @@ def discounted(contrast: Contrast, share: float) -> Contrast:
     )
 
 
-def combined_by_unit(
-    strata: Sequence[tuple[CoMoments, CoMoments]], snapshot: Snapshot, streams: Sequence[Streams]
-) -> Contrast:
+def combined_by_unit(a: Clusters, b: Clusters, epochs: Sequence[int]) -> Contrast:
     """Difference of two ratios of totals over several weight epochs, by unit.
 
     A unit that comes in several epochs is one draw: the epochs' estimates go together.
 
     Args:
-        strata: Totals by unit of both variants, by epoch.
-        snapshot: Where they come from.
-        streams: The streams of the strata.
+        a: Totals by unit of the control.
+        b: Totals by unit of the treatment.
+        epochs: Which.
     """
-    contrasts = [ratio_contrast(a, b) for a, b in strata]
-    contrast = combined(contrasts)
-    usable = [i for i, part in enumerate(contrasts) if part.n > 0.0 and part.variance >= 0.0]
-    if len(usable) < 2 or not contrast.variance > 0.0:  # noqa: PLR2004 - two epochs
+    none = CoMoments()
+    parts = {e: ratio_contrast(a.totals.get(e, none), b.totals.get(e, none)) for e in epochs}
+    contrast = combined(list(parts.values()))
+    contrast = replace(
+        contrast, mean_a=contrast.mean_a + a.origin, mean_b=contrast.mean_b + b.origin
+    )
+    weights = {e: part.n / contrast.n for e, part in parts.items() if part.variance >= 0.0}
+    if len(weights) < 2 or not contrast.variance > 0.0:  # noqa: PLR2004 - two epochs
         return contrast
-    n = sum(contrasts[i].n for i in usable)
-    extra = 0.0
-    for side in (0, 1):
-        variant, _, metric = streams[usable[0]][side]
-        known = snapshot.returning.get((variant, metric), _NOTHING)
-        shared = 0.0
-        for i, j in combinations(usable, 2):
-            products = known.products.get((streams[i][side][1], streams[j][side][1]))
-            if products is not None:
-                covariance = covariance_of_ratios(
-                    products, strata[i][side], strata[j][side], origin=known.origin
-                )
-                shared += 2.0 * (contrasts[i].n / n) * (contrasts[j].n / n) * covariance
-        # Less than independent epochs would vary is chance, not information.
-        extra += max(0.0, shared)
+    # Less than independent epochs would vary is chance, not information.
+    extra = sum(max(0.0, _shared_variance(side, weights)) for side in (a, b))
     return discounted(contrast, contrast.variance / (contrast.variance + extra))
 
 
-def n_again(snapshot: Snapshot, streams: Sequence[Stream]) -> int:
-    """How often a unit of one variant came in an epoch that had come in another one before."""
-    if not streams:
-        return 0
-    variant, _, metric = streams[0]
-    return snapshot.returning.get((variant, metric), _NOTHING).n_again
+def _shared_variance(side: Clusters, weights: Mapping[int, float]) -> float:
+    """What the units that came in several epochs add to the variance of the weighted mean."""
+    shared = 0.0
+    for first, second in combinations(sorted(weights), 2):
+        products = side.products.get((first, second))
+        if products is not None:
+            covariance = covariance_of_ratios(products, side.totals[first], side.totals[second])
+            shared += 2.0 * weights[first] * weights[second] * covariance
+    return shared
 
 
 def inflation_by_unit(

@@ -1,12 +1,16 @@
 """What has been measured of two variants on one metric."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modelyard.ab_testing.analysis.dependence import Order
 from modelyard.ab_testing.metrics import Metric
 from modelyard.stats.moments import Moments
 from modelyard.stats.significance import Contrast
+
+# Outcomes with a metric, and all outcomes.
+Presence = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +33,8 @@ class Evidence:
         order_a: What the order of the values of `a` says; of the differences in a paired
             experiment.
         order_b: Likewise of `b`.
-        n_outcomes_a: Outcomes of `a`, with this metric or without; 0 in a paired experiment.
-        n_outcomes_b: Likewise of `b`.
+        presence: Of `a` and `b` in each weight epoch: outcomes with the metric, whatever its
+            value, and all outcomes; empty in a paired experiment.
         missing_share_a: Share of the values of `a` that were not finite, 0 to 1.
         missing_share_b: Share of the values of `b` that were not finite, 0 to 1.
         n_a: Values of `a` that the contrast rests on; those are left out that lack what they are
@@ -39,8 +43,6 @@ class Evidence:
         variance_reduction: Share of the variance that a covariate takes out, 0 to 1; NaN without.
         n_units_a: Users or other units behind the values of `a`; 0 where they are not known.
         n_units_b: Likewise of `b`.
-        n_assigned: Users that all outcomes are counted as, since no more were assigned and no
-            outcome says whose it is; 0 where they are not.
     """
 
     metric: Metric
@@ -55,8 +57,7 @@ class Evidence:
     covariance: float
     order_a: Order
     order_b: Order
-    n_outcomes_a: int
-    n_outcomes_b: int
+    presence: Sequence[tuple[Presence, Presence]]
     missing_share_a: float
     missing_share_b: float
     n_a: int
@@ -64,9 +65,8 @@ class Evidence:
     variance_reduction: float = math.nan
     n_units_a: int = 0
     n_units_b: int = 0
-    n_assigned: int = 0
 
     @property
     def is_by_unit(self) -> bool:
         """Whether users, not the order of the values, say how dependent these are."""
-        return self.n_units_a > 0 or self.n_assigned > 0
+        return self.n_units_a > 0 or self.n_units_b > 0

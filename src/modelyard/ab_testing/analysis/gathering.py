@@ -1,11 +1,9 @@
 """What the outcomes say about two variants and one metric: from a snapshot to the evidence."""
 
-from dataclasses import replace
-
 import numpy as np
 
 from modelyard._core.chance import generator
-from modelyard.ab_testing.analysis.dependence import Order, discounted, thinned
+from modelyard.ab_testing.analysis.dependence import Order, thinned
 from modelyard.ab_testing.analysis.evidence import Evidence
 from modelyard.ab_testing.analysis.kinds import BY_KIND, size_of
 from modelyard.ab_testing.metrics import Metric
@@ -27,27 +25,6 @@ def evidence_of(
     if is_paired:
         return _paired(snapshot, variant_a, variant_b, metric)
     return _unpaired(snapshot, variant_a, variant_b, metric)
-
-
-def counted_as_users(evidence: Evidence, shares: tuple[float, float], n_users: int) -> Evidence:
-    """The evidence where all outcomes come from so many users and none says from whom.
-
-    Args:
-        evidence: Every outcome taken as one of its own.
-        shares: Users over outcomes of each variant, 0 to 1.
-        n_users: Of both variants.
-    """
-    if evidence.is_by_unit or min(shares) >= 1.0:
-        return evidence
-    # Either says how dependent the values are; both at once would count it twice.
-    as_users = discounted(evidence.contrast, min(shares))
-    return replace(
-        evidence,
-        effective=max(evidence.effective, as_users, key=lambda found: found.variance),
-        effective_n_a=int(min(evidence.effective_n_a, evidence.n_a * shares[0])),
-        effective_n_b=int(min(evidence.effective_n_b, evidence.n_b * shares[1])),
-        n_assigned=n_users,
-    )
 
 
 def short_series_p(
@@ -96,8 +73,10 @@ def _unpaired(snapshot: Snapshot, variant_a: str, variant_b: str, metric: Metric
         covariance=0.0,
         order_a=order_a,
         order_b=order_b,
-        n_outcomes_a=snapshot.sample_counts.get(variant_a, 0),
-        n_outcomes_b=snapshot.sample_counts.get(variant_b, 0),
+        presence=[
+            (snapshot.presence(variant_a, e, name), snapshot.presence(variant_b, e, name))
+            for e in snapshot.epochs
+        ],
         missing_share_a=missing_share(variant_a, name),
         missing_share_b=missing_share(variant_b, name),
         n_a=a.n - snapshot.without_companion.get((variant_a, name), 0),
@@ -109,7 +88,7 @@ def _unpaired(snapshot: Snapshot, variant_a: str, variant_b: str, metric: Metric
 def _paired(snapshot: Snapshot, variant_a: str, variant_b: str, metric: Metric) -> Evidence:
     pair = snapshot.pair(variant_a, variant_b, metric.name)
     n = pair.differences.n
-    order = Order(correlations=snapshot.correlations_of(variant_a, variant_b, metric.name), n=n)
+    order = Order.of(snapshot.correlogram_of(variant_a, variant_b, metric.name))
     means = {"mean_a": pair.a.mean, "mean_b": pair.b.mean}
     contrast = significance.paired(pair.differences, **means)
     share = order.share
@@ -135,8 +114,7 @@ def _paired(snapshot: Snapshot, variant_a: str, variant_b: str, metric: Metric) 
         covariance=_covariance_of_means(pair.a, pair.b, pair.differences),
         order_a=order,
         order_b=order,
-        n_outcomes_a=0,
-        n_outcomes_b=0,
+        presence=(),
         missing_share_a=snapshot.missing_share(variant_a, metric.name),
         missing_share_b=snapshot.missing_share(variant_b, metric.name),
         n_a=n,
@@ -145,10 +123,7 @@ def _paired(snapshot: Snapshot, variant_a: str, variant_b: str, metric: Metric) 
 
 
 def _order(snapshot: Snapshot, variant: str, metric: str) -> Order:
-    return Order(
-        correlations=snapshot.correlations_of(variant, metric),
-        n=snapshot.moments(variant, metric).n,
-    )
+    return Order.of(snapshot.correlogram_of(variant, metric))
 
 
 def _covariance_of_means(a: Moments, b: Moments, differences: Moments) -> float:

@@ -14,21 +14,19 @@ from modelyard.ab_testing.analysis.dependence import (
     combined_by_unit,
     discounted,
     inflation_by_unit,
-    n_again,
     thinned,
-    thinned_co,
 )
 from modelyard.ab_testing.analysis.evidence import Evidence
 from modelyard.ab_testing.recording.snapshots import Snapshot, Stream
 from modelyard.stats import significance
+from modelyard.stats.clusters import Clusters
 from modelyard.stats.comoments import CoMoments
-from modelyard.stats.cuped import cuped_contrast, variance_reduction
+from modelyard.stats.cuped import cuped_contrast, slope, variance_reduction
 from modelyard.stats.effects import standardised
 from modelyard.stats.moments import Moments
 from modelyard.stats.proportions import proportions_test
 from modelyard.stats.quantile_difference import quantile_contrast
 from modelyard.stats.ranks import mann_whitney, rank_contrast, rank_influences
-from modelyard.stats.ratios import ratio_contrast
 from modelyard.stats.sharpe import influences as sharpe_influences
 from modelyard.stats.sharpe_difference import (
     sharpe_contrast,
@@ -39,6 +37,7 @@ from modelyard.stats.significance import Contrast, combined
 
 
 _Streams = Sequence[tuple[Stream, Stream]]
+_NO_UNITS = Clusters({}, {})
 
 
 def _of_means(known: Evidence, snapshot: Snapshot, streams: _Streams) -> Evidence:
@@ -77,71 +76,81 @@ def _of_proportions(known: Evidence, snapshot: Snapshot, streams: _Streams) -> E
 
 
 def _of_adjusted_means(found: Evidence, snapshot: Snapshot, streams: _Streams) -> Evidence:
-    """Means less what the covariate explains. Dependence costs what it costs the plain means."""
+    """Means less what the covariate explains."""
     strata = _co(snapshot.covariates, streams)
     contrast = cuped_contrast(strata)
-    plain = significance.stratified(
-        [
-            (snapshot.samples.get(a, Moments()), snapshot.samples.get(b, Moments()))
-            for a, b in streams
-        ]
-    )
-    share = plain.variance / found.effective.variance if plain.variance > 0.0 else 1.0
-    share = min(1.0, share) if math.isfinite(share) else 1.0
-    n_a, n_b = sum(a.n for a, _ in strata), sum(b.n for _, b in strata)
+    share = min(found.order_a.share, found.order_b.share)
+    if found.is_by_unit:
+        a, b = (
+            snapshot.adjusted[variant, found.metric.name].less(slope(strata))
+            for variant, _, _ in streams[0]
+        )
+        by_unit = combined_by_unit(a, b, [epoch for (_, epoch, _), _ in streams])
+        share = min(share, _share(contrast, by_unit))
     std = math.sqrt((found.a.m2 + found.b.m2) / max(1, found.a.n + found.b.n - 2))
     return replace(
         found,
         contrast=contrast,
         variance_reduction=variance_reduction(strata),
         effective=discounted(contrast, share),
-        effective_n_a=int(n_a * share),
-        effective_n_b=int(n_b * share),
+        effective_n_a=int(sum(a.n for a, _ in strata) * share),
+        effective_n_b=int(sum(b.n for _, b in strata) * share),
         cohens_d=standardised(contrast.difference, std) if contrast.n else math.nan,
     )
 
 
 def _of_ratios(known: Evidence, snapshot: Snapshot, streams: _Streams) -> Evidence:
-    strata = _co(snapshot.totals, streams)
-    contrast = combined([ratio_contrast(a, b) for a, b in strata])
-    standardised_by = replace(known, contrast=contrast, cohens_d=_standardised(contrast))
-    by_unit = _by_unit(standardised_by, snapshot, streams)
-    if by_unit is not None:
-        return by_unit
-    shares = known.order_a.share, known.order_b.share
-    thin = [(thinned_co(a, shares[0]), thinned_co(b, shares[1])) for a, b in strata]
+    """Sums over sums. Each unit is one draw, however many outcomes it has."""
+    keys = [(variant, known.metric.name) for variant in _names(streams)]
+    a, b = (snapshot.clusters.get(key, _NO_UNITS) for key in keys)
+    epochs = [epoch for (_, epoch, _), _ in streams]
+    contrast = combined_by_unit(a, b, epochs)
+    found = replace(
+        known,
+        contrast=contrast,
+        effective=contrast,
+        cohens_d=_standardised(contrast),
+        effective_n_a=a.n_units,
+        effective_n_b=b.n_units,
+    )
+    if a.n_units < known.n_a or b.n_units < known.n_b:
+        return replace(found, n_units_a=a.n_units, n_units_b=b.n_units)
+    share = min(known.order_a.share, known.order_b.share)
     return replace(
-        standardised_by,
-        effective=combined([ratio_contrast(a, b) for a, b in thin]),
-        effective_n_a=int(sum(a.n for a, _ in strata) * shares[0]),
-        effective_n_b=int(sum(b.n for _, b in strata) * shares[1]),
+        found,
+        effective=discounted(contrast, share),
+        effective_n_a=int(a.n_units * known.order_a.share),
+        effective_n_b=int(b.n_units * known.order_b.share),
     )
 
 
 def _by_unit(known: Evidence, snapshot: Snapshot, streams: _Streams) -> Evidence | None:
-    """Means or ratios whose users, not outcomes, are independent; None if each gave one."""
-    is_ratio = known.metric.kind == "ratio"
-    clusters = (
-        _co(snapshot.totals, streams)
-        if is_ratio
-        else [(_units(snapshot, a), _units(snapshot, b)) for a, b in streams]
-    )
-    n_values = (known.n_a, known.n_b) if is_ratio else (known.a.n, known.b.n)
-    n_totals = [sum(pair[side].n for pair in clusters) for side in (0, 1)]
-    n_units = [n_totals[side] - n_again(snapshot, [s[side] for s in streams]) for side in (0, 1)]
-    if not any(0 < n < n_of for n, n_of in zip(n_units, n_values, strict=True)):
+    """Means whose users, not outcomes, are independent; None if each gave one."""
+    if not streams:
         return None
-    apart = combined([ratio_contrast(a, b) for a, b in clusters])
-    effective = combined_by_unit(clusters, snapshot, streams)
-    share = apart.variance / effective.variance if effective.variance > 0.0 else 1.0
+    a, b = (_units(snapshot, [pair[side] for pair in streams]) for side in (0, 1))
+    if a.n_units >= known.a.n and b.n_units >= known.b.n:
+        return None
+    by_unit = combined_by_unit(a, b, [epoch for (_, epoch, _), _ in streams])
+    # Users may be independent of each other and their outcomes not, or the other way round.
+    by_order = discounted(known.contrast, min(known.order_a.share, known.order_b.share))
+    effective = max(by_unit, by_order, key=lambda found: found.variance)
+    share = _share(known.contrast, effective)
     return replace(
         known,
         effective=effective,
-        effective_n_a=int(n_totals[0] * share),
-        effective_n_b=int(n_totals[1] * share),
-        n_units_a=n_units[0],
-        n_units_b=n_units[1],
+        effective_n_a=int(known.a.n * share),
+        effective_n_b=int(known.b.n * share),
+        n_units_a=a.n_units,
+        n_units_b=b.n_units,
     )
+
+
+def _share(plain: Contrast, effective: Contrast) -> float:
+    """How much of the information is left once dependence is counted, 0 to 1."""
+    if not (plain.variance > 0.0 and effective.variance > 0.0):
+        return 1.0
+    return min(1.0, plain.variance / effective.variance)
 
 
 def _of_quantiles(known: Evidence, snapshot: Snapshot, streams: _Streams) -> Evidence:
@@ -197,13 +206,23 @@ def _co(sums: Mapping[Stream, CoMoments], streams: _Streams) -> list[tuple[CoMom
     return [(sums.get(a, none), sums.get(b, none)) for a, b in streams] or [(none, none)]
 
 
-def _units(snapshot: Snapshot, stream: Stream) -> CoMoments:
-    """Sums by unit; without known units, each value is one of its own."""
-    known = snapshot.totals.get(stream)
-    if known is not None:
-        return known
-    values = snapshot.samples.get(stream, Moments())
-    return CoMoments(n=values.n, mean_x=values.mean, mean_y=1.0, m2_x=values.m2)
+def _units(snapshot: Snapshot, streams: Sequence[Stream]) -> Clusters:
+    """Sums by unit; where none is known in an epoch, each value is one of its own."""
+    variant, _, metric = streams[0]
+    known = snapshot.clusters.get((variant, metric), _NO_UNITS)
+    totals = dict(known.totals)
+    for stream in streams:
+        if stream[1] not in totals:
+            values = snapshot.samples.get(stream, Moments())
+            totals[stream[1]] = CoMoments(values.n, values.mean - known.origin, 1.0, values.m2)
+    return replace(known, totals=totals)
+
+
+def _names(streams: _Streams) -> tuple[str, str]:
+    if not streams:
+        return "", ""
+    (variant_a, _, _), (variant_b, _, _) = streams[0]
+    return variant_a, variant_b
 
 
 def _values(
@@ -229,12 +248,9 @@ def _of_values(
         return replace(known, contrast=contrast, effective=contrast)
     weights = [part / sum(n) for part in n] if streams else []
     inflation, n_units = inflation_by_unit(snapshot, streams, weights, influences)
-    if n_units[0]:
-        share = 1.0 / inflation
-    elif known.metric.kind == "sharpe":  # its error counts the order of the returns already
-        share = 1.0
-    else:
-        share = min(known.order_a.share, known.order_b.share)
+    share = 1.0 / inflation
+    if known.metric.kind != "sharpe":  # whose error counts the order of the returns already
+        share = min(share, known.order_a.share, known.order_b.share)
     return replace(
         known,
         contrast=contrast,

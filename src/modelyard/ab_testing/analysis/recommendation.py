@@ -124,6 +124,11 @@ def lopsided(ratio: RatioCheck) -> str:
             "their first: where every variant answers the same units, make the experiment with "
             "paired=True and use record_paired."
         )
+    if ratio.n_epochs > 1:
+        found += (
+            " Where outcomes came after a change of weights, and another process gave their "
+            "variant, they count for the weights of that time."
+        )
     return (
         f"{found} Whoever is missing differs from the others, so no "
         "difference between the variants can be believed: look for lost outcomes, crashes, "
@@ -151,14 +156,12 @@ def incomplete(comparison: Comparison, variant_a: str, variant_b: str, metric: s
     """Which values are missing and why that matters, in a sentence."""
     evidence = comparison.evidence
     if not comparison.has_missing:
-        share_a = comparison.n_a / evidence.n_outcomes_a
-        share_b = comparison.n_b / evidence.n_outcomes_b
-        needs = evidence.metric.companion
         return (
-            f"{share_a:.1%} of the outcomes of {variant_a} and {share_b:.1%} of those of "
-            f"{variant_b} have {metric}{f' and {needs}' if needs else ''}, which chance does not "
-            "do. The outcomes that have it differ from the others, so no difference between the "
-            "variants can be believed: record it with every outcome (0 where nothing happened)."
+            f"{comparison.n_a / evidence.a.n:.1%} of the values of {metric} of {variant_a} and "
+            f"{comparison.n_b / evidence.b.n:.1%} of those of {variant_b} have the covariate "
+            f"{evidence.metric.companion}, which chance does not do. Those that have it differ "
+            "from the others, so no difference between the variants can be believed: record it "
+            "with every value."
         )
     return (
         f"{evidence.missing_share_a:.1%} of the values of {metric} of {variant_a} and "
@@ -203,6 +206,8 @@ def _too_few(comparison: Comparison, rules: Rules, variant_a: str, variant_b: st
             f"; {why}, they are worth {evidence.effective_n_a} and "
             f"{evidence.effective_n_b} independent ones"
         )
+    if evidence.is_by_unit:
+        text += f"; they come from {evidence.n_units_a} and {evidence.n_units_b} users"
     if min(comparison.n_a, comparison.n_b) >= rules.min_samples:
         text += _too_few_for_its_kind(evidence)
     return f"{text}."

@@ -19,6 +19,8 @@ class Result:
         at: When it was recorded, ISO 8601.
         unit: The user or other unit it belongs to, if known.
         request_id: Counts once for each variant; outcomes of a pair share it.
+        first_epoch: Weight epoch in which the unit was first given the variant, where that is
+            known and another one; for the check of the split.
     """
 
     variant: str
@@ -27,6 +29,7 @@ class Result:
     at: str = ""
     unit: str | None = None
     request_id: str | None = None
+    first_epoch: int | None = None
 
 
 # Beyond this size a square, or a square's square, is no number any more.

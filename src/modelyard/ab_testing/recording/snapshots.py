@@ -8,7 +8,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from modelyard.ab_testing.recording.units import Returning
+from modelyard.ab_testing.recording.units import AdjustedClusters
+from modelyard.stats.autocorrelation import Correlogram
+from modelyard.stats.clusters import Clusters
 from modelyard.stats.comoments import CoMoments
 from modelyard.stats.moments import Moments, merge_all
 
@@ -48,16 +50,18 @@ class Snapshot:
     Attributes:
         n: Outcomes, all variants together.
         sample_counts: Outcomes by variant.
+        outcomes: Outcomes by variant and weight epoch.
+        present: Of each stream, outcomes with the metric, whatever its value.
         samples: Moments of each stream.
-        totals: Of each stream that has them, sums by unit (see `units`).
-        returning: By variant and metric, units that came in several weight epochs.
+        clusters: By variant and metric, sums by unit and weight epoch (see `units`), if known.
+        adjusted: Likewise of metrics with a covariate.
         covariates: Of each stream that has one, values (`x`) and covariate (`y`).
         values: Of each stream that keeps them, all values.
         value_units: Of those whose units are known, the unit of each value as a number; -1 for
             one of its own.
         pairs: Pairs by variants (in the experiment's order) and metric.
         pair_values: Of pairs whose metric keeps values, both sides.
-        correlations: Autocorrelations by variant (or pair of variants) and metric, by lag from 1.
+        correlograms: Autocorrelations by variant (or pair of variants) and metric.
         non_finite: Values that were not finite by variant and metric.
         without_companion: Values by variant and metric that lack what they are divided by, or
             their covariate.
@@ -70,15 +74,17 @@ class Snapshot:
 
     n: int
     sample_counts: Mapping[str, int]
+    outcomes: Mapping[tuple[str, int], int]
+    present: Mapping[Stream, int]
     samples: Mapping[Stream, Moments]
-    totals: Mapping[Stream, CoMoments]
-    returning: Mapping[tuple[str, str], Returning]
+    clusters: Mapping[tuple[str, str], Clusters]
+    adjusted: Mapping[tuple[str, str], AdjustedClusters]
     covariates: Mapping[Stream, CoMoments]
     values: Mapping[Stream, NDArray[np.float64]]
     value_units: Mapping[Stream, NDArray[np.float64]]
     pairs: Mapping[tuple[str, str, str], Pair]
     pair_values: Mapping[tuple[str, str, str], tuple[NDArray[np.float64], NDArray[np.float64]]]
-    correlations: Mapping[tuple[str, ...], NDArray[np.float64]]
+    correlograms: Mapping[tuple[str, ...], Correlogram]
     non_finite: Mapping[tuple[str, str], int]
     without_companion: Mapping[tuple[str, str], int]
     unit_counts: Mapping[tuple[str, int], int]
@@ -96,6 +102,11 @@ class Snapshot:
         """A variant's moments over all weight epochs."""
         none = Moments()
         return merge_all(self.samples.get((variant, epoch, metric), none) for epoch in self.epochs)
+
+    def presence(self, variant: str, epoch: int, metric: str) -> tuple[int, int]:
+        """Outcomes of a variant in an epoch with the metric, and all of them."""
+        place = (variant, epoch)
+        return self.present.get((*place, metric), 0), self.outcomes.get(place, 0)
 
     def missing_share(self, variant: str, metric: str) -> float:
         """Share of a variant's values that were not finite, 0 to 1; 0 without values."""
@@ -127,12 +138,12 @@ class Snapshot:
         b, a = self.pair_values.get((variant_b, variant_a, metric), (np.empty(0), np.empty(0)))
         return a, b
 
-    def correlations_of(self, *key: str) -> NDArray[np.float64]:
-        """Autocorrelations of a variant's metric, or of the differences of two variants', by lag.
+    def correlogram_of(self, *key: str) -> Correlogram:
+        """Autocorrelations of a variant's metric, or of the differences of two variants'.
 
         Args:
             key: Variant and metric; or two variants and metric.
         """
         swapped = (*key[-2::-1], key[-1])
-        known = self.correlations.get(key)
-        return self.correlations.get(swapped, np.zeros(1)) if known is None else known
+        none = Correlogram(np.zeros(1), np.zeros(1))
+        return self.correlograms.get(key) or self.correlograms.get(swapped, none)

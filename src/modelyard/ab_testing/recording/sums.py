@@ -11,7 +11,7 @@ from itertools import combinations
 from modelyard.ab_testing.metrics import MetricBook
 from modelyard.ab_testing.recording.results import HELD_OUT, Result
 from modelyard.ab_testing.recording.snapshots import Pair, Snapshot, Stream
-from modelyard.ab_testing.recording.units import UnitsByEpoch
+from modelyard.ab_testing.recording.units import AdjustedUnits, UnitsByEpoch
 from modelyard.ab_testing.recording.values import Values
 from modelyard.stats.autocorrelation import Autocorrelation
 from modelyard.stats.clusters import NOBODY
@@ -53,10 +53,14 @@ class Sums:
         self._kept = book.needs_values
         self._is_ratio = frozenset(m.name for m in book.declared if m.kind == "ratio")
         self._primary_counts: Counter[str] = Counter()
+        self._outcomes: Counter[tuple[str, int]] = Counter()
+        self._present: Counter[Stream] = Counter()
         self._stride = 1
         self._n = 0
         self._samples: dict[Stream, Moments] = {}
         self._by_unit: dict[tuple[str, str], UnitsByEpoch] = {}
+        self._adjusted: dict[tuple[str, str], AdjustedUnits] = {}
+        self._origins: dict[str, tuple[float, float]] = {}
         self._covariates: dict[Stream, CoMoments] = {}
         self._values: dict[Stream, Values] = {}
         self._value_units: dict[Stream, Values] = {}
@@ -104,19 +108,17 @@ class Sums:
         return Snapshot(
             n=self._n,
             sample_counts=dict(self.sample_counts),
+            outcomes=dict(self._outcomes),
+            present=dict(self._present),
             samples=dict(self._samples),
-            totals={
-                (variant, epoch, metric): totals
-                for (variant, metric), units in self._by_unit.items()
-                for epoch, totals in units.totals().items()
-            },
-            returning={key: units.returning() for key, units in self._by_unit.items()},
+            clusters={key: units.clusters() for key, units in self._by_unit.items()},
+            adjusted={key: units.clusters() for key, units in self._adjusted.items()},
             covariates=dict(self._covariates),
             values={stream: values.view() for stream, values in self._values.items()},
             value_units={stream: units.view() for stream, units in self._value_units.items()},
             pairs=dict(self._pairs),
             pair_values={key: (a.view(), b.view()) for key, (a, b) in self._pair_values.items()},
-            correlations={k: s.correlations(merged[k]) for k, s in self._streams.items()},
+            correlograms={k: s.correlogram(merged[k]) for k, s in self._streams.items()},
             non_finite=dict(self.non_finite),
             without_companion=dict(self._without_companion),
             unit_counts=dict(self._unit_counts),
@@ -130,10 +132,12 @@ class Sums:
         if result.variant != HELD_OUT:
             self.sample_counts[result.variant] = self.sample_counts.get(result.variant, 0) + 1
             self._count_unit(result)
+        self._outcomes[result.variant, result.epoch] += 1
         self._first_at = self._first_at or result.at
         self._last_at = max(self._last_at, result.at)
         for metric, value in result.metrics.items():
             self.metrics[metric] = None
+            self._present[result.variant, result.epoch, metric] += 1
             if not math.isfinite(value):
                 key = (result.variant, metric)
                 self.non_finite[key] = self.non_finite.get(key, 0) + 1
@@ -160,15 +164,19 @@ class Sums:
         key = (result.variant, metric)
         if metric in self._is_ratio:
             if math.isfinite(companion):
-                units = self._by_unit.setdefault(key, UnitsByEpoch(0.0))
+                units = self._by_unit.setdefault(key, UnitsByEpoch())
                 units.add(result.epoch, result.unit, value, companion)
             return
         if math.isfinite(companion):
             known = self._covariates.get(stream, CoMoments())
             self._covariates[stream] = known.with_values(value, companion)
+            origin = self._origins.setdefault(metric, (value, companion))
+            adjusted = self._adjusted.setdefault(key, AdjustedUnits(origin))
+            adjusted.add(result.epoch, result.unit, value, companion)
         by_unit = self._by_unit.get(key)
         if by_unit is None and result.unit is not None:
-            by_unit = self._by_unit[key] = UnitsByEpoch(value)
+            start, _ = self._origins.setdefault(metric, (value, 0.0))
+            by_unit = self._by_unit[key] = UnitsByEpoch(start)
         if by_unit is not None and (result.unit is not None or result.epoch in by_unit):
             # What came before the first known unit came from units of their own.
             by_unit.add(result.epoch, result.unit, value, before=before)
@@ -188,7 +196,8 @@ class Sums:
             units.add(number)
 
     def _count_unit(self, result: Result) -> None:
-        place = (result.variant, result.epoch)
+        first = result.epoch if result.first_epoch is None else result.first_epoch
+        place = (result.variant, first)
         if result.unit is None:
             self._unitless_counts[place] = self._unitless_counts.get(place, 0) + 1
         elif result.unit not in self._units:

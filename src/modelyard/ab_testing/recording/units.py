@@ -6,10 +6,9 @@ of a ratio over users (Deng, Knoblich and Lu, 2018, KDD, section 3). A user who 
 weight epochs is still one draw: how the epochs' totals go together is summed up as well.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from modelyard.stats.clusters import Products
+from modelyard.stats.clusters import Clusters, Products
 from modelyard.stats.comoments import CoMoments
 from modelyard.stats.moments import Moments
 
@@ -43,34 +42,20 @@ class UnitTotals:
             sums = (x, y)
         else:
             sums = (known[0] + x, known[1] + y)
-            self.totals = replaced(self.totals, known, sums)
+            self.totals = exchanged(self.totals, known, sums)
         if unit is not None:
             self._by_unit[unit] = sums
-
-
-@dataclass(frozen=True, slots=True)
-class Returning:
-    """The units that came in several weight epochs.
-
-    Attributes:
-        products: By two epochs, the smaller first, with x - `origin` y in place of x.
-        origin: Near the values, in the metric's unit.
-        n_again: How often a unit came in an epoch that had come in another one before.
-    """
-
-    products: Mapping[tuple[int, int], Products]
-    origin: float
-    n_again: int
 
 
 class UnitsByEpoch:
     """Sums by unit of one variant and metric, by weight epoch. Not thread-safe: its owner locks.
 
     Args:
-        origin: Any value of the metric; keeps the digits of large ones.
+        origin: Values are summed up as their distance from it, which keeps the digits of large
+            ones; the same for all variants of a metric.
     """
 
-    def __init__(self, origin: float) -> None:
+    def __init__(self, origin: float = 0.0) -> None:
         self._by_epoch: dict[int, UnitTotals] = {}
         self._products: dict[tuple[int, int], Products] = {}
         self._origin = origin
@@ -98,38 +83,99 @@ class UnitsByEpoch:
             y: What it is divided by.
             before: Outcomes of the epoch that came before the first known unit.
         """
+        x -= self._origin * y
         here = self._by_epoch.get(epoch)
         if here is None:
+            if before is not None:
+                before = replace(before, mean=before.mean - self._origin)
             here = self._by_epoch[epoch] = UnitTotals(before)
         if unit is not None and len(self._by_epoch) > 1:
-            self._note_returning(epoch, unit, (x - self._origin * y, y), is_new=not here.of(unit))
+            self._note_returning(epoch, unit, (x, y), is_new=here.of(unit) is None)
         here.add(unit, x, y)
 
-    def totals(self) -> dict[int, CoMoments]:
-        """Moments of the units' totals, by epoch."""
-        return {epoch: units.totals for epoch, units in self._by_epoch.items()}
-
-    def returning(self) -> Returning:
-        """What is known of the units that came in several epochs."""
-        return Returning(dict(self._products), self._origin, self._n_again)
+    def clusters(self) -> Clusters:
+        """The sums now."""
+        totals = {epoch: units.totals for epoch, units in self._by_epoch.items()}
+        return Clusters(totals, dict(self._products), self._origin, self._n_again)
 
     def _note_returning(
         self, epoch: int, unit: str, change: tuple[float, float], *, is_new: bool
     ) -> None:
         is_known = False
         for other, units in self._by_epoch.items():
-            known = None if other == epoch else units.of(unit)
-            if known is None:
+            there = None if other == epoch else units.of(unit)
+            if there is None:
                 continue
             is_known = True
-            there = (known[0] - self._origin * known[1], known[1])
             pair = (min(epoch, other), max(epoch, other))
             sides = (change, there) if epoch < other else (there, change)
             self._products[pair] = self._products.get(pair, Products()).plus(*sides)
         self._n_again += is_new and is_known
 
 
-def replaced(
+class AdjustedUnits:
+    """Sums by unit of values and their covariate. Not thread-safe: its owner locks.
+
+    Args:
+        origin: Any value of the metric and its covariate, the same for all variants.
+    """
+
+    def __init__(self, origin: tuple[float, float]) -> None:
+        self._origin = origin
+        self._values, self._covariates, self._both = (UnitsByEpoch() for _ in range(3))
+
+    def add(self, epoch: int, unit: str | None, value: float, covariate: float) -> None:
+        """Take one outcome of a unit."""
+        x, y = value - self._origin[0], covariate - self._origin[1]
+        self._values.add(epoch, unit, x)
+        self._covariates.add(epoch, unit, y)
+        self._both.add(epoch, unit, x, y)
+
+    def clusters(self) -> "AdjustedClusters":
+        """The sums now."""
+        parts = (self._values.clusters(), self._covariates.clusters(), self._both.clusters())
+        return AdjustedClusters(*parts)
+
+
+@dataclass(frozen=True, slots=True)
+class AdjustedClusters:
+    """Totals by unit, from which those of values less what a covariate explains follow.
+
+    Attributes:
+        values: Totals of the values, and how many they are.
+        covariates: Totals of the covariates, and how many they are.
+        both: Totals of values and of covariates.
+    """
+
+    values: Clusters
+    covariates: Clusters
+    both: Clusters
+
+    def less(self, slope: float) -> Clusters:
+        """Totals of value - `slope` covariate, and how many they are."""
+        totals = {}
+        for epoch, of_values in self.values.totals.items():
+            of_covariates, mixed = self.covariates.totals[epoch], self.both.totals[epoch]
+            m2 = mixed.m2_x - 2.0 * slope * mixed.c_xy + slope * slope * mixed.m2_y
+            totals[epoch] = replace(
+                of_values,
+                mean_x=of_values.mean_x - slope * of_covariates.mean_x,
+                m2_x=max(0.0, m2),
+                c_xy=of_values.c_xy - slope * of_covariates.c_xy,
+            )
+        products = {
+            pair: Products(
+                xx=mixed.xx - slope * (mixed.xy + mixed.yx) + slope * slope * mixed.yy,
+                xy=self.values.products[pair].xy - slope * self.covariates.products[pair].xy,
+                yx=self.values.products[pair].yx - slope * self.covariates.products[pair].yx,
+                yy=self.values.products[pair].yy,
+            )
+            for pair, mixed in self.both.products.items()
+        }
+        return replace(self.values, totals=totals, products=products)
+
+
+def exchanged(
     sums: CoMoments, before: tuple[float, float], after: tuple[float, float]
 ) -> CoMoments:
     """The moments where one pair (x, y) among them became another.

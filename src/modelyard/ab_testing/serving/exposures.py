@@ -52,15 +52,6 @@ class Exposures:
         with self._lock:
             return dict(self._counts + self._unknown)
 
-    def users(self) -> dict[str, int]:
-        """Users by variant; empty where some requests were nobody's, or not all users counted."""
-        with self._lock:
-            users: Counter[str] = Counter()
-            if not self._unknown and self.is_one_each:
-                for (variant, _), n in self._counts.items():
-                    users[variant] += n
-            return dict(users)
-
     @property
     def is_one_each(self) -> bool:
         """Whether every user or request was counted, and how often each came does not matter."""
