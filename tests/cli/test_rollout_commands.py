@@ -33,7 +33,7 @@ def ask(deployment, clock):
 def test_start_names_the_shares_and_status_repeats_them(run, run_json, ids):
     shown = run("rollout", "start", "ppo", ids[1]).stdout
     assert f"{ids[0]} 90%, {ids[1]} 10%" in shown
-    assert "only the pointer moves" in shown
+    assert "it waits for the process that serves the model" in shown
     state = run_json("rollout", "status", "ppo")
     assert state["shares"] == {ids[0]: 0.9, ids[1]: 0.1}
     assert (state["status"], state["step"], state["n_steps"]) == ("running", 1, 3)
@@ -177,7 +177,7 @@ def test_a_rollout_that_waits_is_approved_watched_and_promoted_by_hand(
     watched = run("rollout", "status", "ppo", "--watch").stdout  # over: it returns at once
     assert "promoted" in watched
     told = run("rollout", "explain", "ppo").stdout
-    assert "was approved by" in told
+    assert "approved the next step" in told
     assert "looked at" in told
 
 
@@ -204,6 +204,6 @@ def test_the_page_shows_every_rollout_with_its_reasons(run, ids, registry, clock
     page = tmp_path / "rollouts.html"
     assert str(page) in run("rollout", "report", "ppo", "--out", page).stdout
     text = page.read_text()
-    assert "became production and is watched" in text
+    assert "made the candidate production and watches it" in text
     assert "worse by" in text
     run("rollout", "report", "nobody", exit_code=1)
