@@ -109,4 +109,5 @@ def _percent(share: float) -> str:
 
 
 def shares(traffic: Mapping[str, float]) -> str:
+    """Parts of the traffic for people, with as many digits as they need."""
     return ", ".join(f"{name} {_percent(share)}" for name, share in traffic.items())
