@@ -13,49 +13,46 @@ from modelyard.deployment.routed import Routing, record
 
 
 class Given(NamedTuple):
-    """What came of a request.
+    """What came of a request that the version it was meant for failed to answer.
 
     Attributes:
         output: The answer; None where nobody answered.
         version_id: Who answered, or None.
-        error: Why the version that it was meant for did not, or None.
-        last_error: Why nobody answered, or None.
+        error: Why the last one asked did not answer, or the one before if that did.
     """
 
     output: Any
     version_id: str | None
-    error: Exception | None = None
-    last_error: Exception | None = None
+    error: Exception
 
 
-def answered(routing: Routing, meant: str, x: Any, request_id: str) -> Given:
-    """Have a request answered by the version it is meant for, or by the stable one.
+def attempted(routing: Routing, meant: str, x: Any) -> Attempt:
+    """The try of the version that a request is meant for.
 
-    A version with another behind it gets a copy: what it does to its input must not reach the
-    other, nor the caller.
+    One with another behind it gets a copy: what it does to its input must not reach the other,
+    nor the caller.
     """
-    stable = routing.stable
-    made = routing.attempt(meant, x if meant == stable else own_copy(x))
-    if made.error is not None:
-        return _rescued(routing, made, made.error, x, request_id)
+    return routing.attempt(meant, x if meant == routing.stable else own_copy(x))
+
+
+def accept(routing: Routing, made: Attempt, x: Any, request_id: str) -> None:
+    """Count an answer for its version, and offer a copy of the request to the shadow."""
     record(made, x, request_id)
     routing.note(made)
-    made.served.forms.add(x)
-    if routing.shadow is not None and meant == stable:
+    served = made.served
+    served.forms.add(x)
+    if routing.shadow is not None and served.version_id == routing.stable:
         routing.shadow.offer(x, made.output, request_id)
-    return Given(made.output, meant)
 
 
-def _rescued(
-    routing: Routing, failed: Attempt, error: Exception, x: Any, request_id: str
-) -> Given:
-    """What the stable version answers in place of one that failed."""
+def rescued(routing: Routing, failed: Attempt, error: Exception, x: Any, request_id: str) -> Given:
+    """What the stable version answers in place of one that failed with `error`."""
     stable = routing.stable
     if stable is None or failed.served.version_id == stable:
         if not _is_refused_by_all(routing, failed, x):
             record(failed, x, request_id)
             routing.note(failed)
-        return Given(None, None, error, error)
+        return Given(None, None, error)
     second = routing.attempt(stable, x)
     # What the stable version refuses too, the input is to blame for.
     if not (isinstance(error, InputError) and isinstance(second.error, InputError)):
@@ -63,7 +60,7 @@ def _rescued(
         record(second, x, request_id)
         routing.note(failed)
     if second.error is not None:
-        return Given(None, None, second.error, second.error)
+        return Given(None, None, second.error)
     return Given(second.output, stable, error)
 
 

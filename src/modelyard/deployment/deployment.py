@@ -9,9 +9,9 @@ from modelyard._core.chance import generator
 from modelyard._core.clock import Clock
 from modelyard._core.errors import NotReadyError
 from modelyard.deployment.answer import Answer
-from modelyard.deployment.answering import Given, answered
+from modelyard.deployment.answering import accept, attempted, rescued
 from modelyard.deployment.fleet import Fleet
-from modelyard.deployment.requests import AnsweredBy, Requests, checked_outcome
+from modelyard.deployment.requests import Requests, checked_outcome
 from modelyard.deployment.routed import Routing
 from modelyard.deployment.serving import VersionSource
 from modelyard.monitor import Health, ModelMonitor
@@ -119,11 +119,18 @@ class Deployment(Fleet):
         meant = routing.stable
         if not routing.is_stable_only:
             meant = routing.slots.owners[self._slot(user_id)]
-        given = answered(routing, meant, x, request_id)
-        if given.last_error is not None and fallback is _NO_FALLBACK:
+        made = attempted(routing, meant, x)
+        if made.error is None:
+            accept(routing, made, x, request_id)
+            return self._told(routing, made.output, meant, request_id, meant)
+        given = rescued(routing, made, made.error, x, request_id)
+        if given.version_id is None and fallback is _NO_FALLBACK:
             self._tell()
-            raise given.last_error
-        return self._told(routing, given, request_id, meant, fallback)
+            raise given.error
+        output = fallback if given.version_id is None else given.output
+        return self._told(
+            routing, output, given.version_id, request_id, meant, error=str(given.error)
+        )
 
     def record_outcome(self, request_id: str, metrics: Mapping[str, Any]) -> None:
         """Join what became of a request to the version that answered it.
@@ -139,13 +146,16 @@ class Deployment(Fleet):
         """
         values = checked_outcome(metrics)
         judged = self._requests.judged_by(request_id, values)
-        served = None if judged is None else self._routing.served.get(judged.version_id)
-        if judged is None or served is None:
+        if judged is None:
+            return
+        version_id, beside = judged
+        served = self._routing.served.get(version_id)
+        if served is None:
             return
         for name, value in values.items():
             served.monitor.record_metric(name, value)
-        if judged.beside is not None:
-            judged.beside.add_metrics(values)
+        if beside is not None:
+            beside.add_metrics(values)
 
     def n_answers(self, version_id: str) -> int:
         """How many requests a version has taken, failed ones included.
@@ -200,22 +210,26 @@ class Deployment(Fleet):
             return int(self._rng.integers(N_SLOTS))
 
     def _told(
-        self, routing: Routing, given: Given, request_id: str, meant: str, fallback: Any
+        self,
+        routing: Routing,
+        output: Any,
+        version_id: str | None,
+        request_id: str,
+        meant: str,
+        *,
+        error: str | None = None,
     ) -> Answer:
         """The answer, remembered for its outcome and told to the listeners."""
-        version_id = given.version_id
-        by = None
-        if version_id is not None:
-            by = AnsweredBy(version_id, routing.beside.get(version_id))
+        by = None if version_id is None else (version_id, routing.beside.get(version_id))
         self._requests.remember(request_id, by)
         if self._listeners:
             self._tell()
         return Answer(
-            output=fallback if version_id is None else given.output,
+            output=output,
             version_id=version_id,
             request_id=request_id,
             routed_to=meant,
-            error=None if given.error is None else str(given.error),
+            error=error,
         )
 
     def _tell(self) -> None:

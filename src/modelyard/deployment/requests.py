@@ -6,7 +6,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from modelyard._core.errors import ConfigError, RequestNotFoundError
 from modelyard._core.ids import new_id
@@ -15,11 +15,8 @@ from modelyard.deployment.recent import Recent
 REMEMBERED = 100_000
 
 
-class AnsweredBy(NamedTuple):
-    """Whom an outcome will judge: a version, and where its numbers of that time are kept."""
-
-    version_id: str
-    beside: Recent | None
+# Whom an outcome will judge: a version, and where its numbers of that time are kept.
+AnsweredBy = tuple[str, Recent | None]
 
 
 class Requests:
