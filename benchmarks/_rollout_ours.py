@@ -155,13 +155,13 @@ class Run:
         new, old = _part(self._answers, part), _part(self._traffic.stable, part)
         routed = self._traffic.places[part] < share
         rescued = routed & new.errors
-        # What both versions refuse is taken for the caller's fault.
-        blamed = ~(rescued & old.errors)
-        by_new, by_old = routed & blamed, (rescued | ~routed) & blamed
+        # What both versions refuse is taken for the caller's fault, whoever it was meant for.
+        blamed = ~(new.errors & old.errors)
+        by_new, by_old, meant = routed & blamed, (rescued | ~routed) & blamed, ~routed & blamed
         self._new.add(new, taken=by_new, answered=by_new & ~new.errors)
         self._old.add(old, taken=by_old, answered=by_old & ~old.errors)
-        self._meant.add(old, taken=~routed, answered=np.zeros(last - first, bool))
-        for row, taken in enumerate((by_new, by_old, ~routed)):
+        self._meant.add(old, taken=meant, answered=np.zeros(last - first, bool))
+        for row, taken in enumerate((by_new, by_old, meant)):
             self._n[row, first + 1 : last + 1] = self._n[row, first] + np.cumsum(taken)
         for row, answers, taken in ((0, new, by_new), (1, old, by_old)):
             self._n_values[row, first + 1 : last + 1] = self._n_values[row, first] + np.cumsum(
