@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 
 from modelyard.monitor.recording.health import health_of
 from modelyard.update_strategy import rollout as states
-from modelyard.update_strategy.evidence import Evidence, reference_for, side_by_side
-from modelyard.update_strategy.guard import ERROR_FACTOR, LATENCY_FACTOR
-from modelyard.update_strategy.rollout import (
-    PATIENCE,
-    Move,
-    Observation,
-    Rollout,
+from modelyard.update_strategy.evidence import (
+    Evidence,
+    reference_for,
+    side_by_side,
+    with_key_metric,
 )
+from modelyard.update_strategy.guard import ERROR_FACTOR, LATENCY_FACTOR
+from modelyard.update_strategy.next_move import PATIENCE, Observation, judged
+from modelyard.update_strategy.rollout import Move, Rollout
 from modelyard.update_strategy.settings import UpdateSettings
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -76,11 +77,18 @@ class _Stream:
         self.n_values = _put(self.values, self.n_values, answers.values[answered])
 
     def evidence(
-        self, n: int, n_values: int, settings: UpdateSettings, *, since: int = 0
+        self,
+        n: int,
+        n_values: int,
+        settings: UpdateSettings,
+        *,
+        since: int = 0,
+        values_since: int = 0,
     ) -> Evidence:
-        """What is known after `n` answers, of those since one, and `n_values` outcomes."""
-        window, known = _window(n, since), _window(n_values)
-        metrics = {METRIC: self.values[known]} if n_values and settings.key_metric else {}
+        """What is known after `n` answers and `n_values` outcomes, of those since one each."""
+        window, known = _window(n, since), _window(n_values, values_since)
+        is_known = n_values > values_since and settings.key_metric is not None
+        metrics = {METRIC: self.values[known]} if is_known else {}
         health = health_of(self.latencies_s[window], self.errors[window], metrics)
         return Evidence.of(health, settings, n_total=n)
 
@@ -147,13 +155,13 @@ class Run:
         new, old = _part(self._answers, part), _part(self._traffic.stable, part)
         routed = self._traffic.places[part] < share
         rescued = routed & new.errors
-        # What both versions refuse is taken for the caller's fault.
-        blamed = ~(rescued & old.errors)
-        by_new, by_old = routed & blamed, (rescued | ~routed) & blamed
+        # What both versions refuse is taken for the caller's fault, whoever it was meant for.
+        blamed = ~(new.errors & old.errors)
+        by_new, by_old, meant = routed & blamed, (rescued | ~routed) & blamed, ~routed & blamed
         self._new.add(new, taken=by_new, answered=by_new & ~new.errors)
         self._old.add(old, taken=by_old, answered=by_old & ~old.errors)
-        self._meant.add(old, taken=~routed, answered=np.zeros(last - first, bool))
-        for row, taken in enumerate((by_new, by_old, ~routed)):
+        self._meant.add(old, taken=meant, answered=np.zeros(last - first, bool))
+        for row, taken in enumerate((by_new, by_old, meant)):
             self._n[row, first + 1 : last + 1] = self._n[row, first] + np.cumsum(taken)
         for row, answers, taken in ((0, new, by_new), (1, old, by_old)):
             self._n_values[row, first + 1 : last + 1] = self._n_values[row, first] + np.cumsum(
@@ -176,9 +184,7 @@ class Run:
         is_judged = np.arange(begin, end) % self._judged_every == 0
         worth = self._may_break_a_limit(looks) | (self._may_move_on(rollout, looks) & is_judged)
         for look in looks[worth].tolist():
-            verdict = states.judged(
-                rollout, self._settings, now=self._at(look), seen=self._seen(look)
-            )
+            verdict = judged(rollout, self._settings, now=self._at(look), seen=self._seen(look))
             if verdict.move is not Move.WAIT:
                 return self._moved(rollout, verdict, look), look + 1
         return rollout, last
@@ -187,6 +193,8 @@ class Run:
         now, now_s = self._at(look), float(self._traffic.times_s[look])
         self._moves.append((now_s, verdict.move.value, verdict.reason))
         self._cut(look + 1)
+        if verdict.move is Move.FINISH:
+            return states.finished(rollout, states.PROMOTED, now=now, reason=verdict.reason)
         changed = states.moved(rollout, verdict, now=now)
         if changed.status == states.PROMOTING:
             self._promoted_s = now_s
@@ -274,13 +282,21 @@ class Run:
             self._meant.evidence(n_meant, 0, self._settings, since=since[2]),
             self._settings,
         )
+        # What stable answered beside the candidate, since this joined it with the first request.
+        beside = self._meant.evidence(n_meant, 0, self._settings)
+        joined = int(self._n_values[1, 0])
+        outcomes = self._old.evidence(n_old, known[1], self._settings, values_since=joined)
+        beside = with_key_metric(beside, outcomes)
+        reference = reference_for(
+            reference_for(beside, old, self._settings), Evidence(), self._settings
+        )
         return Observation(
             candidate=new,
-            stable=reference_for(old, Evidence(), self._settings),
+            reference=reference,
             n_at_step=new.n_total - int(self._n_before[0]),
             since=START + timedelta(seconds=self._since_s),
             is_key_metric_reported=max(new.n_key_metric, old.n_key_metric) > 0,
-            concurrent=old,
+            stable=beside,
             at_step=at_step,
         )
 

@@ -19,7 +19,9 @@ from modelyard.version_manager import ModelVersionManager
 
 _CHECKED_EVERY = 50
 _X = torch.ones(1, 4)
-_MOVES = frozenset(move.value for move in Move if move not in {Move.WAIT, Move.BEGIN})
+_MOVES = {move.value: move.value for move in Move if move not in {Move.WAIT, Move.BEGIN}}
+# What the end of the bake is written as.
+_MOVES["promoted"] = Move.FINISH.value
 
 
 class _Stopwatch:
@@ -104,7 +106,7 @@ def _moves(
     return [
         (
             (datetime.fromisoformat(event["at"]) - started).total_seconds(),
-            event["action"],
+            _MOVES[event["action"]],
             event["detail"].get("reason", ""),
         )
         for event in record["events"]

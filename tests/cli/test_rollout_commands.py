@@ -33,7 +33,7 @@ def ask(deployment, clock):
 def test_start_names_the_shares_and_status_repeats_them(run, run_json, ids):
     shown = run("rollout", "start", "ppo", ids[1]).stdout
     assert f"{ids[0]} 90%, {ids[1]} 10%" in shown
-    assert "only the pointer moves" in shown
+    assert "it waits for the process that serves the model" in shown
     state = run_json("rollout", "status", "ppo")
     assert state["shares"] == {ids[0]: 0.9, ids[1]: 0.1}
     assert (state["status"], state["step"], state["n_steps"]) == ("running", 1, 3)
@@ -177,7 +177,7 @@ def test_a_rollout_that_waits_is_approved_watched_and_promoted_by_hand(
     watched = run("rollout", "status", "ppo", "--watch").stdout  # over: it returns at once
     assert "promoted" in watched
     told = run("rollout", "explain", "ppo").stdout
-    assert "was approved by" in told
+    assert "approved the next step" in told
     assert "looked at" in told
 
 
@@ -204,6 +204,53 @@ def test_the_page_shows_every_rollout_with_its_reasons(run, ids, registry, clock
     page = tmp_path / "rollouts.html"
     assert str(page) in run("rollout", "report", "ppo", "--out", page).stdout
     text = page.read_text()
-    assert "became production and is watched" in text
+    assert "made the candidate production and watches it" in text
     assert "worse by" in text
     run("rollout", "report", "nobody", exit_code=1)
+
+
+def test_a_reason_in_brackets_is_shown_as_it_is(run, ids):
+    run("rollout", "start", "ppo", ids[1])
+    run("rollout", "pause", "ppo", "--reason", "see [/wiki/x] [bold]")
+    assert "see [/wiki/x] [bold]" in run("rollout", "status", "ppo").stdout
+
+
+def test_the_status_outlives_the_candidate(run, run_json, ids, registry):
+    run("rollout", "start", "ppo", ids[1])
+    run("rollout", "abort", "ppo")
+    registry.remove_version(ids[1])
+    assert run_json("rollout", "status", "ppo")["status"] == "aborted"
+    assert ids[1] in run("rollout", "status", "ppo").stdout
+
+
+@pytest.mark.parametrize("command", ["halt", "release", "status", "history", "rollback"])
+def test_a_model_that_nobody_knows_is_an_error(run, ids, command):
+    shown = run("rollout", command, "pppo", exit_code=1).stderr
+    assert shown == "There is no model 'pppo' in this registry. There are: ppo.\n"
+
+
+def test_a_halt_is_shown_with_who_really_answers(run, run_json, ids):
+    run("rollout", "halt", "ppo", "--reason", "outage [1]")
+    shown = run("rollout", "status", "ppo").stdout  # before any rollout
+    assert "All updates of ppo are stopped by" in shown
+    assert "outage [1]" in shown
+    run("rollout", "release", "ppo", "--reason", "mended")
+    refused = run("rollout", "release", "ppo", exit_code=1).stderr
+    assert "Updates of 'ppo' were not stopped." in refused
+    run("rollout", "start", "ppo", ids[1])
+    run("rollout", "halt", "ppo")
+    board = run("rollout", "status", "ppo").stdout
+    assert "The stable version answers everything." in board
+    assert "100%" in board
+    assert "90%" not in board
+    assert (
+        run_json("rollout", "status", "ppo")["halt"]["reason"] == "asked for on the command line"
+    )
+
+
+def test_small_shares_are_shown_with_their_digits(run, ids, tmp_path):
+    (tmp_path / "c.yaml").write_text("update_strategy: {steps: [0.4, 100]}")
+    shown = run("rollout", "start", "ppo", ids[1], "--config", "c.yaml").stdout
+    assert f"{ids[0]} 99.6%, {ids[1]} 0.4%" in shown
+    assert "0.4%" in run("rollout", "status", "ppo").stdout
+    assert "0.4%" in run("rollout", "history", "ppo").stdout

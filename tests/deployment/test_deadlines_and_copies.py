@@ -169,9 +169,9 @@ def test_a_version_over_the_limit_of_memory_is_not_added(registry):
 
 def test_held_on_stable_nobody_else_answers(registry):
     deployment = deploy(registry, nn.Linear(4, 2))
-    deployment.hold_on_stable()
+    deployment.set_stable_only()
     assert {deployment.predict(X, user_id=str(i)).version_id for i in range(50)} == {"stable"}
-    deployment.hold_on_stable(is_held=False)
+    deployment.set_stable_only(is_on=False)
     assert deployment.predict(X).version_id == "candidate"
 
 

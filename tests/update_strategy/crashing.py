@@ -16,6 +16,7 @@ from modelyard._core.clock import ManualClock
 from modelyard.deployment import Deployment
 from modelyard.monitor import ModelMonitor
 from modelyard.update_strategy import UpdateStrategy
+from modelyard.update_strategy.history import RolloutLog
 from modelyard.version_manager import ModelVersionManager
 
 RULES = {
@@ -23,6 +24,15 @@ RULES = {
     "step_min_samples": 20,
     "bake_minutes": 0.0,
     "error_margin": 0.9,
+}
+
+
+# What a rollout needs besides to come by a point.
+MORE_RULES = {
+    "shadow": {"shadow_minutes": 0.5},
+    "approve": {"approval_steps": [50]},
+    "bake": {"bake_minutes": 1.0},
+    "promoted": {"bake_minutes": 1.0},
 }
 
 
@@ -57,6 +67,22 @@ class Dying:
         return called
 
 
+def dying_at_write(action, *, after):
+    """Kill the process where a change of the rollout is written to the store."""
+    original = RolloutLog.change
+
+    def change(log, *arguments, **options):
+        is_the_one = options["action"] == action
+        if is_the_one and not after:
+            os._exit(9)
+        written = original(log, *arguments, **options)
+        if is_the_one:
+            os._exit(9)
+        return written
+
+    RolloutLog.change = change
+
+
 def live(folder, point):
     """A rollout from the first version to the second, up to the point."""
     clock = ManualClock()
@@ -77,15 +103,21 @@ def live(folder, point):
         "direct": {new: 1.0},
         "going_back": {old: 1.0},
     }.get(point.split("_", 1)[1])
+    written = point.partition("_write_")[2]
+    if written:
+        dying_at_write(written, after=after)
+    rules = {**RULES, **MORE_RULES.get(written, {})}
     deployment.serve(old)
     serving = Dying(deployment, "set_shares", lambda given, **_: given == shares, after=after)
     strategy = UpdateStrategy(
-        registry, ModelMonitor("ppo", clock=clock), RULES, deployment=serving, clock=clock
+        registry, ModelMonitor("ppo", clock=clock), rules, deployment=serving, clock=clock
     )
     strategy.update_model(new, smooth_transition=point != "before_direct")
     for i in range(3000):
         clock.advance(1.0)
         deployment.predict(torch.ones(1, 4), user_id=f"user-{i}")
+        if written:
+            strategy.approve()
         if point.endswith("going_back") and i > 50:
             strategy.rollback(reason="asked for")
 

@@ -84,7 +84,10 @@ def test_only_the_last_try_of_a_version_counts_and_only_for_a_while():
         ended(back, "long ago", hours_ago=100),
         ended(gone, "target", is_rollback=True),
     ]
-    assert has_just_failed(rollouts, now=NOW, within_hours=72.0) == {"fresh"}
+    # From "old" somebody went back to "target" by hand.
+    assert has_just_failed(rollouts, now=NOW, within_hours=72.0) == {"fresh", "old"}
+    again = [ended(gone, "old"), *rollouts]
+    assert has_just_failed(again, now=NOW, within_hours=72.0) == {"fresh"}
 
 
 @pytest.mark.parametrize(

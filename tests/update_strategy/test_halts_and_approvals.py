@@ -122,7 +122,7 @@ def test_outside_its_windows_a_rollout_waits_and_a_rollback_does_not(tmp_path, y
     ids = yard.save(2)
     yard.registry.rollback_to_version(ids[0])
     deployment = yard.deploy()
-    strategy = yard.strategy(deployment, update_windows=["13:00-13:05"])
+    strategy = yard.strategy(deployment, update_windows=["13:00-13:05"], min_samples=100)
     assert strategy.update_model(ids[1])["status"] == "pending"
     ask(deployment, 60)
     assert deployment.shares() == {ids[0]: 1.0}
@@ -132,9 +132,10 @@ def test_outside_its_windows_a_rollout_waits_and_a_rollback_does_not(tmp_path, y
     yard.clock.advance(600.0)
     ask(deployment, 400)
     assert strategy.get_rollout()["step"] == 1  # the window has closed again
-    assert "outside the update windows" in strategy._outside_windows()
     assert strategy.rollback()["rolled_back"]
     assert deployment.shares() == {ids[0]: 1.0}
+    yard.clock.advance(80 * 3600.0)
+    assert "outside the update windows until" in strategy.should_update()["blocked_by"]
 
 
 def test_a_halt_stops_everything_in_every_process(yard, ids, deployment, ask):

@@ -11,11 +11,13 @@ from modelyard.storage.tables import UNFINISHED_ROLLOUTS
 from modelyard.update_strategy import rollout as states
 from modelyard.update_strategy.evidence import Evidence
 from modelyard.update_strategy.guard import rollback_reasons
-from modelyard.update_strategy.rollout import Move, Observation, Rollout, Verdict, judged, moved
+from modelyard.update_strategy.next_move import PATIENCE, Observation, judged
+from modelyard.update_strategy.rollout import Move, Rollout, Verdict, moved
 from modelyard.update_strategy.settings import UpdateSettings
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 RULES = UpdateSettings()  # three steps of 100 s, 50 answers each
+UNCOMPARED = "; the guard alone looked at it: nothing serves beside it"
 STATUSES = [
     states.PENDING,
     states.SHADOW,
@@ -52,7 +54,7 @@ def seen(n=0, *, n_errors=0, since_s=0.0, measured=True, latency_ms=1.0):
     candidate = Evidence(n=n, n_errors=n_errors, n_total=n, latency_median_ms=latency_ms)
     return Observation(
         candidate=candidate if measured else None,
-        stable=Evidence(n=1000, latency_median_ms=1.0),
+        reference=Evidence(n=1000, latency_median_ms=1.0),
         n_at_step=n,
         since=START + timedelta(seconds=since_s),
     )
@@ -106,9 +108,21 @@ def test_too_little_traffic_says_how_much_there_was():
     [
         (0, True, 100, Move.WAIT, "no outcomes: 0 values of sharpe from the candidate"),
         (0, True, 1001, Move.PAUSE, "no outcomes: 0 values of sharpe from the candidate"),
-        (49, True, 100, Move.NEXT_STEP, "the step held; sharpe had only 49 of 50 values"),
-        (50, True, 100, Move.NEXT_STEP, "the step held"),
-        (0, False, 100, Move.NEXT_STEP, "the step held; no values of sharpe were reported"),
+        (
+            49,
+            True,
+            100,
+            Move.NEXT_STEP,
+            f"the step passed{UNCOMPARED}; sharpe had only 49 of 50 values",
+        ),
+        (50, True, 100, Move.NEXT_STEP, "the step passed"),
+        (
+            0,
+            False,
+            100,
+            Move.NEXT_STEP,
+            f"the step passed{UNCOMPARED}; no values of sharpe were reported",
+        ),
     ],
 )
 def test_a_step_waits_for_the_key_metric_where_anybody_reports_it(
@@ -127,8 +141,8 @@ def test_a_step_waits_for_the_key_metric_where_anybody_reports_it(
 
 
 def test_a_step_begins_anew_when_a_paused_rollout_runs_again():
-    held = states.paused(begun(), reason="stop")
-    again = states.resumed(held, reason="go", now=at(500))
+    paused = moved(begun(), Verdict(move=Move.PAUSE, reason="stop"), now=at(400))
+    again = states.resumed(paused, reason="go", now=at(500))
     assert again.status == states.RUNNING
     assert judged(again, RULES, now=at(550), seen=seen(500)).move is Move.WAIT
 
@@ -178,7 +192,7 @@ def test_nothing_is_promoted_while_a_reason_to_go_back_stands(
     rules = UpdateSettings(auto_rollback=auto_rollback)
     rollout = begun(step_index=step_index, status=states.PAUSED if is_paused else states.RUNNING)
     observation = Observation(
-        candidate=candidate, stable=stable, n_at_step=candidate.n, since=START
+        candidate=candidate, reference=stable, n_at_step=candidate.n, since=START
     )
     verdict = judged(rollout, rules, now=at(after_s), seen=observation)
     if rollback_reasons(candidate, stable, rules):
@@ -197,14 +211,14 @@ def test_every_rollout_ends_or_waits_for_a_person(steps, minutes, looks, auto_ro
     rollout, now = begun(shares=rules.shares), START
     since, step, n_at_step = now, rollout.step_started_at, 0
     pause_s = max(rules.step_s, 1.0)
-    for i in range(int((states.PATIENCE + 3) * len(steps) + 10)):
+    for i in range(int((PATIENCE + 3) * len(steps) + 10)):
         candidate, n_new = looks[i % len(looks)]
         now += timedelta(seconds=pause_s)
         if rollout.step_started_at != step:
             since, step, n_at_step = now, rollout.step_started_at, 0
         n_at_step += n_new
         observation = Observation(
-            candidate=candidate, stable=Evidence(), n_at_step=n_at_step, since=since
+            candidate=candidate, reference=Evidence(), n_at_step=n_at_step, since=since
         )
         rollout = moved(rollout, judged(rollout, rules, now=now, seen=observation), now=now)
         if rollout.status != states.RUNNING:

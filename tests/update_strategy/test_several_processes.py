@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from crashing import MORE_RULES
 
 from modelyard._core.clock import ManualClock
 from modelyard._core.errors import ConfigError, RolloutInProgressError, StaleRevisionError
@@ -25,6 +26,13 @@ CRASHES = {
     "before_going_back": "rolled_back",
     "after_going_back": "rolled_back",
     "before_direct": "promoted",
+    "before_write_shadow": "promoted",
+    "after_write_shadow": "promoted",
+    "after_write_approve": "promoted",
+    "before_write_bake": "promoted",
+    "after_write_bake": "promoted",
+    "before_write_promoted": "promoted",
+    "after_write_promoted": "promoted",
 }
 
 
@@ -251,7 +259,7 @@ def test_the_next_process_ends_what_a_dead_one_began(crashed, point, ask, yard_i
     old, new = [v["version_id"] for v in yard.registry.list_versions("ppo", ascending=True)]
     found = rollout_history(yard.registry.store, "ppo")[0]
     deployment = yard.deploy()
-    strategy = yard.strategy(deployment)
+    strategy = yard.strategy(deployment, **MORE_RULES.get(point.partition("_write_")[2], {}))
     # Before its first request it serves what was decided, whole and by versions that load.
     expected = found["events"][-1]["detail"]["shares"]
     assert deployment.shares() == {v: share for v, share in expected.items() if share}

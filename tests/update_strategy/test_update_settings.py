@@ -49,6 +49,14 @@ def test_the_documents_example_is_the_default():
         ({"key_metric_direction": "up"}, "must be 'higher' or 'lower'"),
         ({"schedule": "at night"}, "no cron expression"),
         ({"schedule": 3}, "no cron expression"),
+        ({"latency_floor_ms": float("nan")}, "latency_floor_ms must be 0 or more"),
+        ({"latency_floor_ms": -1}, "latency_floor_ms must be 0 or more"),
+        ({"latency_floor_ms": "x"}, "wrong type"),
+        ({"latency_margin": float("inf")}, "latency_margin must be finite"),
+        ({"transition_minutes": True}, "transition_minutes must be a number, got True"),
+        ({"error_margin": True}, "error_margin must be a number"),
+        ({"steps": [True, 100]}, "steps must rise to 100"),
+        ({"key_metric": ""}, "key_metric must be the name of a metric"),
     ],
 )
 def test_each_rule_has_its_message(given, said):

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from modelyard._core.errors import ConfigError
 from modelyard.update_strategy.settings import UpdateSettings
-from modelyard.update_strategy.windows import is_open, opens_at, window_of, zone_of
+from modelyard.update_strategy.windows import (
+    is_open,
+    opens_at,
+    time_open,
+    window_of,
+    zone_of,
+)
 
 BERLIN, NEW_YORK = ZoneInfo("Europe/Berlin"), ZoneInfo("America/New_York")
 
@@ -125,3 +131,33 @@ def test_the_opening_is_the_first_open_minute_also_where_clocks_change(zone, mid
             following = moment
         if following is not None:
             assert opens_at(windows, zone, moment) == following
+
+
+def test_midnight_at_the_end_of_a_day_begins_no_window():
+    with pytest.raises(ConfigError, match=r"24:00 in 'fri 24:00-02:00' is the end of a day"):
+        window_of("fri 24:00-02:00")
+    assert window_of("fri 22:00-24:00").end.hour == 0
+
+
+@pytest.mark.parametrize(
+    ("windows", "begin", "end", "hours"),
+    [
+        ([], "2024-01-03T00:00", "2024-01-05T00:00", 48.0),
+        (["22:00-04:00"], "2024-01-03T03:00", "2024-01-03T22:30", 1.5),
+        (["22:00-04:00"], "2024-01-03T05:00", "2024-01-03T06:00", 0.0),
+        (["22:00-04:00", "03:00-05:00"], "2024-01-03T00:00", "2024-01-04T00:00", 7.0),
+        (["wed"], "2024-01-03T12:00", "2024-01-12T00:00", 36.0),
+        (["22:00-04:00"], "2024-01-03T22:30", "2024-01-03T22:00", 0.0),
+        (["02:00-05:00"], "2023-01-01T00:00", "2024-01-01T00:00", 180.0),  # of 60 days
+    ],
+)
+def test_for_how_long_updates_might_have_gone_forward(windows, begin, end, hours):
+    moments = [datetime.fromisoformat(text).replace(tzinfo=UTC) for text in (begin, end)]
+    found = time_open([window_of(text) for text in windows], zone_of("UTC"), *moments)
+    assert found == timedelta(hours=hours)
+
+
+def test_where_the_clocks_leap_a_night_is_an_hour_shorter():
+    zone, windows = zone_of("Europe/Berlin"), [window_of("00:00-06:00")]
+    begin = datetime(2024, 3, 30, 12, 0, tzinfo=UTC)
+    assert time_open(windows, zone, begin, begin + timedelta(days=1)) == timedelta(hours=5)

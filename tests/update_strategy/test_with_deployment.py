@@ -180,7 +180,7 @@ def test_a_key_metric_that_nobody_reports_blocks_nothing_and_is_told(yard, ids, 
     ask(deployment, 2000, until=is_over(strategy))
     [record] = strategy.get_update_history(limit=1)
     assert record["status"] == "promoted"
-    assert record["reason"] == "every step held; no values of sharpe were reported"
+    assert record["reason"] == "every step passed; no values of sharpe were reported"
 
 
 def test_production_is_judged_by_the_deployments_own_measurements(

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from modelyard._core.errors import ConflictError, NotFoundError
 from modelyard.cli.registry import AsJson, on_registry
+from modelyard.cli.rollout_board import OVER, look_at, shares
 from modelyard.cli.showing import (
-    as_text,
     output,
-    shares,
     show_json,
     show_line,
     show_pairs,
@@ -35,7 +33,6 @@ app = typer.Typer(no_args_is_help=True, help="Begin, watch and steer a rollout."
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.")]
 Reason = Annotated[str, typer.Option(help="Why, for the history.")]
 ASKED = "asked for on the command line"
-_OVER = frozenset({"promoted", "rolled_back", "aborted"})
 
 
 @app.command()
@@ -73,22 +70,23 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show the rollout that runs, or the last one: shares and both versions' numbers."""
-    state = _last(registry, model_name)
+    _known(registry, model_name)
     if as_json:
-        show_json({**state, "seen": _seen(registry, state)})
+        look = look_at(registry, model_name)
+        show_json({**(look.state or {}), "seen": look.seen, "halt": look.halt})
         return
     if not watch:
-        output().print(_board(state, _seen(registry, state)))
+        output().print(look_at(registry, model_name).board())
         return
     from rich.live import Live  # noqa: PLC0415 - only for this
 
     with Live(console=output(), auto_refresh=False) as live:
         while True:
-            live.update(_board(state, _seen(registry, state)), refresh=True)
-            if state["status"] in _OVER:
+            look = look_at(registry, model_name)
+            live.update(look.board(), refresh=True)
+            if look.state is None or look.state["status"] in OVER:
                 return
             time.sleep(every)
-            state = _last(registry, model_name)
 
 
 @app.command()
@@ -178,9 +176,12 @@ def halt(
 
 @app.command()
 @on_registry
-def release(registry: "ModelVersionManager", model_name: ModelName) -> None:
+def release(
+    registry: "ModelVersionManager", model_name: ModelName, reason: Reason = ASKED
+) -> None:
     """Allow updates again after `halt`; a paused rollout goes on after `resume`."""
-    _strategy(registry, _monitor(registry, model_name)).release()
+    if not _strategy(registry, _monitor(registry, model_name)).release(reason=reason):
+        raise ConflictError(f"Updates of {model_name!r} were not stopped.")
     show_line(f"Updates of {model_name} are allowed again.")
 
 
@@ -192,7 +193,7 @@ def pause(
     reason: Reason = ASKED,
     as_json: AsJson = False,
 ) -> None:
-    """Hold a running rollout at its present shares."""
+    """Pause a running rollout at its present shares."""
     strategy = _strategy(registry, _monitor(registry, model_name))
     _tell(_needed(strategy.pause(reason=reason), "running", model_name), as_json=as_json)
 
@@ -255,6 +256,7 @@ def history(
     """Show the rollouts of a model, newest first, with every step of each."""
     from modelyard.update_strategy import rollout_history  # noqa: PLC0415 - brings SciPy
 
+    _known(registry, model_name)
     records = rollout_history(registry.store, model_name, limit)
     if as_json:
         show_json(records)
@@ -268,9 +270,10 @@ def history(
 
 
 def _monitor(registry: "ModelVersionManager", model_name: str) -> "ModelMonitor":
-    """Where alerts go."""
+    """Where alerts go; an error for a model that nobody knows."""
     from modelyard.monitor import ModelMonitor  # noqa: PLC0415 - brings SciPy
 
+    _known(registry, model_name)
     return ModelMonitor(model_name, store=registry.store)
 
 
@@ -289,6 +292,21 @@ def _strategy(
     return UpdateStrategy(registry, monitor, rules, is_remote=True, actor=actor)
 
 
+def _known(registry: "ModelVersionManager", model_name: str) -> None:
+    """Nothing for a model that there is, or was.
+
+    Raises:
+        NotFoundError: It never had a version: a name that was mistyped must not be halted.
+    """
+    if registry.list_versions(model_name) or registry.get_history(model_name):
+        return
+    names = sorted({version["model_name"] for version in registry.list_versions()})
+    raise NotFoundError(
+        f"There is no model {model_name!r} in this registry. There are: "
+        f"{', '.join(names) or 'none'}."
+    )
+
+
 def _last(registry: "ModelVersionManager", model_name: str) -> "RolloutState":
     from modelyard.update_strategy import last_rollout  # noqa: PLC0415 - brings SciPy
 
@@ -296,36 +314,6 @@ def _last(registry: "ModelVersionManager", model_name: str) -> "RolloutState":
     if state is None:
         raise NotFoundError(f"{model_name!r} has had no rollout.")
     return state
-
-
-def _seen(registry: "ModelVersionManager", state: "RolloutState") -> dict[str, Any] | None:
-    """The numbers of the rollout that the serving process saw last; None if of another."""
-    from modelyard.update_strategy import last_seen  # noqa: PLC0415 - brings SciPy
-
-    model_name = registry.get_version(state["new_version_id"])["model_name"]
-    seen = last_seen(registry.store, model_name)
-    return dict(seen) if seen and seen["rollout_id"] == state["rollout_id"] else None
-
-
-def _board(state: "RolloutState", seen: dict[str, Any] | None) -> Table:
-    """Shares and numbers of both versions, with the rollout's state above."""
-    board = Table(
-        title=f"{state['status']}, step {state['step']} of {state['n_steps']}: {state['reason']}",
-        title_justify="left",
-    )
-    columns = ("version", "share", "answers", "failed", "median (ms)", "p95 (ms)", "key metric")
-    for name in columns:
-        board.add_column(name, no_wrap=name == "version")
-    sides = {state["previous_version_id"]: "stable", state["new_version_id"]: "candidate"}
-    for version_id, side in sides.items():
-        if version_id is None:
-            continue
-        share = f"{state['shares'].get(version_id, 0.0):.0%}"
-        numbers = {} if seen is None else seen[side]
-        cells = [numbers.get(key) for key in ("n", "n_errors", "latency_median_ms")]
-        cells += [numbers.get(key) for key in ("latency_p95_ms", "key_metric")]
-        board.add_row(f"{version_id} ({side})", share, *(as_text(cell) for cell in cells))
-    return board
 
 
 def _needed(state: "RolloutState | None", wanted: str, model_name: str) -> "RolloutState":
@@ -338,7 +326,9 @@ def _tell(state: "RolloutState", *, as_json: bool) -> None:
     if as_json:
         show_json(state)
         return
-    served_by = ", ".join(state["applied_to"]) or "nothing yet; only the pointer moves"
+    waits = "nothing yet: it waits for the process that serves the model"
+    is_over = state["status"] in {*OVER, "already_running"}
+    served_by = ", ".join(state["applied_to"]) or ("nothing" if is_over else waits)
     show_pairs(
         {
             "rollout": state["rollout_id"],

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from modelyard._core.errors import DeadlineExceededError
 from modelyard.deployment.leaving import end_at_exit
-from modelyard.deployment.serving import Served, refuse_non_finite
+from modelyard.deployment.serving import Served, ended_by, refuse_non_finite
 
 # So many calls of one version may hang before it is asked no more.
 _MOST_HUNG = 4
@@ -24,14 +24,17 @@ class Attempt(NamedTuple):
 
 
 def attempt(served: Served, x: Any) -> Attempt:
-    """One version's try at a request, timed; NaN and infinity are errors."""
-    output, error = None, None
+    """One version's try at a request, timed; NaN, infinity and a call of sys.exit are errors."""
+    output: Any = None
+    error: Exception | None = None
     started = time.perf_counter()
     try:
         output = served.optimizer.predict(x)
         refuse_non_finite(output, served.version_id)
     except Exception as failure:  # noqa: BLE001 - whatever a candidate does, stable answers
         output, error = None, failure
+    except SystemExit as failure:
+        output, error = None, ended_by(failure, served.version_id)
     latency_s = time.perf_counter() - started
     return Attempt(served, output, error, latency_s)
 

@@ -1,43 +1,28 @@
 """`Deployment`: traffic split over versions, with the stable one behind each of the others."""
 
-import itertools
 import logging
-import os
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from modelyard._core.chance import generator
-from modelyard._core.clock import Clock, SystemClock
-from modelyard._core.errors import (
-    CapacityError,
-    ConfigError,
-    InputError,
-    NotReadyError,
-    RequestNotFoundError,
-)
-from modelyard._core.ids import new_id
+from modelyard._core.clock import Clock
+from modelyard._core.errors import NotReadyError
 from modelyard.deployment.answer import Answer
-from modelyard.deployment.attempts import Attempt, Deadline
-from modelyard.deployment.recent import Recent
-from modelyard.deployment.routed import Routing, record
-from modelyard.deployment.serving import Maker, VersionSource, size_of
-from modelyard.deployment.shadowing import Shadow, ShadowComparison
+from modelyard.deployment.answering import accept, attempted, rescued
+from modelyard.deployment.fleet import Fleet
+from modelyard.deployment.requests import Requests, checked_outcome
+from modelyard.deployment.routed import Routing
+from modelyard.deployment.serving import VersionSource
 from modelyard.monitor import Health, ModelMonitor
-from modelyard.routing import N_SLOTS, SlotTable, slot_of
+from modelyard.routing import N_SLOTS, slot_of
 
 _logger = logging.getLogger("modelyard")
 
-_REMEMBERED_REQUESTS = 100_000
-_MB = 1e6
-_TOLERANCE = 1e-6  # of a sum of shares
 _NO_FALLBACK = object()
-_T = TypeVar("_T")
 
 
-class Deployment:
+class Deployment(Fleet):
     """Serves several versions of one model in this process.
 
     A user keeps the version that its id falls to; when shares change, only the users who must
@@ -86,184 +71,27 @@ class Deployment:
         timeout_s: float | None = None,
         memory_limit_mb: float | None = None,
     ) -> None:
-        for name, value in (("timeout_s", timeout_s), ("memory_limit_mb", memory_limit_mb)):
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} must be above 0 or None, got {value!r}.")
-        self.model_name = model_name
-        self._source = version_manager
-        self._clock = clock or SystemClock()
-        self._maker = Maker(
-            source=version_manager,
+        super().__init__(
+            version_manager,
+            model_name,
             window_size=window_size,
-            thresholds=alert_thresholds,
+            alert_thresholds=alert_thresholds,
             cache_size=cache_size,
             optimize=optimize,
-            clock=self._clock,
+            clock=clock,
             store=store,
+            timeout_s=timeout_s,
+            memory_limit_mb=memory_limit_mb,
         )
-        self._timeout_s = timeout_s
-        self._memory_limit_mb = memory_limit_mb
         self._rng = generator(seed)
-        self._routing = Routing()
-        self._changing = threading.RLock()  # guards changes of _routing and the listeners
-        self._asking = threading.Lock()  # guards _rng and _requests
-        # Whom an outcome will judge.
-        self._requests: OrderedDict[str, str | None] = OrderedDict()
-        self._id_prefix = f"{new_id('request')}-{os.getpid()}"
-        self._numbers = itertools.count()
+        self._drawing = threading.Lock()  # guards _rng
+        self._requests = Requests()
         self._listeners: list[Callable[[], None]] = []
-
-    # ── versions ────────────────────────────────────────────────────────────────────────────
-
-    def serve(self, version_id: str) -> None:
-        """Give all the traffic to one version.
-
-        Raises:
-            ConfigError: It is a version of another model.
-            VersionNotFoundError, IntegrityError, UntrustedClassError: It cannot be loaded.
-            InputError: It does not answer.
-        """
-        self.add_version(version_id)
-        self.set_shares({version_id: 1.0}, stable=version_id)
-
-    def add_version(self, version_id: str, model: Any = None) -> None:
-        """Make a version ready to answer; it gets no traffic yet. Nothing if it is ready.
-
-        Args:
-            version_id: Which one.
-            model: Its module if it is loaded already.
-
-        Raises:
-            ConfigError: It is a version of another model.
-            VersionNotFoundError, IntegrityError, UntrustedClassError: It cannot be loaded.
-            InputError: It does not run on the example input saved with it, or answers with NaN or
-                infinity.
-            CapacityError: With it, the loaded versions would be over `memory_limit_mb`.
-        """
-        with self._changing:
-            if version_id in self._routing.served:
-                return
-            self._refuse_other_model(version_id, is_loaded=model is not None)
-            module = self._maker.loaded(version_id, model)
-            self._refuse_too_large(version_id, module)
-            made = self._maker.made(version_id, module)
-            deadlines = {**self._routing.deadlines}
-            if self._timeout_s is not None:
-                deadlines[version_id] = Deadline(self._timeout_s)
-            served = {**self._routing.served, version_id: made}
-            self._routing = replace(self._routing, served=served, deadlines=deadlines)
-
-    def set_shares(self, shares: Mapping[str, float], *, stable: str) -> None:
-        """Split the traffic, at once.
-
-        Args:
-            shares: Part of the traffic by version, 0 to 1, adding up to 1.
-            stable: The version that answers what another fails to.
-
-        Raises:
-            ConfigError: Shares that do not add up, or a version that was not added.
-        """
-        with self._changing:
-            unknown = sorted({*shares, stable} - self._routing.served.keys())
-            if unknown:
-                raise ConfigError(f"{unknown[0]!r} is not loaded: call add_version() first.")
-            _check_shares(shares)
-            weights = {version_id: share for version_id, share in shares.items() if share > 0}
-            before = self._routing.slots
-            slots = before.reassigned(weights) if before else SlotTable.from_weights(weights)
-            recent = self._routing.recent
-            if slots != before:
-                # A version that has no share any more keeps what it did while it had one.
-                recent = {**recent, **self._recent_of(weights)}
-            self._routing = replace(self._routing, slots=slots, stable=stable, recent=recent)
-
-    def retire(self, version_id: str) -> None:
-        """Forget a version that has no traffic; its memory is freed. Nothing if it is unknown.
-
-        Raises:
-            ConfigError: It still has traffic, or stands behind the others.
-        """
-        with self._changing:
-            if self.shares().get(version_id) or version_id == self._routing.stable:
-                raise ConfigError(
-                    f"{version_id!r} still has traffic or is stable: set_shares() first."
-                )
-            if self._routing.shadow is not None and self._routing.shadow.version_id == version_id:
-                self.set_shadow(None)
-            routing = self._routing
-            deadline = routing.deadlines.get(version_id)
-            if deadline is not None:
-                deadline.close()
-            self._routing = replace(
-                routing,
-                served=_without(version_id, routing.served),
-                deadlines=_without(version_id, routing.deadlines),
-                recent=_without(version_id, routing.recent),
-            )
-
-    def set_shadow(self, version_id: str | None) -> None:
-        """Have a version answer copies of requests from now on, or none.
-
-        Its answers are compared with the stable version's (`shadow_comparison`); nobody gets
-        them. It answers on a thread of its own, and where more requests come than it can answer,
-        copies are dropped and counted. Its own monitor sees nothing of it: latencies on such a
-        thread are not those of real requests.
-
-        Raises:
-            ConfigError: It was not added.
-        """
-        with self._changing:
-            before = self._routing.shadow
-            if before is not None and before.version_id == version_id:
-                return
-            made = None
-            if version_id is not None:
-                self.monitor(version_id)
-                made = Shadow(
-                    self._routing.served[version_id],
-                    window_size=self._maker.window_size,
-                    clock=self._clock,
-                )
-            self._routing = replace(self._routing, shadow=made)
-            if before is not None:
-                before.stop()
-
-    def shadow_health(self, version_id: str) -> Health | None:
-        """Answers and errors of a version on copies of requests; None if it gets none."""
-        shadow = self._routing.shadow
-        if shadow is None or shadow.version_id != version_id:
-            return None
-        return shadow.health()
-
-    def shadow_comparison(self) -> ShadowComparison | None:
-        """How the answers to copies differ from the stable version's; None without a shadow."""
-        shadow = self._routing.shadow
-        return None if shadow is None else shadow.comparison()
-
-    def hold_on_stable(self, *, is_held: bool = True) -> None:
-        """Have the stable version answer everything, whatever the shares are; or no longer."""
-        with self._changing:
-            self._routing = replace(self._routing, is_held=is_held)
-
-    def memory_mb(self) -> float:
-        """Parameters and buffers of all loaded versions, in 10^6 bytes."""
-        return sum(served.size_bytes for served in self._routing.served.values()) / _MB
-
-    def shares(self) -> dict[str, float]:
-        """Part of the traffic by version, 0 to 1."""
-        slots = self._routing.slots
-        return {} if slots is None else slots.shares()
-
-    def versions(self) -> list[str]:
-        """Versions that are ready to answer, in the order they were added."""
-        return list(self._routing.served)
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Call `listener` after every request; it should be quick. What it raises is logged."""
         with self._changing:
             self._listeners = [*self._listeners, listener]
-
-    # ── requests ────────────────────────────────────────────────────────────────────────────
 
     def predict(
         self,
@@ -287,40 +115,47 @@ class Deployment:
         routing = self._routing
         if routing.slots is None or routing.stable is None:
             raise NotReadyError("No version serves: call serve(version_id) first.")
-        request_id = request_id or f"{self._id_prefix}-{next(self._numbers)}"
-        stable = routing.stable
-        meant = stable if routing.is_held else routing.slots.owners[self._slot(user_id)]
-        made = routing.attempt(meant, x)
-        if made.error is not None:
-            return self._rescued(routing, made, x, request_id, fallback)
-        record(made, x, request_id)
-        routing.note(made)
-        if routing.shadow is not None and meant == stable:
-            routing.shadow.offer(x, made.output, request_id)
-        return self._given(made.output, meant, request_id, meant, None)
+        request_id = request_id or self._requests.new_id()
+        meant = routing.stable
+        if not routing.is_stable_only:
+            meant = routing.slots.owners[self._slot(user_id)]
+        made = attempted(routing, meant, x)
+        if made.error is None:
+            accept(routing, made, x, request_id)
+            return self._told(routing, made.output, meant, request_id, meant)
+        given = rescued(routing, made, made.error, x, request_id)
+        if given.version_id is None and fallback is _NO_FALLBACK:
+            self._tell()
+            raise given.error
+        output = fallback if given.version_id is None else given.output
+        return self._told(
+            routing, output, given.version_id, request_id, meant, error=str(given.error)
+        )
 
     def record_outcome(self, request_id: str, metrics: Mapping[str, Any]) -> None:
         """Join what became of a request to the version that answered it.
 
         An outcome of a fallback, or of a version that was retired meanwhile, judges nobody; so
-        does a second outcome of the same request. Values that are not finite do not count.
+        does a second outcome of the same request. Values that are not finite do not count, and
+        an outcome of nothing else is none: another may follow.
 
         Raises:
             RequestNotFoundError: Not one of the last 100,000 answered requests.
-            ConfigError: A metric that is no number; the outcome may be given again.
+            ConfigError: No mapping from names to numbers; nothing was recorded, and the outcome
+                may be given again.
         """
-        values = {name: _as_number(name, value) for name, value in metrics.items()}
-        with self._asking:
-            if request_id not in self._requests:
-                raise RequestNotFoundError(
-                    f"{request_id!r} is not among the last {_REMEMBERED_REQUESTS} requests."
-                )
-            version_id = self._requests[request_id]
-            self._requests[request_id] = None  # a second outcome judges nobody
-        served = self._routing.served.get(version_id or "")
-        if served is not None:
-            for name, value in values.items():
-                served.monitor.record_metric(name, value)
+        values = checked_outcome(metrics)
+        judged = self._requests.judged_by(request_id, values)
+        if judged is None:
+            return
+        version_id, beside = judged
+        served = self._routing.served.get(version_id)
+        if served is None:
+            return
+        for name, value in values.items():
+            served.monitor.record_metric(name, value)
+        if beside is not None:
+            beside.add_metrics(values)
 
     def n_answers(self, version_id: str) -> int:
         """How many requests a version has taken, failed ones included.
@@ -347,95 +182,54 @@ class Deployment:
         recent = self._routing.recent.get(version_id)
         return None if recent is None else recent.health()
 
+    def health_beside(self, version_id: str) -> Health | None:
+        """How one version has been doing beside the others: since the last one joined them.
+
+        Latency and errors of what was meant for it, and the outcomes of what it answered. A
+        version joins by its first share, or as a shadow; `measure_anew` begins all of it again.
+        None if it had no share since.
+        """
+        beside = self._routing.beside.get(version_id)
+        return None if beside is None else beside.health()
+
     def monitor(self, version_id: str) -> ModelMonitor:
         """The monitor of one version.
 
         Raises:
             ConfigError: It is not loaded.
         """
-        served = self._routing.served.get(version_id)
-        if served is None:
-            known = ", ".join(sorted(self._routing.served)) or "none"
-            raise ConfigError(f"{version_id!r} is not loaded. Loaded are: {known}.")
-        return served.monitor
+        self._refuse_unknown(version_id)
+        return self._routing.served[version_id].monitor
 
-    # ── inside ──────────────────────────────────────────────────────────────────────────────
-
-    def _refuse_other_model(self, version_id: str, *, is_loaded: bool) -> None:
-        try:
-            model_name = self._source.get_version(version_id)["model_name"]
-        except LookupError:
-            # Whoever brings the module along needs no stored version for it.
-            if is_loaded:
-                return
-            raise
-        if model_name != self.model_name:
-            raise ConfigError(
-                f"{version_id!r} is a version of {model_name!r}; this deployment serves "
-                f"{self.model_name!r}."
-            )
+    # ── inside ────────────────────────────────────────────────────────────────────
 
     def _slot(self, user_id: str | None) -> int:
         if user_id is not None:
             return slot_of(self.model_name, "deployment", user_id)
-        with self._asking:
+        with self._drawing:
             return int(self._rng.integers(N_SLOTS))
 
-    def _refuse_too_large(self, version_id: str, module: Any) -> None:
-        limit = self._memory_limit_mb
-        needed = self.memory_mb() + size_of(module) / _MB
-        if limit is not None and needed > limit:
-            loaded = ", ".join(self._routing.served) or "none"
-            raise CapacityError(
-                f"With {version_id} the loaded versions would take {needed:.1f} MB, over "
-                f"memory_limit_mb={limit:g}. Loaded are: {loaded}. Retire one, or raise the limit."
-            )
-
-    def _recent_of(self, version_ids: Iterable[str]) -> dict[str, Recent]:
-        return {version_id: Recent(self._maker.window_size) for version_id in version_ids}
-
-    def _rescued(
-        self, routing: Routing, failed: Attempt, x: Any, request_id: str, fallback: Any
-    ) -> Answer:
-        """What the stable version answers in place of one that failed; then the fallback."""
-        meant, stable = failed.served.version_id, routing.stable
-        attempts = [failed]
-        if stable is not None and meant != stable:
-            attempts.append(routing.attempt(stable, x))
-        # What the stable version refuses too, the input is to blame for.
-        if len(attempts) == 1 or not all(isinstance(one.error, InputError) for one in attempts):
-            for made in attempts:
-                record(made, x, request_id)
-            routing.note(failed)
-        last = attempts[-1]
-        if last.error is None:
-            return self._given(last.output, stable, request_id, meant, failed.error)
-        if fallback is _NO_FALLBACK:
-            self._tell()
-            raise last.error
-        return self._given(fallback, None, request_id, meant, last.error)
-
-    def _given(
+    def _told(
         self,
+        routing: Routing,
         output: Any,
         version_id: str | None,
         request_id: str,
-        routed_to: str,
-        error: Exception | None,
+        meant: str,
+        *,
+        error: str | None = None,
     ) -> Answer:
         """The answer, remembered for its outcome and told to the listeners."""
-        with self._asking:
-            self._requests[request_id] = version_id
-            if len(self._requests) > _REMEMBERED_REQUESTS:
-                self._requests.popitem(last=False)
+        by = None if version_id is None else (version_id, routing.beside.get(version_id))
+        self._requests.remember(request_id, by)
         if self._listeners:
             self._tell()
         return Answer(
             output=output,
             version_id=version_id,
             request_id=request_id,
-            routed_to=routed_to,
-            error=None if error is None else str(error),
+            routed_to=meant,
+            error=error,
         )
 
     def _tell(self) -> None:
@@ -444,20 +238,3 @@ class Deployment:
                 listener()
             except Exception:
                 _logger.exception("A listener of the deployment of %s failed.", self.model_name)
-
-
-def _without(version_id: str, kept: Mapping[str, _T]) -> dict[str, _T]:
-    return {key: one for key, one in kept.items() if key != version_id}
-
-
-def _check_shares(shares: Mapping[str, float]) -> None:
-    is_split = all(0.0 <= share <= 1.0 for share in shares.values())
-    if not is_split or abs(sum(shares.values()) - 1.0) > _TOLERANCE:
-        raise ConfigError(f"Shares must lie between 0 and 1 and add up to 1, got {dict(shares)}.")
-
-
-def _as_number(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"Metric {name!r} must be a number, got {value!r}.") from error

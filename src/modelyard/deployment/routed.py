@@ -24,20 +24,24 @@ class Routing:
     Attributes:
         served: Versions that are ready to answer.
         slots: Whose request goes to whom; None before anything is served.
+        sharing: The versions that have a share.
         stable: The version that answers what another fails to.
         shadow: What answers copies of requests.
-        is_held: Whether the stable version answers everything, whatever the slots say.
+        is_stable_only: Whether the stable version answers everything, whatever the slots say.
         deadlines: Of each version, where there are any.
         recent: What each has done since the shares last changed.
+        beside: What each has done since the last one joined.
     """
 
     served: Mapping[str, Served] = field(default_factory=dict)
     slots: SlotTable | None = None
+    sharing: frozenset[str] = frozenset()
     stable: str | None = None
     shadow: Shadow | None = None
-    is_held: bool = False
+    is_stable_only: bool = False
     deadlines: Mapping[str, Deadline] = field(default_factory=dict)
     recent: Mapping[str, Recent] = field(default_factory=dict)
+    beside: Mapping[str, Recent] = field(default_factory=dict)
 
     def attempt(self, version_id: str, x: Any) -> Attempt:
         """One version's try at a request, within its deadline if it has one."""
@@ -50,9 +54,12 @@ class Routing:
 
         What another one failed to answer is no fair sample for the one behind it.
         """
-        recent = self.recent.get(made.served.version_id)
+        version_id, is_error = made.served.version_id, made.error is not None
+        recent, beside = self.recent.get(version_id), self.beside.get(version_id)
         if recent is not None:
-            recent.add(made.latency_s, is_error=made.error is not None)
+            recent.add(made.latency_s, is_error=is_error)
+        if beside is not None:
+            beside.add(made.latency_s, is_error=is_error)
 
 
 def record(made: Attempt, x: Any, request_id: str) -> None:

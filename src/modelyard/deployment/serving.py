@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 
 from modelyard._core.clock import Clock
 from modelyard._core.errors import InputError, IntegrityError
+from modelyard.deployment.forms import Forms
 from modelyard.inference_optimizer import InferenceOptimizer
 from modelyard.inference_optimizer.tuning import TuningRecord
 from modelyard.monitor import ModelMonitor
@@ -55,12 +56,14 @@ class Served:
         optimizer: What serves it.
         monitor: What watches it.
         size_bytes: Of its parameters and buffers.
+        forms: Of the inputs it has answered.
     """
 
     version_id: str
     optimizer: InferenceOptimizer
     monitor: ModelMonitor
     size_bytes: int
+    forms: Forms = field(default_factory=Forms)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,16 +88,11 @@ class Maker:
         Raises:
             InputError: It does not run on it, or answers with NaN or infinity.
         """
-        optimizer = InferenceOptimizer(module, cache_size=self.cache_size, clock=self.clock)
         example = self._example_of(version_id)
-        if example is not None:
-            # A version that cannot answer must not get traffic.
-            refuse_non_finite(optimizer.predict(example), version_id)
-        if self.optimize:
-            optimizer.optimize_for_inference(example, reuse=self._tuning_of(version_id))
-        if example is not None:
-            for _ in range(_N_WARM_UP):
-                optimizer.predict(example)
+        try:
+            optimizer = self._warmed(version_id, module, example)
+        except SystemExit as failure:
+            raise InputError(str(ended_by(failure, version_id))) from failure
         monitor = ModelMonitor(
             monitor_name(version_id),
             window_size=self.window_size,
@@ -103,12 +101,27 @@ class Maker:
             store=self.store,
         )
         self._give_baseline(monitor, version_id)
-        return Served(
+        served = Served(
             version_id=version_id,
             optimizer=optimizer,
             monitor=monitor,
             size_bytes=size_of(module),
         )
+        if example is not None:
+            served.forms.add(example)
+        return served
+
+    def _warmed(self, version_id: str, module: Any, example: Any) -> InferenceOptimizer:
+        optimizer = InferenceOptimizer(module, cache_size=self.cache_size, clock=self.clock)
+        if example is not None:
+            # A version that cannot answer must not get traffic.
+            refuse_non_finite(optimizer.predict(example), version_id)
+        if self.optimize:
+            optimizer.optimize_for_inference(example, reuse=self._tuning_of(version_id))
+        if example is not None:
+            for _ in range(_N_WARM_UP):
+                optimizer.predict(example)
+        return optimizer
 
     def _example_of(self, version_id: str) -> Any:
         try:
@@ -149,6 +162,13 @@ class Maker:
             )
             return None
         return found
+
+
+def ended_by(failure: SystemExit, version_id: str) -> RuntimeError:
+    """The error that a model's try to end the process is taken for."""
+    error = RuntimeError(f"{version_id} tried to end the process: sys.exit({failure.code!r}).")
+    error.__cause__ = failure
+    return error
 
 
 def refuse_non_finite(output: Any, version_id: str) -> None:

@@ -27,7 +27,8 @@ _SAME = 1e-3
 class ShadowComparison(TypedDict):
     """How a version's answers to copies of requests differ from the stable version's.
 
-    Differences are norms, as a part of the norm of the stable version's answer.
+    Differences are norms, as a part of the norm of the stable version's answer. An answer of
+    another shape counts as failed.
     """
 
     version_id: str
@@ -147,10 +148,11 @@ class Shadow:
 
     def _answer(self, copy: _Copy) -> None:
         made = attempt(self._served, copy.x)
-        self._monitor.record_prediction(
-            made.output, made.latency_s, error=made.error is not None, request_id=copy.request_id
-        )
         difference = None if made.error is not None else _difference(made.output, copy.answer)
+        # An answer of another shape is none that a caller could use.
+        self._monitor.record_prediction(
+            made.output, made.latency_s, error=difference is None, request_id=copy.request_id
+        )
         with self._sums.lock:
             if difference is None:
                 self._sums.n_failed += 1

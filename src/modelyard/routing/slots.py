@@ -34,26 +34,35 @@ class SlotTable:
         counts = whole_shares(weights, N_SLOTS)
         return cls(tuple(name for name, count in counts.items() for _ in range(count)))
 
-    def reassigned(self, weights: Mapping[str, float]) -> "SlotTable":
+    def reassigned(
+        self, weights: Mapping[str, float], *, from_below: frozenset[str] = frozenset()
+    ) -> "SlotTable":
         """The table for new weights, names added or dropped, with as few moves as possible.
 
         Each owner gives up only what it has too much of, and only to those who have too little:
         no scheme moves fewer users.
 
+        Args:
+            weights: By name.
+            from_below: Owners that give up their lowest slots, instead of their highest. Of two,
+                one of which gives from below, each has the same slots whenever it has the same
+                weight, by whatever way it came there.
+
         Raises:
             ConfigError: Weights that give no shares (`normalised`).
         """
-        wanted = whole_shares(weights, N_SLOTS)
-        missing = dict(wanted)
+        missing = dict(whole_shares(weights, N_SLOTS))
         free = []
-        for slot, owner in enumerate(self.owners):
+        upwards = list(enumerate(self.owners))
+        below = [place for place in reversed(upwards) if place[1] in from_below]
+        for slot, owner in (*(place for place in upwards if place[1] not in from_below), *below):
             if missing.get(owner, 0) > 0:
                 missing[owner] -= 1
             else:
                 free.append(slot)
         takers = [name for name, count in missing.items() for _ in range(count)]
         owners = list(self.owners)
-        for slot, taker in zip(free, takers, strict=True):
+        for slot, taker in zip(sorted(free), takers, strict=True):
             owners[slot] = taker
         return SlotTable(tuple(owners))
 

@@ -57,15 +57,18 @@ def take_lease(store: Store, name: str, holder: str, *, seconds: float, clock: C
         name: What the lease is for.
         holder: Who wants it; the same name renews its own.
         seconds: How long it lasts from now.
-        clock: Where the time comes from; the holders' clocks must roughly agree.
+        clock: Where the time comes from; the holders' clocks must agree to within `seconds`.
     """
     now_s = clock.now().timestamp()
+    # One that ends later was taken by a clock that has been set back since: it would last until
+    # the clock has caught up. As much again as it lasts is left to clocks that disagree.
+    latest_s = now_s + 2.0 * seconds
     # Those who wait ask often: they must not take the database's write lock to hear no.
     with store.database.reading() as connection:
-        if _is_anothers(_found(connection, name), holder, now_s):
+        if _is_anothers(_found(connection, name), holder, now_s, latest_s):
             return False
     with store.database.writing() as connection:
-        if _is_anothers(_found(connection, name), holder, now_s):
+        if _is_anothers(_found(connection, name), holder, now_s, latest_s):
             return False
         write_lease(connection, name, holder, expires_at_s=now_s + seconds)
     return True
@@ -110,5 +113,7 @@ def _found(connection: Connection, name: str) -> tuple[str, float] | None:
     return None if found is None else (found.holder, found.expires_at_s)
 
 
-def _is_anothers(found: tuple[str, float] | None, holder: str, now_s: float) -> bool:
-    return found is not None and found[0] != holder and found[1] > now_s
+def _is_anothers(
+    found: tuple[str, float] | None, holder: str, now_s: float, latest_s: float
+) -> bool:
+    return found is not None and found[0] != holder and now_s < found[1] <= latest_s

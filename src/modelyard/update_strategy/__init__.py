@@ -5,7 +5,12 @@
 
 from modelyard.update_strategy.evidence import Evidence
 from modelyard.update_strategy.explaining import explained
-from modelyard.update_strategy.history import last_rollout, last_seen, rollout_history
+from modelyard.update_strategy.history import (
+    current_halt,
+    last_rollout,
+    last_seen,
+    rollout_history,
+)
 from modelyard.update_strategy.records import (
     RollbackDecision,
     RollbackResult,
@@ -28,6 +33,7 @@ __all__ = [
     "UpdateSettings",
     "UpdateStrategy",
     "UpdateTrigger",
+    "current_halt",
     "explained",
     "last_rollout",
     "last_seen",

@@ -42,22 +42,23 @@ def best_candidate(
 def has_just_failed(
     rollouts: Sequence[Rollout], *, now: datetime, within_hours: float
 ) -> frozenset[str]:
-    """Versions whose last rollout was rolled back not long ago.
+    """Versions whose last rollout was rolled back not long ago, by itself or by hand afterwards.
 
     Args:
         rollouts: Newest first.
         now: The moment.
         within_hours: How long ago.
     """
-    last: dict[str, Rollout] = {}
+    failed_at: dict[str, datetime | None] = {}
     for rollout in rollouts:
         if not rollout.is_rollback:
-            last.setdefault(rollout.new_version_id, rollout)
+            at = _ended(rollout) if rollout.status == ROLLED_BACK else None
+            failed_at.setdefault(rollout.new_version_id, at)
+        elif rollout.status == PROMOTED and rollout.old_version_id is not None:
+            failed_at.setdefault(rollout.old_version_id, _ended(rollout))
     since = now - timedelta(hours=within_hours)
     return frozenset(
-        version_id
-        for version_id, rollout in last.items()
-        if rollout.status == ROLLED_BACK and _ended(rollout) >= since
+        version_id for version_id, at in failed_at.items() if at is not None and at >= since
     )
 
 

@@ -37,7 +37,7 @@ class Carrier:
         self._target = target
         self._unable: tuple[str, int] | None = None  # what could not be served when assisting
         self._serving: str | None = None  # the production that is served
-        self._is_held = False
+        self._is_stable_only = False
 
     def production(self) -> str | None:
         """The version that is production, or None."""
@@ -121,11 +121,11 @@ class Carrier:
         if production is not None and production != self._serving:
             self._follow(production, retired={self._serving} if self._serving else ())
 
-    def hold(self, *, is_held: bool) -> None:
+    def set_stable_only(self, *, is_on: bool) -> None:
         """Have the stable version answer everything, or follow the shares again."""
-        if is_held != self._is_held:
-            self._target.hold(is_held=is_held)
-            self._is_held = is_held
+        if is_on != self._is_stable_only:
+            self._target.set_stable_only(is_on=is_on)
+            self._is_stable_only = is_on
 
     def alert(self, message: str) -> None:
         """Make something known to whoever watches the alerts."""

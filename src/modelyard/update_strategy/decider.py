@@ -22,7 +22,6 @@ from modelyard.update_strategy.candidates import (
 from modelyard.update_strategy.conductor import Conductor
 from modelyard.update_strategy.evidence import Evidence
 from modelyard.update_strategy.explaining import explained
-from modelyard.update_strategy.guard import rollback_reasons
 from modelyard.update_strategy.history import RolloutLog
 from modelyard.update_strategy.ports import Registry, Watcher
 from modelyard.update_strategy.records import (
@@ -35,7 +34,7 @@ from modelyard.update_strategy.rollout import ROLLED_BACK, Rollout
 from modelyard.update_strategy.settings import UpdateSettings
 from modelyard.update_strategy.targets import target_for
 from modelyard.update_strategy.triggers import UpdateTrigger
-from modelyard.update_strategy.windows import is_open, opens_at
+from modelyard.update_strategy.windows import closed_until
 
 _LEASE_S = 30.0
 _REMEMBERED_ROLLOUTS = 50
@@ -67,7 +66,11 @@ class Decider:
         self._monitor = monitor
         self._clock = clock or SystemClock()
         self._target = target_for(
-            deployment, version_manager, monitor=monitor, is_remote=is_remote
+            deployment,
+            version_manager,
+            monitor=monitor,
+            settings=self.settings,
+            is_remote=is_remote,
         )
         store = store or version_manager.store
         self._log = RolloutLog(store, self.model_name)
@@ -183,10 +186,8 @@ class Decider:
         The candidate of a rollout is compared with the stable version at the same time, where
         both are measured; else production's present with the baseline.
         """
-        rollout = self._log.current()
-        now, baseline = self._conductor.observer.sides(rollout)
-        at_step = self._conductor.observer.at_step(rollout)
-        reasons = rollback_reasons(now, baseline, self.settings, at_step=at_step)
+        observer = self._conductor.observer
+        reasons, now, baseline = observer.reasons_to_go_back(self._log.current())
         return {
             "should_rollback": bool(reasons),
             "reasons": reasons,
@@ -227,8 +228,12 @@ class Decider:
         return due.updates_due(now, self._baseline.evidence(), drifts, self.settings)
 
     def _is_scheduled(self) -> bool:
+        if self.settings.schedule is None:
+            return False
         newest = self._log.newest()
-        since = self._created_at
+        since = self._log.schedule_since(
+            self.settings.schedule, created_at=self._created_at, clock=self._clock
+        )
         if newest is not None:
             since = max(since, datetime.fromisoformat(newest.started_at))
         return due.is_scheduled(self.settings.schedule, since=since, now=self._clock.now())
@@ -264,15 +269,7 @@ class Decider:
             return f"the cooldown after the last update lasts until {cooldown_until.isoformat()}"
         if now.n < self.settings.min_samples and self.settings.schedule is None:
             return f"{now.n} of {self.settings.min_samples} predictions"
-        return self._outside_windows()
-
-    def _outside_windows(self) -> str | None:
-        moment = self._clock.now()
-        if not is_open(self.settings.windows, self.settings.zone, moment):
-            opening = opens_at(self.settings.windows, self.settings.zone, moment)
-            until = "" if opening is None else f" until {opening.isoformat()}"
-            return f"outside the update windows{until}"
-        return None
+        return closed_until(self.settings.windows, self.settings.zone, self._clock.now())
 
     @staticmethod
     def _told(rollout: Rollout | None) -> RolloutState | None:

@@ -20,7 +20,7 @@ MANY_SAMPLES = 1000
 ENOUGH_ERRORS = 1.645
 # The 95th percentile counts with so many times the samples of a step: of two equal versions that
 # both have 500 answers, one has five times as many above some value in one pair of 6,000.
-_TAIL_FACTOR = 10
+TAIL_FACTOR = 10
 # Always-valid intervals are narrowest at so many times the samples of a step, both sides together.
 TUNED_STEPS = 4.0
 # A metric near 0 has no relative change worth the name.
@@ -33,6 +33,7 @@ def rollback_reasons(
     settings: UpdateSettings,
     *,
     at_step: tuple[Evidence, Evidence] | None = None,
+    beside: Evidence | None = None,
 ) -> list[str]:
     """Every limit that `now` breaks with enough samples behind it; empty when all is well.
 
@@ -42,9 +43,13 @@ def rollback_reasons(
         settings: The rules.
         at_step: Both, over one and the same stretch of time: their latencies are compared where it
             is given, because a machine that is slow now is slow for both.
+        beside: What the replaced version has done since `now` began, where it serves beside it:
+            from `step_min_samples` answers on, its errors alone excuse others. An outage of
+            before excuses none.
     """
     reasons = []
-    if has_too_many_errors(now, baseline, settings):
+    has_answers = beside is not None and beside.n >= settings.step_min_samples
+    if has_too_many_errors(now, beside if beside and has_answers else baseline, settings):
         reasons.append(
             f"error rate {now.error_rate:.1%} ({now.n_errors} of {now.n}) is over "
             f"{ERROR_FACTOR:g} x {settings.error_rate_threshold:.1%}"
@@ -107,7 +112,7 @@ def _latency_reasons(now: Evidence, baseline: Evidence, settings: UpdateSettings
         pairs.append(("median latency", now.latency_median_ms, baseline.latency_median_ms))
     # Where about one answer in twenty is slow by nature, the 95th percentile jumps to and fro
     # between the slow and the others; the 99th of the baseline then lies among its slow ones.
-    if n >= _TAIL_FACTOR * enough and now.latency_p95_ms > baseline.latency_p99_ms:
+    if n >= TAIL_FACTOR * enough and now.latency_p95_ms > baseline.latency_p99_ms:
         pairs.append(("p95 latency", now.latency_p95_ms, baseline.latency_p95_ms))
     return [slower(*pair) for pair in pairs if is_slower(pair[1], pair[2], settings)]
 

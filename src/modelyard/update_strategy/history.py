@@ -16,6 +16,7 @@ from modelyard._core.errors import (
 )
 from modelyard.storage import Store
 from modelyard.storage import tables as t
+from modelyard.storage.store import write_snapshot
 from modelyard.update_strategy.records import RolloutState, UpdateRecord
 from modelyard.update_strategy.rollout import Rollout
 from modelyard.update_strategy.telling import in_progress, state_of
@@ -32,9 +33,15 @@ def rollout_history(store: Store, model_name: str, limit: int | None = None) -> 
     return RolloutLog(store, model_name).history(limit)
 
 
-def last_seen(store: Store, model_name: str) -> Mapping[str, Any] | None:
-    """What the process that serves saw of its rollout last: `at`, `candidate`, `stable`; or None.
+def current_halt(store: Store, model_name: str) -> "Halt | None":
+    """Who has stopped all updates of a model, when and why; None while nobody has."""
+    return RolloutLog(store, model_name).halt()
 
+
+def last_seen(store: Store, model_name: str) -> Mapping[str, Any] | None:
+    """What the process that serves saw of its rollout last; or None.
+
+    `at`, `candidate`, `stable` and, while that has too few answers to compare with, `baseline`.
     Written about once a second while a rollout runs.
     """
     return store.load_snapshot(_SEEN, model_name) or None
@@ -42,6 +49,7 @@ def last_seen(store: Store, model_name: str) -> Mapping[str, Any] | None:
 
 _HALT = "update_halt"
 _SEEN = "rollout_seen"
+_SCHEDULE = "update_schedule"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +59,13 @@ class Halt:
     actor: str
     at: str
     reason: str
+
+    def refusal(self, model_name: str) -> str:
+        """That it is so, and the way out."""
+        return (
+            f"{self.actor} has stopped all updates of {model_name!r} at {self.at}: "
+            f"{self.reason}. Call release() first."
+        )
 
 
 class RolloutLog:
@@ -73,10 +88,39 @@ class RolloutLog:
         state = self._store.load_snapshot(_HALT, self._model_name)
         return Halt(**state) if state else None
 
-    def set_halt(self, halt: Halt | None, *, clock: Clock) -> None:
-        """Stop all updates of the model, or allow them again. Durable on return."""
+    def set_halt(self, halt: Halt | None, *, actor: str, reason: str, now: datetime) -> None:
+        """Stop all updates of the model, or allow them again. Durable on return.
+
+        Written to the audit, and to the events of the rollout that runs.
+        """
+        # Its rows and documents are the registry's; here, because it brings torch.
+        from modelyard.version_manager import history as audit  # noqa: PLC0415
+
+        action = "release" if halt is None else "halt"
         state = {} if halt is None else asdict(halt)
-        self._store.save_snapshot(_HALT, self._model_name, state, clock=clock)
+        running = self.current()
+        event = audit.Event(
+            action=action,
+            model_name=self._model_name,
+            version_id=None,
+            at=now,
+            actor=actor,
+            detail={"reason": reason},
+        )
+        with self._store.database.writing() as connection:
+            write_snapshot(connection, _HALT, self._model_name, state, at=now.isoformat())
+            audit.record(connection, self._store, event)
+            if running is not None:
+                at, detail = now.isoformat(), {"reason": reason}
+                self._append(connection, running, action, actor=actor, at=at, detail=detail)
+
+    def schedule_since(self, schedule: str, *, created_at: datetime, clock: Clock) -> datetime:
+        """From when on a schedule's moments count: when it was first asked about, ever."""
+        known = self._store.load_snapshot(_SCHEDULE, self._model_name)
+        if known is None or known["schedule"] != schedule:
+            known = {"schedule": schedule, "since": created_at.isoformat()}
+            self._store.save_snapshot(_SCHEDULE, self._model_name, known, clock=clock)
+        return datetime.fromisoformat(known["since"])
 
     def note_seen(self, seen: Mapping[str, Any], *, clock: Clock) -> None:
         """Keep what was seen of a rollout last, for whoever watches from elsewhere."""
@@ -177,6 +221,7 @@ class RolloutLog:
                 "started_at": rollout.started_at,
                 "finished_at": rollout.finished_at,
                 "reason": rollout.reason,
+                "is_rollback": rollout.is_rollback,
                 "events": events.get(rollout.rollout_id, []),
             }
             for rollout in rollouts

@@ -1,7 +1,8 @@
 """The judgement of a step: the candidate against the stable version of the same time.
 
-Three answers. *pass*: shown to be no worse by the margin. *fail*: shown to be worse by more than
-it. *inconclusive*: neither, so the step goes on. The intervals are always-valid, so a step may be
+Three answers. *pass*: shown to be no worse by the margin, or no stable version serves to compare
+with. *fail*: shown to be worse by more than the margin. *inconclusive*: neither, or too little to
+say, so the step goes on. The intervals are always-valid, so a step may be
 judged at every look and extended as long as it takes, without a false answer becoming likely.
 """
 
@@ -62,17 +63,19 @@ class Judgement:
     Attributes:
         answer: `fail` if any fails, else `inconclusive` if any is, else `pass`.
         checks: One each for errors, latency and, where it is required, the key metric; empty
-            where the stable version answers too little to compare with.
+            where there is nothing to compare with.
+        shortage: What there is too little of to compare; empty where there is enough.
     """
 
     answer: Answer
     checks: tuple[Check, ...]
+    shortage: str = ""
 
     @property
     def reason(self) -> str:
         """The checks that decide, in words."""
         deciding = [check for check in self.checks if check.answer == self.answer]
-        return "; ".join(check.sentence for check in deciding)
+        return self.shortage or "; ".join(check.sentence for check in deciding)
 
 
 def judge(
@@ -82,20 +85,28 @@ def judge(
     *,
     next_share: float,
     at_step: tuple[Evidence, Evidence] | None = None,
+    is_stable_serving: bool = True,
 ) -> Judgement:
     """Whether the candidate may get more traffic.
 
     Args:
-        candidate: What it has done.
-        stable: What the stable version has done at the same time.
+        candidate: What it has done since it got traffic.
+        stable: What the stable version has done since then.
         settings: The rules.
         next_share: The share the candidate is about to get, 0 to 1. What may go wrong is counted
             by all users: twice the errors are borne by half of them.
         at_step: Both since the shares last changed, whose latencies are compared where it is
             given: a machine that is slow now is slow for both.
+        is_stable_serving: Whether the stable version has a share now. While it has, too few of
+            its answers are waited for; where it has none, nothing can come of waiting.
     """
-    if min(candidate.n, stable.n) < settings.step_min_samples:
-        return Judgement(answer="pass", checks=())
+    enough = settings.step_min_samples
+    if min(candidate.n, stable.n) < enough:
+        side, n = ("candidate", candidate.n) if candidate.n < enough else ("stable", stable.n)
+        shortage = f"too little to compare with: {n} of {enough} answers of the {side} version"
+        is_hopeless = candidate.n >= enough and not is_stable_serving
+        answer: Answer = "pass" if is_hopeless else "inconclusive"
+        return Judgement(answer=answer, checks=(), shortage=shortage)
     checks = [_errors(candidate, stable, settings, next_share)]
     latency = _latency(*(at_step or (candidate, stable)), settings)
     if latency is not None:
@@ -103,7 +114,7 @@ def judge(
     if settings.require_key_metric:
         checks.append(_key_metric(candidate, stable, settings))
     answers = {check.answer for check in checks}
-    answer: Answer = "pass"
+    answer = "pass"
     if "fail" in answers:
         answer = "fail"
     elif "inconclusive" in answers:

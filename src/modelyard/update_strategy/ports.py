@@ -169,6 +169,11 @@ class Watcher(DriftWatcher, Protocol):
 class ServingTarget(Protocol):
     """Serves several versions at once and splits the traffic. `Deployment` is one."""
 
+    @property
+    def window_size(self) -> int:
+        """Predictions of each version that its numbers look at."""
+        ...
+
     def add_version(self, version_id: str) -> None:
         """Load a version, prove that it answers, give it no traffic yet."""
         ...
@@ -189,8 +194,12 @@ class ServingTarget(Protocol):
         """How a version is doing on copies of requests; None if it gets none."""
         ...
 
-    def hold_on_stable(self, *, is_held: bool) -> None:
+    def set_stable_only(self, *, is_on: bool) -> None:
         """Have the stable version answer everything, or follow the shares again."""
+        ...
+
+    def measure_anew(self) -> None:
+        """Forget what was measured side by side so far."""
         ...
 
     def shares(self) -> Mapping[str, float]:
@@ -211,6 +220,10 @@ class ServingTarget(Protocol):
 
     def health_since_split(self, version_id: str) -> HealthLike | None:
         """How one version is doing since the shares last changed; None without a part in it."""
+        ...
+
+    def health_beside(self, version_id: str) -> HealthLike | None:
+        """How one version is doing since the last one joined; None without a part in it."""
         ...
 
     def monitor(self, version_id: str) -> DriftWatcher:

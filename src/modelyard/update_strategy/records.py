@@ -36,8 +36,10 @@ class RolloutState(TypedDict):
             which case only the production pointer moves.
         new_version_id, previous_version_id: To what and from what.
         trigger: Why.
-        step: Step it is at, counted from 1, of `n_steps`.
+        step: Step it is at, counted from 1, of `n_steps`; 0 while the first waits for approval.
         reason: Why it is where it is, in words.
+        is_rollback: Whether it goes back to an earlier production, by hand; "promoted" then means
+            that it has.
     """
 
     rollout_id: str | None
@@ -50,6 +52,7 @@ class RolloutState(TypedDict):
     step: int
     n_steps: int
     reason: str
+    is_rollback: bool
 
 
 class RollbackDecision(TypedDict):
@@ -72,7 +75,10 @@ class RollbackResult(TypedDict):
 
 
 class UpdateRecord(TypedDict):
-    """One update in the history, with every event it went through, oldest first."""
+    """One update in the history, with every event it went through, oldest first.
+
+    With `is_rollback` it went back to an earlier production, by hand: "promoted" means it has.
+    """
 
     rollout_id: str
     model_name: str
@@ -83,4 +89,5 @@ class UpdateRecord(TypedDict):
     started_at: str
     finished_at: str | None
     reason: str
+    is_rollback: bool
     events: list[dict[str, Any]]

@@ -13,6 +13,7 @@ _S_PER_MINUTE = 60.0
 _NOTE_OF = {
     "promoted": "good",
     "rolled_back": "critical",
+    "gone_back": "warning",
     "aborted": "warning",
     "paused": "warning",
 }
@@ -39,12 +40,14 @@ def rollout_report(
 
 
 def _overview(records: Sequence[UpdateRecord]) -> Section:
-    ended = [record["status"] for record in records]
+    ended = [_outcome(record) for record in records]
+    n_promoted = ended.count("promoted")
+    n_back = ended.count("rolled_back") + ended.count("gone_back")
     figures = KeyFigures(
         [
-            ("Promoted", ended.count("promoted"), ""),
-            ("Rolled back", ended.count("rolled_back"), ""),
-            ("Others", len(ended) - ended.count("promoted") - ended.count("rolled_back"), ""),
+            ("Promoted", n_promoted, ""),
+            ("Rolled back", n_back, ""),
+            ("Others", len(ended) - n_promoted - n_back, ""),
         ]
     )
     rows = [
@@ -53,7 +56,7 @@ def _overview(records: Sequence[UpdateRecord]) -> Section:
             record["old_version_id"],
             record["new_version_id"],
             record["trigger"],
-            record["status"],
+            _outcome(record),
         ]
         for record in records
     ]
@@ -61,9 +64,16 @@ def _overview(records: Sequence[UpdateRecord]) -> Section:
     return Section("All of them", "", [figures, Table(columns, rows, whole=["begun"])])
 
 
+def _outcome(record: UpdateRecord) -> str:
+    """How it ended; one that went back by hand was no promotion."""
+    is_back = record["is_rollback"] and record["status"] == "promoted"
+    return "gone_back" if is_back else record["status"]
+
+
 def _section(record: UpdateRecord) -> Section:
-    kind: Any = _NOTE_OF.get(record["status"], "info")
-    blocks: list[Block] = [Note(kind, f"{record['status']}: {record['reason']}")]
+    outcome = _outcome(record)
+    kind: Any = _NOTE_OF.get(outcome, "info")
+    blocks: list[Block] = [Note(kind, f"{outcome}: {record['reason']}")]
     blocks.append(Chart(_timeline(record), "Each number marks an event; the table tells them."))
     blocks.append(
         Table(

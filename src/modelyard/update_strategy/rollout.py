@@ -1,4 +1,4 @@
-"""The life of a rollout: an immutable state, and the pure rule that moves it.
+"""The life of a rollout: an immutable state, and what each move makes of it.
 
 pending -> (shadow) -> running, step by step, with waiting where somebody must approve ->
 promoting -> (baking) -> promoted; or -> rolling_back -> rolled_back; paused and back; aborted.
@@ -7,16 +7,12 @@ them after a crash finishes what was begun.
 """
 
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import Enum
 from typing import Any
 
 from modelyard.storage.tables import UNFINISHED_ROLLOUTS
-from modelyard.update_strategy.evidence import Evidence
-from modelyard.update_strategy.guard import rollback_reasons
-from modelyard.update_strategy.judging import Judgement, judge
-from modelyard.update_strategy.settings import UpdateSettings
-from modelyard.update_strategy.windows import is_open, opens_at
+from modelyard.update_strategy.judging import Judgement
 
 PENDING = "pending"
 SHADOW = "shadow"
@@ -29,12 +25,10 @@ ROLLING_BACK = "rolling_back"
 PROMOTED = "promoted"
 ROLLED_BACK = "rolled_back"
 ABORTED = "aborted"
-# A step that has waited for samples this many times its own length is paused; one that has them,
-# and needs more of them to be decided, after so many.
-PATIENCE = 10.0
-PATIENCE_UNDECIDED = 30.0
 _ALL_OLD = frozenset({PENDING, SHADOW, ROLLING_BACK, ROLLED_BACK, ABORTED})
 _ALL_NEW = frozenset({PROMOTING, BAKING, PROMOTED})
+# Attributes that have another name in what was stored before.
+_RENAMED = {"held": "paused_in"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +44,15 @@ class Rollout:
         status: One of the words above.
         is_rollback: Whether it goes back to an earlier production.
         shares: The candidate's share at each step, 0 to 1.
-        step_index: Step it is at.
-        step_started_at: When the step began, ISO 8601.
+        step_index: Step it is at; -1 while it waits for the approval of its first one.
+        step_started_at: When what it is at began, ISO 8601: shadow, step or bake; a resumed one
+            begins anew.
         started_at: When the rollout began.
         applied_to: What really serves it; nothing while only the production pointer moves.
-        held: The status that a paused one goes back to; empty while it is not paused.
+        paused_in: The status that a paused one goes back to; empty while it is not paused.
+        is_blamed: Whether it is paused because a limit was broken.
+        measured_since: From when on the versions are measured, ISO 8601, where a person let it go
+            on after a limit was broken; empty where from its beginning on.
         approved: Index of the last step that somebody has approved; -1 for none.
         finished_at: When it ended, or None.
         reason: Why it is where it is.
@@ -76,8 +74,10 @@ class Rollout:
     finished_at: str | None = None
     reason: str = ""
     revision: int = 1
-    held: str = ""
+    paused_in: str = ""
     approved: int = -1
+    is_blamed: bool = False
+    measured_since: str = ""
 
     @property
     def is_unfinished(self) -> bool:
@@ -87,7 +87,7 @@ class Rollout:
     @property
     def phase(self) -> str:
         """The status, and for a paused one that which it goes back to."""
-        return self.held if self.status == PAUSED and self.held else self.status
+        return self.paused_in if self.status == PAUSED and self.paused_in else self.status
 
     @property
     def shadow(self) -> str | None:
@@ -100,7 +100,7 @@ class Rollout:
         status = self.phase
         if self.old_version_id is None or status in _ALL_NEW:
             return {self.new_version_id: 1.0}
-        if status in _ALL_OLD:
+        if status in _ALL_OLD or self.step_index < 0:
             return {self.old_version_id: 1.0}
         share = self.shares[self.step_index]
         return {self.old_version_id: 1.0 - share, self.new_version_id: share}
@@ -113,7 +113,8 @@ class Rollout:
     def from_plain(cls, plain: dict[str, Any]) -> "Rollout":
         """The rollout that `to_plain` described."""
         as_tuples = {name: tuple(plain[name]) for name in ("shares", "applied_to")}
-        return cls(**{**plain, **as_tuples})
+        known = {_RENAMED.get(name, name): value for name, value in plain.items()}
+        return cls(**{**known, **as_tuples})
 
 
 class Move(Enum):
@@ -132,183 +133,15 @@ class Move(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """A move, the reason for it, and the judgement it rests on, if there was one."""
+    """A move, the reason for it, and the judgement it rests on, if there was one.
+
+    `is_blame` says that a limit is broken.
+    """
 
     move: Move
     reason: str
     judgement: Judgement | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Observation:
-    """What this process has seen of a rollout's present step.
-
-    Attributes:
-        candidate: How the candidate has been doing; None where nothing measures it by itself, in
-            which case the clock alone moves the steps.
-        stable: What it is compared with: the stable version at the same time, else the baseline.
-        n_at_step: Answers of the candidate at this step.
-        since: When this process first saw the step. After a restart that is later than the step's
-            beginning: what was measured before is gone and must be measured again.
-        is_key_metric_reported: Whether either version has a value of the key metric.
-        concurrent: What the stable version has done at the same time; None where it is not known.
-        at_step: What both, the candidate first, have done since the shares last changed, for their
-            latencies to be compared; None where they cannot be.
-    """
-
-    candidate: Evidence | None
-    stable: Evidence
-    n_at_step: int
-    since: datetime
-    is_key_metric_reported: bool = False
-    concurrent: Evidence | None = None
-    at_step: tuple[Evidence, Evidence] | None = None
-
-
-def judged(
-    rollout: Rollout, settings: UpdateSettings, *, now: datetime, seen: Observation
-) -> Verdict:
-    """What to do with a rollout that is neither promoting nor rolling back."""
-    if seen.candidate is not None:
-        reasons = rollback_reasons(seen.candidate, seen.stable, settings, at_step=seen.at_step)
-        if reasons and settings.auto_rollback:
-            return Verdict(move=Move.ROLL_BACK, reason="; ".join(reasons))
-        if reasons and rollout.status != PAUSED:
-            return Verdict(move=Move.PAUSE, reason="; ".join(reasons))
-    if rollout.status in {PAUSED, WAITING}:
-        return Verdict(move=Move.WAIT, reason=rollout.reason)
-    return _forward(rollout, settings, now=now, seen=seen)
-
-
-def _forward(
-    rollout: Rollout, settings: UpdateSettings, *, now: datetime, seen: Observation
-) -> Verdict:
-    """What to do with a rollout that breaks no limit and waits for nobody."""
-    if rollout.status == BAKING:
-        return _baked(rollout, settings, now=now)
-    if not is_open(settings.windows, settings.zone, now):
-        return Verdict(move=Move.WAIT, reason=_closed(settings, now))
-    if rollout.status == PENDING:
-        return _first_move(settings)
-    return _by_time_and_samples(rollout, settings, now=now, seen=seen)
-
-
-def _first_move(settings: UpdateSettings) -> Verdict:
-    if settings.shadow_minutes > 0:
-        return Verdict(move=Move.BEGIN_SHADOW, reason="copies of requests first")
-    return Verdict(move=Move.BEGIN, reason="begun")
-
-
-def _closed(settings: UpdateSettings, now: datetime) -> str:
-    opening = opens_at(settings.windows, settings.zone, now)
-    until = "" if opening is None else f" until {opening.isoformat()}"
-    return f"outside the update windows{until}"
-
-
-def _baked(rollout: Rollout, settings: UpdateSettings, *, now: datetime) -> Verdict:
-    bake = timedelta(minutes=settings.bake_minutes)
-    if now - datetime.fromisoformat(rollout.step_started_at) < bake:
-        return Verdict(move=Move.WAIT, reason="watched after its promotion")
-    return Verdict(move=Move.FINISH, reason="held after its promotion too")
-
-
-def _by_time_and_samples(
-    rollout: Rollout, settings: UpdateSettings, *, now: datetime, seen: Observation
-) -> Verdict:
-    is_shadow = rollout.status == SHADOW
-    step = timedelta(minutes=settings.shadow_minutes) if is_shadow else _step(settings)
-    if now - datetime.fromisoformat(rollout.step_started_at) < step:
-        return Verdict(move=Move.WAIT, reason="the step has not lasted long enough")
-    waited = (now - seen.since) / max(step, timedelta(seconds=1))
-    shortage = _shortage(seen, settings)
-    if shortage is not None:
-        move = Move.PAUSE if waited > PATIENCE else Move.WAIT
-        return Verdict(move=move, reason=shortage)
-    return _by_judgement(rollout, settings, seen=seen, is_late=waited > PATIENCE_UNDECIDED)
-
-
-def _by_judgement(
-    rollout: Rollout, settings: UpdateSettings, *, seen: Observation, is_late: bool
-) -> Verdict:
-    """The step has lasted long enough and has its samples: what do they say?"""
-    judgement = _judgement(rollout, settings, seen)
-    if judgement is not None and judgement.answer == "fail":
-        move = Move.ROLL_BACK if settings.auto_rollback else Move.PAUSE
-        return Verdict(move=move, reason=judgement.reason, judgement=judgement)
-    if judgement is not None and judgement.answer == "inconclusive":
-        if is_late:
-            reason = f"inconclusive: {judgement.reason}"
-            return Verdict(move=Move.PAUSE, reason=reason, judgement=judgement)
-        return Verdict(move=Move.WAIT, reason=judgement.reason, judgement=judgement)
-    caveat = _caveat(seen, settings)
-    if rollout.status == SHADOW:
-        reason = f"copies of requests were answered well{caveat}"
-        return Verdict(move=Move.BEGIN, reason=reason, judgement=judgement)
-    return _next(rollout, settings, caveat, judgement)
-
-
-def _next(
-    rollout: Rollout, settings: UpdateSettings, caveat: str, judgement: Judgement | None
-) -> Verdict:
-    index = rollout.step_index + 1
-    if index >= len(rollout.shares):
-        reason = f"every step held{caveat}"
-        return Verdict(move=Move.PROMOTE, reason=reason, judgement=judgement)
-    if _needs_approval(rollout, settings, index):
-        reason = (
-            f"the step held{caveat}; {rollout.shares[index]:.0%} of the traffic waits for "
-            "approve()"
-        )
-        return Verdict(move=Move.ASK, reason=reason, judgement=judgement)
-    return Verdict(move=Move.NEXT_STEP, reason=f"the step held{caveat}", judgement=judgement)
-
-
-def _needs_approval(rollout: Rollout, settings: UpdateSettings, index: int) -> bool:
-    asked = {round(share / 100.0, 9) for share in settings.approval_steps}
-    return rollout.approved < index and round(rollout.shares[index], 9) in asked
-
-
-def _judgement(rollout: Rollout, settings: UpdateSettings, seen: Observation) -> Judgement | None:
-    if seen.candidate is None or seen.concurrent is None:
-        return None
-    index = 0 if rollout.status == SHADOW else rollout.step_index + 1
-    next_share = rollout.shares[min(index, len(rollout.shares) - 1)]
-    return judge(
-        seen.candidate, seen.concurrent, settings, next_share=next_share, at_step=seen.at_step
-    )
-
-
-def _step(settings: UpdateSettings) -> timedelta:
-    return timedelta(seconds=settings.step_s)
-
-
-def _shortage(seen: Observation, settings: UpdateSettings) -> str | None:
-    """How much there is of what the step needs to be judged; None if enough.
-
-    A key metric needs years to be proved equal, so few values of it hold nobody up. None at all,
-    where the stable version has some, are lost, or still to come.
-    """
-    enough = settings.step_min_samples
-    if seen.candidate is None:
-        return None
-    if seen.n_at_step < enough:
-        missing = f"{seen.n_at_step} of {enough} answers of the candidate at this step"
-        return f"too little traffic: {missing}"
-    if seen.is_key_metric_reported and seen.candidate.n_key_metric == 0:
-        return f"no outcomes: 0 values of {settings.key_metric} from the candidate"
-    return None
-
-
-def _caveat(seen: Observation, settings: UpdateSettings) -> str:
-    """What the steps did not look at, because there was too little of it."""
-    if seen.candidate is None or settings.key_metric is None:
-        return ""
-    if not seen.is_key_metric_reported:
-        return f"; no values of {settings.key_metric} were reported"
-    n, enough = seen.candidate.n_key_metric, settings.step_min_samples
-    if n < enough:
-        return f"; {settings.key_metric} had only {n} of {enough} values of the candidate"
-    return ""
+    is_blame: bool = False
 
 
 _STATUS_AFTER = {
@@ -317,7 +150,6 @@ _STATUS_AFTER = {
     Move.NEXT_STEP: RUNNING,
     Move.ASK: WAITING,
     Move.PROMOTE: PROMOTING,
-    Move.FINISH: PROMOTED,
     Move.ROLL_BACK: ROLLING_BACK,
     Move.PAUSE: PAUSED,
 }
@@ -325,7 +157,7 @@ _BEGINS_A_STEP = frozenset({Move.BEGIN_SHADOW, Move.BEGIN, Move.NEXT_STEP})
 
 
 def moved(rollout: Rollout, verdict: Verdict, *, now: datetime) -> Rollout:
-    """The rollout after a move; `WAIT` changes nothing."""
+    """The rollout after a move; `WAIT` changes nothing, and to `FINISH` is `finished`."""
     move = verdict.move
     if move is Move.WAIT:
         return rollout
@@ -333,10 +165,13 @@ def moved(rollout: Rollout, verdict: Verdict, *, now: datetime) -> Rollout:
         rollout,
         status=_STATUS_AFTER[move],
         reason=verdict.reason,
-        held=rollout.phase if move is Move.PAUSE else "",
+        paused_in=rollout.phase if move is Move.PAUSE else "",
+        is_blamed=verdict.is_blame and move is Move.PAUSE,
     )
     if move is Move.NEXT_STEP:
         changed = replace(changed, step_index=rollout.step_index + 1)
+    if move is Move.ASK and rollout.phase in {PENDING, SHADOW}:
+        changed = replace(changed, step_index=-1)
     if move in _BEGINS_A_STEP:
         changed = replace(changed, step_started_at=now.isoformat())
     return changed
@@ -344,23 +179,36 @@ def moved(rollout: Rollout, verdict: Verdict, *, now: datetime) -> Rollout:
 
 def finished(rollout: Rollout, status: str, *, now: datetime, reason: str) -> Rollout:
     """The rollout ended: "promoted", "rolled_back" or "aborted"."""
-    return replace(rollout, status=status, finished_at=now.isoformat(), reason=reason, held="")
+    at = now.isoformat()
+    return replace(rollout, status=status, finished_at=at, reason=reason, paused_in="")
 
 
 def baking(rollout: Rollout, *, now: datetime) -> Rollout:
     """The rollout whose candidate has just become production, watched from now on."""
-    return replace(rollout, status=BAKING, step_started_at=now.isoformat(), held="")
+    return replace(rollout, status=BAKING, step_started_at=now.isoformat(), paused_in="")
 
 
-def paused(rollout: Rollout, *, reason: str) -> Rollout:
-    """The rollout held where it is."""
-    return replace(rollout, status=PAUSED, held=rollout.phase, reason=reason)
+def stuck(rollout: Rollout, *, reason: str) -> Rollout:
+    """The rollout that has to go back and cannot: it stays where it is until somebody helps."""
+    phase = BAKING if rollout.phase == ROLLING_BACK else rollout.phase
+    return replace(rollout, status=PAUSED, paused_in=phase, reason=reason, is_blamed=True)
 
 
 def resumed(rollout: Rollout, *, reason: str, now: datetime) -> Rollout:
-    """The paused rollout going on; its step begins anew."""
-    status = rollout.held or RUNNING
-    return replace(rollout, status=status, held="", reason=reason, step_started_at=now.isoformat())
+    """The paused rollout going on; its step or bake begins anew.
+
+    After a broken limit what was measured counts no more: it would pause it again at once.
+    """
+    at = now.isoformat()
+    return replace(
+        rollout,
+        status=rollout.paused_in or RUNNING,
+        paused_in="",
+        reason=f"{reason}; what was measured begins anew" if rollout.is_blamed else reason,
+        step_started_at=at,
+        measured_since=at if rollout.is_blamed else rollout.measured_since,
+        is_blamed=False,
+    )
 
 
 def approved(rollout: Rollout, *, reason: str, now: datetime) -> Rollout:

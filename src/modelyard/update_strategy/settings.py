@@ -29,12 +29,14 @@ _POSITIVE = (
     "latency_margin",
     "key_metric_margin",
 )
+_WHOLE = ("min_samples", "step_min_samples", "max_consecutive_rollbacks")
 _NOT_NEGATIVE = (
     "cooldown_hours",
     "rollback_cooldown_hours",
     "transition_minutes",
     "shadow_minutes",
     "bake_minutes",
+    "latency_floor_ms",
 )
 
 
@@ -57,8 +59,11 @@ class UpdateSettings:
         key_metric_direction: "higher" or "lower" is better; None judges by the name.
         schedule: Cron expression (UTC) by which an update is due; None for none.
         transition_minutes: How long a smooth transition takes at the least.
-        steps: Share of traffic of the new version at each step, in percent, rising to 100.
-        step_min_samples: Answers of the new version needed at each step.
+        steps: Share of traffic of the new version at each step, in percent, rising to 100. Only
+            below 100 the stable version answers beside it: with [100] nothing is compared.
+        step_min_samples: Answers of the new version needed at each step, and of the stable one to
+            compare with. The deployment's window must hold as many; 95th percentiles are compared
+            from ten times as many on.
         latency_floor_ms: A latency up to this is never too slow, whatever the baseline: twice a
             twentieth of a millisecond is noise of the machine.
         allow_uncalibrated_drift: Whether drift counts before the monitor has calibrated itself.
@@ -71,7 +76,7 @@ class UpdateSettings:
         shadow_minutes: How long the candidate first answers copies of requests, whose answers
             nobody gets; 0 for not at all.
         approval_steps: Shares in percent that somebody must approve before the candidate gets
-            them.
+            them, the first one too. An update without steps asks nobody.
         bake_minutes: How long after its promotion a version is still watched and goes back by
             itself, the one before kept loaded; where something measures it.
         error_margin: How much higher the candidate's error rate may be than the stable version's,
@@ -120,6 +125,8 @@ class UpdateSettings:
         for name in _POSITIVE:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}.")
+        if math.isinf(self.latency_margin):
+            raise ConfigError("latency_margin must be finite: it is what latencies are held to.")
         for name in _NOT_NEGATIVE:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}.")
@@ -152,12 +159,16 @@ class UpdateSettings:
                 f"key_metric_direction must be 'higher' or 'lower', "
                 f"got {self.key_metric_direction!r}."
             )
-        for name in ("min_samples", "step_min_samples", "max_consecutive_rollbacks"):
+        for name in _WHOLE:
             value = getattr(self, name)
-            # True is an int to Python, and no count.
-            if isinstance(value, bool) or not isinstance(value, int):
+            if _is_bool(value) or not isinstance(value, int):
                 raise ConfigError(f"{name} must be a whole number, got {value!r}.")
-        if self.key_metric is not None and not isinstance(self.key_metric, str):
+        for name in (*_FRACTIONS, *_POSITIVE, *_NOT_NEGATIVE, "error_margin"):
+            if _is_bool(getattr(self, name)):
+                raise ConfigError(f"{name} must be a number, got {getattr(self, name)!r}.")
+        if self.key_metric is not None and not (
+            isinstance(self.key_metric, str) and self.key_metric
+        ):
             raise ConfigError(f"key_metric must be the name of a metric, got {self.key_metric!r}.")
         if self.schedule is not None and not _is_cron(self.schedule):
             raise ConfigError(
@@ -221,11 +232,16 @@ class UpdateSettings:
         return self.transition_minutes * 60.0 / len(self.steps)
 
 
+def _is_bool(value: Any) -> bool:
+    """Whether it is a truth value, which is an int to Python and no number of anything."""
+    return isinstance(value, bool)
+
+
 def _is_cron(schedule: Any) -> bool:
     return isinstance(schedule, str) and bool(croniter.is_valid(schedule))
 
 
 def _check_steps(steps: tuple[float, ...]) -> None:
-    is_rising = all(a < b for a, b in itertools.pairwise(steps))
+    is_rising = not any(map(_is_bool, steps)) and all(a < b for a, b in itertools.pairwise(steps))
     if not steps or not is_rising or steps[0] <= 0 or steps[-1] != _PERCENT:
         raise ConfigError(f"steps must rise to 100, such as [10, 50, 100]; got {list(steps)}.")

@@ -7,18 +7,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from modelyard._core.clock import Clock
-from modelyard._core.errors import ConfigError, ConflictError, RolloutInProgressError
+from modelyard._core.errors import ConfigError, RolloutInProgressError
 from modelyard.storage import Store
 from modelyard.update_strategy import rollout as states
 from modelyard.update_strategy import telling
-from modelyard.update_strategy.carrier import PRODUCTION
 from modelyard.update_strategy.decider import Decider
-from modelyard.update_strategy.earlier import earlier_productions
 from modelyard.update_strategy.history import Halt
+from modelyard.update_strategy.looking import Looker
 from modelyard.update_strategy.ports import Registry, Watcher
 from modelyard.update_strategy.records import RollbackResult, RolloutState
 from modelyard.update_strategy.rollout import Rollout
-from modelyard.update_strategy.targets import is_passing
 from modelyard.update_strategy.triggers import UpdateTrigger, as_trigger
 
 _logger = logging.getLogger("modelyard")
@@ -87,6 +85,7 @@ class UpdateStrategy(Decider):
             seed=seed,
             actor=actor,
         )
+        self._looker = Looker(self._look, name=self.model_name, clock=self._clock)
         self._n_calls = 0
         self._has_warned = False
         subscribe = getattr(deployment, "subscribe", None)
@@ -118,47 +117,35 @@ class UpdateStrategy(Decider):
             VersionNotFoundError: No such version.
             ConfigError: No version id, a version of another model, or an unknown trigger.
             RolloutInProgressError: Another rollout is running.
+            ConflictError: All updates of the model are stopped.
         """
         reason = as_trigger(trigger)
-        if not isinstance(new_version_id, str):
-            raise ConfigError(f"new_version_id must be a version id, got {new_version_id!r}.")
-        version = self._registry.get_version(new_version_id)
-        if version["model_name"] != self.model_name:
-            raise ConfigError(
-                f"{new_version_id!r} is a version of {version['model_name']!r}; this strategy is "
-                f"for {self.model_name!r}."
-            )
+        self._refuse_foreign(new_version_id)
         with self._lock:
             self.advance()
             running = self._log.current()
-            production = self._conductor.production()
             if running is not None and running.new_version_id == new_version_id:
                 return {**telling.state_of(running), "status": "already_running"}
-            if running is None and production == new_version_id:
+            if running is None and self._conductor.production() == new_version_id:
                 return telling.already_production(
                     new_version_id, reason, n_steps=len(self.settings.steps)
                 )
-            halt = self._log.halt()
-            if halt is not None:
-                raise ConflictError(
-                    f"{halt.actor} has stopped all updates of {self.model_name!r} at {halt.at}: "
-                    f"{halt.reason}. Call release() first."
-                )
+            self._conductor.refuse_halted()
             if running is not None and not supersede:
                 raise RolloutInProgressError(telling.in_progress(running))
             self._warn_without_target()
             # What cannot be loaded must not begin to roll out, nor end what does.
-            self._target.prepare(new_version_id)
-            if running is not None:
-                self._supersede(running, new_version_id)
+            with self._conductor.prepared(new_version_id):
+                if running is not None:
+                    self._conductor.supersede(running, reason=f"superseded by {new_version_id}")
                 production = self._conductor.production()
-            started = self._conductor.start(
-                old=production,
-                new=new_version_id,
-                trigger=reason.value,
-                is_direct=production is None or not smooth_transition,
-                actor=actor,
-            )
+                started = self._conductor.start(
+                    old=production,
+                    new=new_version_id,
+                    trigger=reason.value,
+                    is_direct=production is None or not smooth_transition,
+                    actor=actor,
+                )
             self._is_idle = not started.is_unfinished
             return telling.state_of(started)
 
@@ -166,7 +153,8 @@ class UpdateStrategy(Decider):
         """Go back: end the rollout that runs, or make the earlier production that again.
 
         An earlier version that is gone or does not load is passed over for the one before it;
-        the reason says so. Nothing earlier gives `rolled_back: False` and a critical alert.
+        the reason says so. Nothing that serves gives `rolled_back: False` and a critical alert;
+        a rollout that runs is then paused where it is.
 
         Raises:
             StorageError: The store is out of reach; production stays as it is.
@@ -182,7 +170,7 @@ class UpdateStrategy(Decider):
             if ended is not None:
                 return telling.rollback_of(ended)
             production = self._conductor.production()
-            earlier, passed_over = self._earlier_that_serves()
+            earlier, passed_over = self._conductor.newest_earlier()
             if production is None or earlier is None:
                 return self._nowhere_to_go(production, passed_over)
             done = self._conductor.go_back(
@@ -195,19 +183,22 @@ class UpdateStrategy(Decider):
             return telling.rollback_of(done)
 
     def pause(self, *, reason: str = "asked for", actor: str | None = None) -> RolloutState | None:
-        """Hold the rollout at its present shares; the guard stays on. None if none runs."""
+        """Pause the rollout at its present shares; the guard stays on. None if none runs."""
 
-        def held(rollout: Rollout) -> Rollout | None:
+        def paused(rollout: Rollout) -> Rollout | None:
             if rollout.status not in _CAN_PAUSE:
                 return None
             return self._conductor.pause(rollout, reason=reason, actor=actor)
 
-        return self._commanded(held)
+        return self._commanded(paused)
 
     def resume(
         self, *, reason: str = "asked for", actor: str | None = None
     ) -> RolloutState | None:
-        """Let a paused rollout go on. None if none is paused."""
+        """Let a paused rollout go on; its step or bake begins anew. None if none is paused.
+
+        After a broken limit what was measured begins anew, too: it would pause it again at once.
+        """
 
         def resumed(rollout: Rollout) -> Rollout | None:
             if rollout.status != states.PAUSED:
@@ -219,7 +210,11 @@ class UpdateStrategy(Decider):
     def approve(
         self, *, reason: str = "approved", actor: str | None = None
     ) -> RolloutState | None:
-        """Give a rollout that waits for it its next share. None if none waits."""
+        """Give a rollout that waits for it its next share. None if none waits.
+
+        Raises:
+            ConflictError: All updates of the model are stopped.
+        """
 
         def approved(rollout: Rollout) -> Rollout | None:
             if rollout.status != states.WAITING:
@@ -234,6 +229,9 @@ class UpdateStrategy(Decider):
         """Give the candidate everything now, or end the watch over one that is promoted.
 
         None if no rollout runs. What cannot be loaded is rolled back instead.
+
+        Raises:
+            ConflictError: All updates of the model are stopped.
         """
 
         def promoted(rollout: Rollout) -> Rollout | None:
@@ -256,22 +254,30 @@ class UpdateStrategy(Decider):
             actor: Who asked.
 
         Returns:
-            The paused rollout, or None if none ran.
+            The rollout that runs, paused unless it is going back; None if none runs. One that was
+            about to be promoted is left standing.
         """
         with self._lock:
-            halt = Halt(
-                actor=actor or self._actor, at=self._clock.now().isoformat(), reason=reason
-            )
-            self._log.set_halt(halt, clock=self._clock)
+            now, by = self._clock.now(), actor or self._actor
+            halt = Halt(actor=by, at=now.isoformat(), reason=reason)
+            self._log.set_halt(halt, actor=by, reason=reason, now=now)
             paused = self.pause(reason=f"all updates are stopped: {reason}", actor=actor)
             self.advance()
-            return paused
+            return paused or self.get_rollout()
 
-    def release(self) -> None:
-        """Allow updates again after `halt`; what was paused stays so until `resume`."""
+    def release(self, *, reason: str = "asked for", actor: str | None = None) -> bool:
+        """Allow updates again after `halt`; what was paused stays so until `resume`.
+
+        Returns:
+            Whether they were stopped.
+        """
         with self._lock:
-            self._log.set_halt(None, clock=self._clock)
+            if self._log.halt() is None:
+                return False
+            by = actor or self._actor
+            self._log.set_halt(None, actor=by, reason=reason, now=self._clock.now())
             self.advance()
+            return True
 
     def abort(self, *, reason: str = "asked for", actor: str | None = None) -> RolloutState | None:
         """End the rollout; the stable version gets all the traffic. None if none runs."""
@@ -306,41 +312,37 @@ class UpdateStrategy(Decider):
 
     # ── inside ────────────────────────────────────────────────────────────────────
 
-    def _supersede(self, running: Rollout, version_id: str) -> None:
-        reason = f"superseded by {version_id}"
-        if running.phase == states.BAKING:
-            self._conductor.end_bake(running, reason=reason)
-        else:
-            self._conductor.abort(running, reason=reason)
+    def _refuse_foreign(self, version_id: Any) -> None:
+        """Nothing for a version of this model.
 
-    def _earlier_that_serves(self) -> tuple[str | None, list[str]]:
-        """The newest earlier production that can serve, and why newer ones cannot."""
-        passed_over = []
-        events = self._registry.get_history(self.model_name)
-        for version_id in earlier_productions(events, PRODUCTION):
-            try:
-                self._target.prepare(version_id)
-            except Exception as error:
-                if is_passing(error):
-                    raise
-                passed_over.append(f"{version_id} was passed over: {error}")
-            else:
-                return version_id, passed_over
-        return None, passed_over
+        Raises:
+            ConfigError: It is no version id, or one of another model.
+        """
+        if not isinstance(version_id, str):
+            raise ConfigError(f"new_version_id must be a version id, got {version_id!r}.")
+        model_name = self._registry.get_version(version_id)["model_name"]
+        if model_name != self.model_name:
+            raise ConfigError(
+                f"{version_id!r} is a version of {model_name!r}; this strategy is "
+                f"for {self.model_name!r}."
+            )
 
     def _commanded(self, change: Callable[[Rollout], Rollout | None]) -> RolloutState | None:
         with self._lock:
             return self._told(self._conductor.command(change))
 
     def _on_request(self) -> None:
-        """What the deployment calls at every request: cheap, and never raises."""
+        """What the deployment calls at every request: cheap, never long, and never raises."""
         self._n_calls += 1
         waited_s = self._clock.monotonic_s() - self._looked_at_s
         if self._is_idle and waited_s < _LOOK_IDLE_S:
             return
         if waited_s < _LOOK_EVERY_S and self._n_calls % _LOOK_EVERY_CALLS:
             return
-        # One request looks; the others must not wait for it.
+        self._looker.look()
+
+    def _look(self) -> None:
+        """A look on behalf of a request; nothing while someone else is at it."""
         if self._lock.acquire(blocking=False):
             try:
                 self._advance_quietly()

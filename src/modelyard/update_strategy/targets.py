@@ -1,20 +1,14 @@
 """Carrying a rollout's shares to whatever serves the model."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from modelyard._core.errors import ConfigError, IntegrityError, StorageError
-from modelyard.update_strategy.evidence import Evidence, evidence_since, present_of
-from modelyard.update_strategy.ports import (
-    DriftWatcher,
-    HealthLike,
-    Registry,
-    ServingTarget,
-    SwapTarget,
-    Watcher,
-)
+from modelyard.update_strategy.evidence import Evidence, present_of
+from modelyard.update_strategy.guard import TAIL_FACTOR
+from modelyard.update_strategy.optimizer_target import OptimizerTarget, proved
+from modelyard.update_strategy.ports import DriftWatcher, Registry, ServingTarget, Watcher
 from modelyard.update_strategy.settings import UpdateSettings
 
 _logger = logging.getLogger("modelyard")
@@ -47,12 +41,28 @@ class Target(Protocol):
         """Have a version answer copies of requests, whose answers nobody gets; None for no one."""
         ...
 
-    def hold(self, *, is_held: bool) -> None:
+    def set_stable_only(self, *, is_on: bool) -> None:
         """Have the stable version answer everything whatever the shares are, or no longer."""
         ...
 
-    def prepare(self, version_id: str) -> None:
-        """Prove that a version can serve; traffic stays as it is."""
+    def measure_anew(self) -> None:
+        """Forget what was measured of the candidate, and beside it, so far."""
+        ...
+
+    def prepare(self, version_id: str, *, at_once: bool = False) -> bool:
+        """Prove that a version can serve; traffic stays as it is.
+
+        Args:
+            version_id: Which one.
+            at_once: Whether it must serve as soon as it is asked to, tuned or not.
+
+        Returns:
+            Whether it had to be loaded, and takes memory now that it did not take before.
+        """
+        ...
+
+    def drop(self, version_id: str) -> None:
+        """Forget a version that was prepared in vain; nothing if it serves."""
         ...
 
     def split(self, shares: Mapping[str, float], *, stable: str) -> None:
@@ -65,6 +75,14 @@ class Target(Protocol):
 
     def evidence(self, version_id: str, settings: UpdateSettings) -> Evidence | None:
         """How a version is doing, or None where nothing measures it by itself."""
+        ...
+
+    def evidence_of_candidate(self, version_id: str, settings: UpdateSettings) -> Evidence | None:
+        """How a version is doing since it got traffic or copies; None if nothing measures it."""
+        ...
+
+    def evidence_beside(self, version_id: str, settings: UpdateSettings) -> Evidence | None:
+        """How the stable version is doing since then; None if they are not side by side."""
         ...
 
     def evidence_at_step(self, version_id: str, settings: UpdateSettings) -> Evidence | None:
@@ -97,9 +115,13 @@ class PointerOnly:
         self.goes_by_clock = goes_by_clock
         self._registry = registry
 
-    def prepare(self, version_id: str) -> None:
+    def prepare(self, version_id: str, *, at_once: bool = False) -> bool:  # noqa: ARG002 - the port's signature
         """The files of the version must at least be there, and undamaged."""
         self._registry.verify_version(version_id)
+        return False
+
+    def drop(self, version_id: str) -> None:
+        """Nothing was loaded."""
 
     def split(self, shares: Mapping[str, float], *, stable: str) -> None:
         """Nothing to split."""
@@ -110,16 +132,19 @@ class PointerOnly:
     def mirror(self, version_id: str | None) -> None:
         """Nothing to copy."""
 
-    def hold(self, *, is_held: bool) -> None:
-        """Nothing to hold."""
+    def set_stable_only(self, *, is_on: bool) -> None:
+        """Nothing answers."""
+
+    def measure_anew(self) -> None:
+        """Nothing is measured."""
 
     def evidence(self, version_id: str, settings: UpdateSettings) -> Evidence | None:  # noqa: ARG002 - the port's signature
         """Nothing measures a version by itself."""
         return None
 
-    def evidence_at_step(self, version_id: str, settings: UpdateSettings) -> Evidence | None:  # noqa: ARG002 - the port's signature
-        """Nothing serves side by side."""
-        return None
+    evidence_of_candidate = evidence
+    evidence_beside = evidence
+    evidence_at_step = evidence
 
     def present(
         self,
@@ -150,9 +175,16 @@ class DeploymentTarget:
         """Whether it serves no version yet."""
         return not self._deployment.shares()
 
-    def prepare(self, version_id: str) -> None:
+    def prepare(self, version_id: str, *, at_once: bool = False) -> bool:  # noqa: ARG002 - the port's signature
         """Load the version and let it answer once."""
+        is_new = version_id not in self._deployment.versions()
         self._deployment.add_version(version_id)
+        return is_new
+
+    def drop(self, version_id: str) -> None:
+        """Free the memory of a version that has no share."""
+        if not self._deployment.shares().get(version_id):
+            self._deployment.retire(version_id)
 
     def split(self, shares: Mapping[str, float], *, stable: str) -> None:
         """Set the shares; what is not loaded yet is loaded first.
@@ -187,19 +219,34 @@ class DeploymentTarget:
             self._deployment.add_version(version_id)
         self._deployment.set_shadow(version_id)
 
-    def hold(self, *, is_held: bool) -> None:
+    def set_stable_only(self, *, is_on: bool) -> None:
         """Have the stable version answer everything, or follow the shares again."""
-        self._deployment.hold_on_stable(is_held=is_held)
+        self._deployment.set_stable_only(is_on=is_on)
+
+    def measure_anew(self) -> None:
+        """Let the deployment begin its measurements side by side again."""
+        self._deployment.measure_anew()
 
     def evidence(self, version_id: str, settings: UpdateSettings) -> Evidence:
-        """How the version has been doing since it began to serve; nothing if it does not."""
+        """How the version has been doing over its window; nothing if it does not serve."""
+        if version_id not in self._deployment.versions():
+            return Evidence()
+        n_total = self._deployment.n_answers(version_id)
+        return Evidence.of(self._deployment.health(version_id), settings, n_total=n_total)
+
+    def evidence_of_candidate(self, version_id: str, settings: UpdateSettings) -> Evidence:
+        """What it made of copies, or of requests since it has a share; nothing before."""
         if version_id not in self._deployment.versions():
             return Evidence()
         copies = self._deployment.shadow_health(version_id)
         if copies is not None:
             return Evidence.of(copies, settings)
         n_total = self._deployment.n_answers(version_id)
-        return Evidence.of(self._deployment.health(version_id), settings, n_total=n_total)
+        return Evidence.of(self._deployment.health_beside(version_id), settings, n_total=n_total)
+
+    def evidence_beside(self, version_id: str, settings: UpdateSettings) -> Evidence:
+        """What the stable version has done since the candidate joined; nothing if nothing."""
+        return Evidence.of(self._deployment.health_beside(version_id), settings)
 
     def evidence_at_step(self, version_id: str, settings: UpdateSettings) -> Evidence | None:
         """What the deployment has measured since it last split the traffic."""
@@ -218,144 +265,31 @@ class DeploymentTarget:
         return monitor if monitor.baseline_status == "set" else None
 
 
-class OptimizerTarget:
-    """One model that is exchanged when the new version's share reaches 100 %.
-
-    The optimizer comes with a model that bears no id; it is taken for the stable version. What
-    the monitor records after an exchange is taken for the new version's doing.
-
-    Args:
-        optimizer: Whose model is exchanged.
-        load: Loads a version and proves that it answers; the module and its example, if any.
-        monitor: Watches the model.
-    """
-
-    goes_by_clock = True
-    is_side_by_side = False
-
-    def __init__(
-        self, optimizer: SwapTarget, load: "Callable[[str], _Loaded]", *, monitor: Watcher
-    ) -> None:
-        self.applied_to = ["optimizer"]
-        self._optimizer = optimizer
-        self._load = load
-        self._monitor = monitor
-        self._serving: str | None = None
-        self._prepared: tuple[str, _Loaded] | None = None
-        self._exchanged: _Exchanged | None = None
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether the optimizer has no model yet."""
-        return self._optimizer.model is None
-
-    def prepare(self, version_id: str) -> None:
-        """Load the version and let it answer: what cannot must not begin to roll out."""
-        if version_id != self._serving:
-            self._prepared = (version_id, self._load(version_id))
-
-    def split(self, shares: Mapping[str, float], *, stable: str) -> None:
-        """Exchange the model once one version has all the traffic."""
-        whole = [version_id for version_id, share in shares.items() if share == 1.0]
-        if whole:
-            self.serve(whole[0])
-        elif self._serving is None and not self.is_empty:
-            self._serving = stable
-
-    def serve(self, version_id: str, *, retired: Iterable[str] = ()) -> None:  # noqa: ARG002 - the port's signature
-        """Exchange the model, unless it is the one that serves."""
-        if version_id != self._serving:
-            self._exchange(version_id)
-            self._exchanged = _Exchanged(
-                old=self._serving,
-                health=self._monitor.health(),
-                n_total=self._monitor.total_predictions,
-            )
-            self._serving = version_id
-        self._prepared = None
-
-    def mirror(self, version_id: str | None) -> None:
-        """An optimizer has one model: there is nothing to copy requests to."""
-
-    def hold(self, *, is_held: bool) -> None:
-        """An optimizer has one model, and it is the stable one until the exchange."""
-
-    def _exchange(self, version_id: str) -> None:
-        if self._prepared is None or self._prepared[0] != version_id:
-            # Going back: a version known to be bad must not serve while another is tuned.
-            self._optimizer.set_model(self._load(version_id).module)
-            return
-        loaded = self._prepared[1]
-        self._optimizer.swap(loaded.module, example_input=loaded.example)
-
-    def evidence(self, version_id: str, settings: UpdateSettings) -> Evidence | None:
-        """What was recorded since the exchange, of the old version until then.
-
-        None before an exchange, and while nothing has been recorded since: the monitor then has
-        nothing to do with this optimizer, and the clock goes on alone.
-        """
-        exchanged = self._exchanged
-        if exchanged is None or version_id not in {exchanged.old, self._serving}:
-            return None
-        before = Evidence.of(exchanged.health, settings, n_total=exchanged.n_total)
-        if version_id == exchanged.old:
-            return before
-        n_total = self._monitor.total_predictions
-        if n_total == exchanged.n_total:
-            return None
-        now = Evidence.of(self._monitor.health(), settings, n_total=n_total)
-        return evidence_since(now, before)
-
-    def evidence_at_step(self, version_id: str, settings: UpdateSettings) -> Evidence | None:  # noqa: ARG002 - the port's signature
-        """Nothing serves side by side."""
-        return None
-
-    def present(self, version_id: str, monitored: Evidence, settings: UpdateSettings) -> Evidence:
-        """What was recorded since the exchange; all of it where there was none."""
-        if version_id != self._serving or self._exchanged is None:
-            return monitored
-        return self.evidence(version_id, settings) or Evidence()
-
-    def drift_watcher(self, version_id: str) -> DriftWatcher | None:  # noqa: ARG002 - the port's signature
-        """Nothing measures a version by itself."""
-        return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Loaded:
-    """The module of a version, and the example input that was saved with it or None."""
-
-    module: Any
-    example: Any
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Exchanged:
-    """The last exchange: of which version, and what the monitor said at that moment."""
-
-    old: str | None
-    health: HealthLike
-    n_total: int
-
-
 def target_for(
-    deployment: Any, registry: Registry, *, monitor: Watcher, is_remote: bool
+    deployment: Any,
+    registry: Registry,
+    *,
+    monitor: Watcher,
+    settings: UpdateSettings,
+    is_remote: bool,
 ) -> Target:
     """The target for what the caller passed as `deployment`.
 
     Raises:
-        ConfigError: It is neither a `Deployment`, nor an `InferenceOptimizer`, nor None; or it is
-            there although another process is said to serve.
+        ConfigError: It is neither a `Deployment`, nor an `InferenceOptimizer`, nor None; it is
+            there although another process is said to serve; or its window holds fewer answers
+            than a step needs.
     """
     if deployment is None:
         return PointerOnly(registry, goes_by_clock=not is_remote)
     if is_remote:
         raise ConfigError("is_remote=True says that another process serves: pass no deployment.")
     if hasattr(deployment, "set_shares"):
+        _check_window(deployment.window_size, settings)
         return DeploymentTarget(deployment)
     if hasattr(deployment, "set_model"):
         return OptimizerTarget(
-            deployment, lambda version_id: _proved(registry, version_id), monitor=monitor
+            deployment, lambda version_id: proved(registry, version_id), monitor=monitor
         )
     raise ConfigError(
         "deployment must be a Deployment or an InferenceOptimizer, "
@@ -363,21 +297,28 @@ def target_for(
     )
 
 
-def _proved(registry: Registry, version_id: str) -> _Loaded:
-    """A version, after it has answered the example that was saved with it.
+def _check_window(window_size: int, settings: UpdateSettings) -> None:
+    """What a window never holds is never judged.
 
     Raises:
-        InputError: It does not run on its example, or answers with NaN or infinity.
+        ConfigError: It holds fewer answers than a step needs.
     """
-    module = registry.load_model(version_id, load_full=True)
-    try:
-        example = registry.read_artifact(version_id, "example_input")
-    except LookupError:
-        return _Loaded(module=module, example=None)
-    from modelyard.update_strategy.proof import prove_answers  # noqa: PLC0415 - brings torch
-
-    prove_answers(module, example, version_id)
-    return _Loaded(module=module, example=example)
+    enough, tail = settings.step_min_samples, TAIL_FACTOR * settings.step_min_samples
+    if enough > window_size:
+        raise ConfigError(
+            f"step_min_samples={enough} is more than the deployment's window_size={window_size} "
+            "holds: no step could be judged. Give the deployment a window_size of "
+            f"{tail} (95th percentiles need {TAIL_FACTOR} x step_min_samples), or ask for fewer "
+            "samples."
+        )
+    if tail > window_size:
+        _logger.warning(
+            "95th percentiles of latencies are never compared: they need %d answers (%d x "
+            "step_min_samples), and the deployment's window_size is %d.",
+            tail,
+            TAIL_FACTOR,
+            window_size,
+        )
 
 
 def is_passing(error: Exception) -> bool:

@@ -20,7 +20,13 @@ def state_of(rollout: Rollout) -> RolloutState:
         "step": rollout.step_index + 1,
         "n_steps": len(rollout.shares),
         "reason": rollout.reason,
+        "is_rollback": rollout.is_rollback,
     }
+
+
+def percent(share: float) -> str:
+    """A share of the traffic, 0 to 1, for people: 10%, 0.4%, 99.996%."""
+    return f"{100.0 * share:.6g}%"
 
 
 def in_progress(rollout: Rollout) -> str:
@@ -44,6 +50,7 @@ def already_production(version_id: str, trigger: UpdateTrigger, *, n_steps: int)
         "step": n_steps,
         "n_steps": n_steps,
         "reason": f"{version_id} is production already",
+        "is_rollback": False,
     }
 
 
@@ -55,10 +62,11 @@ def rollback_of(rollout: Rollout) -> RollbackResult:
         came_from, went_to, done = rollout.old_version_id, rollout.new_version_id, PROMOTED
     else:
         came_from, went_to, done = rollout.new_version_id, rollout.old_version_id, ROLLED_BACK
+    is_done = rollout.status == done
     return {
-        "rolled_back": rollout.status == done,
+        "rolled_back": is_done,
         "from_version_id": came_from,
-        "to_version_id": went_to,
+        "to_version_id": went_to if is_done else None,
         "rollout_id": rollout.rollout_id,
         "applied_to": list(rollout.applied_to),
         "reason": rollout.reason,

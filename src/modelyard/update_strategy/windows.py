@@ -14,8 +14,12 @@ _FORM = re.compile(
     r"^(?:(?P<days>[a-z,\-]+)\s+)?(?P<start>\d\d:\d\d)-(?P<end>\d\d:\d\d)$|^(?P<only>[a-z,\-]+)$"
 )
 _ALL_DAY = (time(0, 0), time(0, 0))
+# The midnight at the end of a day.
+_MIDNIGHT = "24:00"
 # A window opens within a week, or a day more where the clocks are changed.
 _HORIZON_DAYS = 9
+# Open hours are counted so far back.
+_LONGEST_DAYS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,11 @@ def window_of(text: str) -> UpdateWindow:
     if found["only"]:
         start, end = _ALL_DAY
     else:
+        if found["start"] == _MIDNIGHT:
+            raise ConfigError(
+                f"{_MIDNIGHT} in {text!r} is the end of a day and begins nothing: write 00:00 and "
+                "the day after."
+            )
         start, end = _time(found["start"], text), _time(found["end"], text)
     return UpdateWindow(days=days, start=start, end=end)
 
@@ -101,11 +110,49 @@ def opens_at(windows: Sequence[UpdateWindow], zone: ZoneInfo, now: datetime) -> 
     return min((m for m in moments if m > now and is_open(windows, zone, m)), default=None)
 
 
+def closed_until(windows: Sequence[UpdateWindow], zone: ZoneInfo, now: datetime) -> str | None:
+    """That updates may not go forward and until when, in words; None where they may."""
+    if is_open(windows, zone, now):
+        return None
+    opening = opens_at(windows, zone, now)
+    until = "" if opening is None else f" until {opening.isoformat()}"
+    return f"outside the update windows{until}"
+
+
+def time_open(
+    windows: Sequence[UpdateWindow], zone: ZoneInfo, begin: datetime, end: datetime
+) -> timedelta:
+    """For how long updates might have gone forward between two moments; of 60 days at most."""
+    if not windows or end <= begin:
+        return max(end - begin, timedelta(0))
+    begin = max(begin, end - timedelta(days=_LONGEST_DAYS))
+    first = begin.astimezone(zone).date() - timedelta(days=1)
+    n_days = (end.astimezone(zone).date() - first).days + 2
+    days = [first + timedelta(days=i) for i in range(n_days)]
+    # Between two of these moments nothing opens or shuts.
+    changes = {
+        *(moment for window in windows for moment in _starts(window, zone, days)),
+        *(moment for window in windows for moment in _ends(window, zone, days)),
+        *_clock_changes(zone, days),
+    }
+    moments = [begin, *sorted(moment for moment in changes if begin < moment < end), end]
+    stretches = [b - a for a, b in itertools.pairwise(moments) if is_open(windows, zone, a)]
+    return sum(stretches, timedelta(0))
+
+
 def _starts(window: UpdateWindow, zone: ZoneInfo, days: Sequence[date]) -> list[datetime]:
     return [
         datetime.combine(day, window.start, zone).replace(fold=fold).astimezone(UTC)
         for day in days
         if day.weekday() in window.days
+        for fold in (0, 1)
+    ]
+
+
+def _ends(window: UpdateWindow, zone: ZoneInfo, days: Sequence[date]) -> list[datetime]:
+    return [
+        datetime.combine(day, window.end, zone).replace(fold=fold).astimezone(UTC)
+        for day in days
         for fold in (0, 1)
     ]
 
@@ -139,7 +186,6 @@ def _days(text: str, whole: str) -> frozenset[int]:
 
 def _time(text: str, whole: str) -> time:
     try:
-        # 24:00 is the midnight at the end of the day.
-        return time(0, 0) if text == "24:00" else time.fromisoformat(text)
+        return time(0, 0) if text == _MIDNIGHT else time.fromisoformat(text)
     except ValueError as error:
         raise ConfigError(f"{text!r} in {whole!r} is no time of day such as 22:00.") from error

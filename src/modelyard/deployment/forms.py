@@ -1,0 +1,72 @@
+"""What an input looks like, and a copy of it that somebody may change."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+_MOST_FORMS = 1000
+
+
+class Forms:
+    """The forms of the inputs that a version has answered.
+
+    What it refuses in a form that it never answered is no input of it; what it fails to answer in
+    one that it has, is its own failure. Nothing is said of a kind that it never answered: tensors
+    tell nothing of arrays.
+
+    Thread-safe: adding to a dict of sets is one step at a time, and nothing is taken away.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Any, set[Any]] = {}
+        self._last: Any = None
+
+    def add(self, x: Any) -> None:
+        """Take an input that was answered."""
+        # Most have the shape of the one before, and this is done at each request.
+        kind, shape = type(x), getattr(x, "shape", None)
+        if shape is not None and self._last == (kind, shape, x.dtype):
+            return
+        self._last = None if shape is None else (kind, shape, x.dtype)
+        known = self._known.setdefault(_kind_of(x), set())
+        if len(known) < _MOST_FORMS:
+            known.add(form_of(x))
+
+    def is_strange(self, x: Any) -> bool:
+        """Whether no input of this form was answered, although others of its kind were."""
+        known = self._known.get(_kind_of(x))
+        return known is not None and form_of(x) not in known
+
+
+def form_of(x: Any) -> Any:
+    """Shape and dtype of an input, without the batch."""
+    shape = getattr(x, "shape", None)
+    if shape is not None:
+        return shape[1:], x.dtype
+    if isinstance(x, Mapping):
+        return tuple((name, form_of(part)) for name, part in x.items())
+    if isinstance(x, tuple):
+        return tuple(form_of(part) for part in x)
+    if isinstance(x, list):
+        return len(x), form_of(x[0]) if x else None
+    return type(x)
+
+
+def _kind_of(x: Any) -> Any:
+    parts = x.values() if isinstance(x, Mapping) else x if isinstance(x, tuple) else ()
+    return type(x), *(type(part) for part in parts)
+
+
+def own_copy(x: Any) -> Any:
+    """A copy of an input of the same kind; what holds no numbers is given back as it is."""
+    if isinstance(x, torch.Tensor):
+        return x.clone()
+    if isinstance(x, np.ndarray):
+        return x.copy()
+    if isinstance(x, dict):
+        return {name: own_copy(part) for name, part in x.items()}
+    if type(x) in {list, tuple}:
+        return type(x)(own_copy(part) for part in x)
+    return x
