@@ -270,6 +270,7 @@ def test_with_three_variants_the_winner_beats_both_others():
     assert test.get_winner() == "c"
 
 
+@pytest.mark.slow
 def test_looking_at_every_step_finds_false_winners_in_at_most_five_percent():
     rng = np.random.default_rng(7)
     false = 0
@@ -279,6 +280,7 @@ def test_looking_at_every_step_finds_false_winners_in_at_most_five_percent():
     assert false <= 3
 
 
+@pytest.mark.slow
 def test_a_stream_of_rolling_ratios_fakes_no_winner_and_is_warned_about(caplog):
     rng = np.random.default_rng(8)
     false = naive = 0

@@ -48,6 +48,7 @@ def test_a_ratio_divides_sums_not_outcomes():
     assert (found["mean_a"], found["mean_b"]) == (1.0, 2.0)
 
 
+@pytest.mark.slow
 def test_a_ratios_false_winners_are_rare_where_numerator_and_denominator_move_together(rng):
     n_false = 0
     for _ in range(60):
@@ -163,6 +164,7 @@ def test_many_outcomes_of_few_users_are_worth_the_users(rng):
     assert widths[1] > 7 * widths[0]
 
 
+@pytest.mark.slow
 def test_users_with_many_outcomes_fake_no_winner(rng):
     n_false = 0
     for _ in range(40):

@@ -56,7 +56,9 @@ def bounded_mean(n: int, mean: float, *, least: float, most: float, alpha: float
 
     share = won / n
     lower, upper = _root(excess, 0.0, share), _root(excess, 1.0, share)
-    return Interval(least + (most - least) * lower, least + (most - least) * upper)
+    ends = (least + (most - least) * lower, least + (most - least) * upper)
+    # Rounding must not put the mean outside.
+    return Interval(min(ends[0], mean), max(ends[1], mean))
 
 
 def large_sample_mean(
