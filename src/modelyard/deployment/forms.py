@@ -21,15 +21,16 @@ class Forms:
 
     def __init__(self) -> None:
         self._known: dict[Any, set[Any]] = {}
-        self._last: Any = None
+        # Kind, shape and dtype of the last array or tensor: most are like the one before.
+        self._last: tuple[Any, Any, Any] = (None, None, None)
 
     def add(self, x: Any) -> None:
         """Take an input that was answered."""
-        # Most have the shape of the one before, and this is done at each request.
-        kind, shape = type(x), getattr(x, "shape", None)
-        if shape is not None and self._last == (kind, shape, x.dtype):
+        kind, last = type(x), self._last
+        if kind is last[0] and x.shape == last[1] and x.dtype == last[2]:
             return
-        self._last = None if shape is None else (kind, shape, x.dtype)
+        if kind is np.ndarray or kind is torch.Tensor:
+            self._last = (kind, x.shape, x.dtype)
         known = self._known.setdefault(_kind_of(x), set())
         if len(known) < _MOST_FORMS:
             known.add(form_of(x))
@@ -61,10 +62,10 @@ def _kind_of(x: Any) -> Any:
 
 def own_copy(x: Any) -> Any:
     """A copy of an input of the same kind; what holds no numbers is given back as it is."""
-    if isinstance(x, torch.Tensor):
-        return x.clone()
     if isinstance(x, np.ndarray):
         return x.copy()
+    if isinstance(x, torch.Tensor):
+        return x.clone()
     if isinstance(x, dict):
         return {name: own_copy(part) for name, part in x.items()}
     if type(x) in {list, tuple}:
