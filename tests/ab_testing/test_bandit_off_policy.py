@@ -112,6 +112,7 @@ def test_a_bandits_own_log_gives_the_value_without_bias(method):
     assert np.std(values) == pytest.approx(np.mean(errors), rel=0.3)
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(level=st.floats(-100, 100), scale=st.floats(0.1, 100), seed=st.integers(0, 100))
 def test_snips_and_dr_move_with_the_rewards(level, scale, seed):

@@ -228,6 +228,7 @@ bandit.flush()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_lose_nothing(tmp_path):
     open_store(tmp_path).close()
     command = [sys.executable, "-c", PROCESS, str(tmp_path)]

@@ -36,6 +36,7 @@ def test_lost_outcomes_of_one_variant_withhold_the_winner(rng):
     assert any("split" in text for text in found["warnings"])
 
 
+@pytest.mark.slow
 def test_a_sound_split_is_not_called_lopsided_at_any_look():
     for seed in range(20):
         test = experiment(weights=(0.8, 0.2), salt=str(seed))

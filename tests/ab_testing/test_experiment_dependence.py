@@ -92,6 +92,7 @@ def test_users_without_an_effect_of_their_own_lose_little_by_returning():
     assert products.yy == 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_accounts", [1, 2, 5])
 def test_rolling_ratios_of_accounts_that_take_turns_make_no_winner(n_accounts):
     def rolling(rng, n, window=20):
@@ -118,6 +119,7 @@ def test_rolling_ratios_of_accounts_that_take_turns_make_no_winner(n_accounts):
     assert any("follow one another" in text for text in warnings)
 
 
+@pytest.mark.slow
 def test_an_outcome_belongs_to_the_user_for_whom_its_variant_was_asked():
     test = outcomes_of(0, should_change=False, with_user=False)
     found = test.compare_variants("v1", "v2")["statistics"]

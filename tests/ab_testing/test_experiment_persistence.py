@@ -115,6 +115,7 @@ def test_results_are_stored_after_a_second_or_at_once(store):
     assert n_rows(store) == 3
 
 
+@pytest.mark.slow
 def test_two_processes_lose_nothing(store, tmp_path):
     experiment(store)
     code = (

@@ -342,6 +342,7 @@ KEPT_FLOAT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KEPT_FLOAT)
 @pytest.mark.parametrize("is_static", [False, True])
 def test_layers_kept_in_float_really_are(name, is_static):
@@ -424,6 +425,7 @@ def test_constant_calibration_data_cannot_pass(compressor, caplog):
     assert "is constant" in caplog.text
 
 
+@pytest.mark.slow
 def test_all_of_the_data_is_looked_at_not_its_beginning(model):
     data = torch.cat([rows(4000), 100 * rows(4000, seed=1)])
     for given in (data, [(row[None], torch.zeros(1)) for row in data], list(data.split(1000))):

@@ -122,6 +122,7 @@ def weight_only(compressor, _):
     return compressor.weight_only_quantization(max_error=LIMIT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantize", [dynamic, static, weight_only], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("name", KINDS)
 def test_results_are_smaller_right_and_take_any_batch(name, quantize):
@@ -189,6 +190,7 @@ def unstable(model):
     return model
 
 
+@pytest.mark.slow
 def test_recurrent_network_that_int8_arithmetic_breaks_keeps_its_weights_alone_small(caplog):
     torch.manual_seed(0)
     model = unstable(OneLayer())
@@ -204,6 +206,7 @@ def test_recurrent_network_that_int8_arithmetic_breaks_keeps_its_weights_alone_s
     assert "dynamic_int8 would change the outputs by" in caplog.text
 
 
+@pytest.mark.slow
 def test_layer_that_breaks_the_limit_is_computed_in_float_from_small_weights():
     torch.manual_seed(0)
     model = unstable(Recurrent("LSTM"))

@@ -145,6 +145,7 @@ def loader(trained):
     return DataLoader(TensorDataset(x[:800], y[:800]), batch_size=64, shuffle=True)
 
 
+@pytest.mark.slow
 def test_the_best_is_applied_and_every_candidate_was_measured(compressor, accuracy, loader):
     seen = []
     found = compressor.search(
@@ -167,6 +168,7 @@ def test_the_best_is_applied_and_every_candidate_was_measured(compressor, accura
     }
 
 
+@pytest.mark.slow
 def test_a_target_size_leaves_out_what_is_over_it(compressor, accuracy, loader):
     target = 0.25 * compressor.original_size
     found = compressor.search(
@@ -199,6 +201,7 @@ def test_pruning_that_loses_too_much_is_not_taken_further(compressor, accuracy):
     assert "loses" in found["candidates"][-1]["reason"]
 
 
+@pytest.mark.slow
 def test_models_whose_channels_cannot_go_are_only_quantized():
     class Recurrent(nn.Module):
         def __init__(self):
@@ -251,6 +254,7 @@ def test_a_smaller_metric_can_be_better(compressor, trained):
     )
 
 
+@pytest.mark.slow
 def test_the_original_stays_as_it_was(compressor, accuracy, loader, trained):
     before = [parameter.clone() for parameter in trained[0].parameters()]
     compressor.search(accuracy, train_loader=loader, amounts=(0.3,), epochs=1, max_metric_drop=0.5)
@@ -261,6 +265,7 @@ def test_the_original_stays_as_it_was(compressor, accuracy, loader, trained):
 # ── the page ────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_the_report_tells_the_whole_story(compressor, accuracy, loader, trained, tmp_path):
     compressor.prune_model(0.3)
     compressor.knowledge_distillation(
@@ -308,6 +313,7 @@ def test_a_metric_that_fails_on_a_candidate_leaves_that_one_out(compressor, accu
     assert all("next(model.parameters()) finds nothing" in reason for reason in reasons)
 
 
+@pytest.mark.slow
 def test_training_is_cut_short_when_the_time_is_up(compressor, accuracy, loader):
     started = time.monotonic()
     found = compressor.search(

@@ -398,6 +398,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(
     assert [item.name for item in path.parent.iterdir()] == ["run.ckpt"]
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on_to_the_same_bits(tmp_path):
     path = tmp_path / "run.ckpt"
     code = f"""

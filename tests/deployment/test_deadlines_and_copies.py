@@ -72,6 +72,7 @@ def test_a_stable_version_that_hangs_is_the_callers_to_know(registry):
     hanging.let_go.set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hangs", ["time.sleep(3600)", "while True: x = x.exp().log()"])
 def test_a_thread_that_hangs_does_not_keep_or_abort_the_process(tmp_path, hangs):
     code = (
@@ -175,6 +176,7 @@ def test_held_on_stable_nobody_else_answers(registry):
     assert deployment.predict(X).version_id == "candidate"
 
 
+@pytest.mark.slow
 def test_a_thousand_changes_of_shares_under_load_fail_no_request(registry):
     deployment = deploy(registry, nn.Linear(4, 2))
     stop, failures, n_answers = threading.Event(), [], []

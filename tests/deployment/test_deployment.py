@@ -328,6 +328,7 @@ def test_each_version_keeps_its_windows_under_its_own_name(registry):
     assert version_id.endswith(name)
 
 
+@pytest.mark.slow
 def test_no_request_fails_while_versions_come_and_go(deployment):
     errors, n_answers, stop = [], Counter(), threading.Event()
 

@@ -99,6 +99,7 @@ def test_nothing_of_this_machine_is_in_a_file(exporter, target):
             assert not [name for name in archive.namelist() if "debug" in name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_branch_on_the_data_is_refused_and_an_older_file_stays(exporter, target):
     path = exporter.output_dir / f"net{TARGETS[target].suffixes[0]}"
@@ -450,6 +451,7 @@ def test_openvino_says_what_it_computes_in(exporter, model):
         exporter.export(double, "net", "openvino", example_input=torch.randn(2, 8).double())
 
 
+@pytest.mark.slow
 def test_openvino_refuses_whole_numbers_it_cannot_hold(exporter):
     class Minutes(nn.Module):
         def forward(self, x):

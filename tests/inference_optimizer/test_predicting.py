@@ -523,6 +523,7 @@ def test_first_model_may_come_by_swap(mlp):
     assert torch.equal(optimizer.predict(rows(1)), mlp(rows(1)).detach())
 
 
+@pytest.mark.slow
 def test_no_request_fails_while_models_are_swapped(new_mlp):
     models = [new_mlp(seed=seed) for seed in range(2)]
     optimizer = InferenceOptimizer(models[0], device="cpu", cache_size=0)

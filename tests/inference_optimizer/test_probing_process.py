@@ -181,6 +181,7 @@ def test_without_a_python_to_start_there_is_a_reason(monkeypatch, files, name, v
     assert asked(prober, files).problem.startswith("cannot be probed here: sys.executable is")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_child_of_a_fork_has_a_prober_of_its_own_and_leaves_its_parents_alone(tmp_path):
     # os._exit, as multiprocessing does: ONNX Runtime's own clean-up hangs in the child of a fork.
@@ -209,6 +210,7 @@ print(status, first._process.is_alive())
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_process_ends_with_the_one_that_asked():
     script = (
         "import modelyard.inference_optimizer.tuning.probing as p, os\n"

@@ -31,6 +31,7 @@ def run(program, **options):
     return done.stdout, time.monotonic() - started_s
 
 
+@pytest.mark.slow
 def test_what_waits_at_the_end_of_the_interpreter_is_still_delivered():
     out, _ = run(
         "entered = threading.Event()\n"
@@ -42,6 +43,7 @@ def test_what_waits_at_the_end_of_the_interpreter_is_still_delivered():
     assert out == "delivered\ndelivered\n"
 
 
+@pytest.mark.slow
 def test_a_sink_that_hangs_does_not_keep_the_interpreter_from_ending():
     out, took_s = run(
         "Dispatcher([CallbackSink(lambda e: threading.Event().wait(), name=n) for n in 'ab'])"
@@ -53,6 +55,7 @@ def test_a_sink_that_hangs_does_not_keep_the_interpreter_from_ending():
     assert took_s > EXIT_TIMEOUT_S
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_child_delivers_its_own_events_and_not_its_parents():
     out, _ = run(

@@ -200,6 +200,7 @@ def test_calm_windows_refresh_the_baseline_by_themselves(clock, rng):
     assert len(monitor.baseline_history()) == 2  # never over a drifted window
 
 
+@pytest.mark.slow
 def test_a_slow_drift_does_not_carry_the_baseline_away(clock, rng):
     monitor = monitor_of(clock, window_size=300, refresh_baseline_every=2)
     monitor.set_baseline(features=rng.normal(size=(300, 1)), predictions=rng.normal(size=(300, 1)))
@@ -281,6 +282,7 @@ def test_training_data_come_as_frames_with_text_and_in_any_order(clock, rng):
 # ── asking once in another way ──────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["psi", "ks", "js", "hellinger", "mmd", "domain_classifier"])
 def test_drift_can_be_asked_for_by_another_method(method, clock, rng):
     monitor = monitor_of(clock)

@@ -129,6 +129,7 @@ def test_autocorrelated_data_without_history_are_not_calibrated(rng):
     assert independent.is_calibrated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [1, 20])
 def test_past_windows_calibrate_the_threshold_for_autocorrelation(columns, rng):
     naive = calibrated = found = 0
@@ -211,6 +212,7 @@ def test_uncalibrated_drift_is_at_most_a_warning(score, is_drifted, is_calibrate
     assert [breach.severity for breach in breaches] == ([severity] if severity else [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("r", [0.9, 0.95, 0.99])
 def test_false_alarms_on_autocorrelated_windows_are_rare(r, rng):
     alarms = 0
@@ -257,6 +259,7 @@ def test_every_column_method_finds_a_move_and_nothing_else(method, rng):
     assert np.flatnonzero(moved.columns.is_drifted).tolist() == [2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(COLUMN_METHODS))
 def test_every_column_method_can_be_calibrated(method, rng):
     how = COLUMN_METHODS[method]
@@ -313,6 +316,7 @@ def test_what_has_settled_is_told_from_what_is_moving(rng):
     assert sudden.is_changing is True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("r", [0.0, 0.9])
 def test_mmd_sees_what_no_column_shows(r, rng):
     def draw(correlation):
@@ -357,6 +361,7 @@ def test_few_other_values_in_a_column_that_was_constant_are_drift(rng):
     assert np.flatnonzero(found.columns.is_drifted).tolist() == [7]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [1, 263])
 @pytest.mark.parametrize("n", [200, 1000])
 def test_any_size_of_window_raises_no_alarm_by_chance(n, columns, rng):

@@ -230,6 +230,7 @@ def test_names_follow_prometheus_rules():
         assert not {"model", "le", "quantile"} & set(exported.labels)
 
 
+@pytest.mark.slow
 def test_the_client_is_not_imported_with_the_monitor():
     code = (
         "import sys, modelyard.monitor, modelyard.monitor.exporting.names;"

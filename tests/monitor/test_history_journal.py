@@ -81,6 +81,7 @@ def contents(journal):
     )
 
 
+@pytest.mark.slow
 def test_everything_is_found_again(store):
     first = journal_on(store)
     fill(first)

@@ -61,6 +61,7 @@ def url(request):
     return request.getfixturevalue("postgres_url") if request.param == "postgres" else None
 
 
+@pytest.mark.slow
 def test_two_recorders_of_a_model_keep_what_both_have_recorded(tmp_path, url):
     store = open_store(tmp_path, database_url=url)
     processes = [
@@ -79,6 +80,7 @@ def test_two_recorders_of_a_model_keep_what_both_have_recorded(tmp_path, url):
     store.close()
 
 
+@pytest.mark.slow
 def test_two_processes_that_put_old_windows_together_at_once_lose_none(tmp_path, url):
     store = open_store(tmp_path, database_url=url)
     rows = MonitorRows(store, "old")

@@ -96,6 +96,7 @@ def covered(measured, truth, n_runs=200):
     return sum(one.lower <= truth <= one.upper for one in intervals) / n_runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("r", "n"), [(0.0, 20), (0.0, 200), (0.5, 200), (0.95, 1000)])
 def test_intervals_of_correlation_area_and_shares_hold_in_time_order_too(r, n, rng):
     def correlation():

@@ -80,6 +80,7 @@ def test_a_kill_loses_no_more_than_what_came_since_the_last_flush(tmp_path):
     store.close()
 
 
+@pytest.mark.slow
 def test_a_program_that_ends_stores_what_its_monitors_saw(tmp_path):
     run(
         tmp_path,
@@ -98,6 +99,7 @@ def test_a_program_that_ends_stores_what_its_monitors_saw(tmp_path):
     store.close()
 
 
+@pytest.mark.slow
 def test_a_monitor_that_nobody_holds_is_stored(store):
     monitor = ModelMonitor("ppo", store=store)
     monitor.record_prediction(1.0, 0.01)

@@ -351,6 +351,7 @@ def test_bounds_follow_the_least_precise_type():
     assert bounds_for(torch.float64, torch.float64).rtol < 1e-8
 
 
+@pytest.mark.slow
 @given(
     sizes=st.lists(st.integers(1, 5), min_size=1, max_size=3),
     batch=st.integers(1, 9),

@@ -156,6 +156,7 @@ WEIGHTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WEIGHTED)
 def test_weights_in_8_bits_are_off_by_half_a_step_at_most(name):
     torch.manual_seed(0)
@@ -385,6 +386,7 @@ def test_nothing_is_printed(capfd):
     assert not list(Path.cwd().glob("augmented*"))
 
 
+@pytest.mark.slow
 def test_the_root_logger_stays_as_it_was():
     """A module of ONNX Runtime's sets it up on import."""
     code = """

@@ -28,6 +28,7 @@ def over(strategy):
     return lambda: strategy.get_rollout() is None
 
 
+@pytest.mark.slow
 def test_a_step_that_needs_it_waits_for_approval_and_the_guard_stays_on(
     yard, ids, deployment, ask, gone_wrong
 ):
@@ -117,6 +118,7 @@ def test_copies_of_requests_come_first_where_wanted(yard, ids, deployment, ask):
     assert deployment.shares()[ids[1]] == 0.1
 
 
+@pytest.mark.slow
 def test_outside_its_windows_a_rollout_waits_and_a_rollback_does_not(tmp_path, yard_in, ask):
     yard = yard_in(str(tmp_path / "m"), ManualClock(datetime(2024, 1, 3, 12, 0, tzinfo=UTC)))
     ids = yard.save(2)

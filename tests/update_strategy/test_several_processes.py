@@ -85,6 +85,7 @@ def n_events(yard):
     return sum(len(record["events"]) for record in rollout_history(yard.registry.store, "ppo"))
 
 
+@pytest.mark.slow
 def test_one_leads_and_the_other_serves_the_same_shares(yard, ids, pair, ask):
     (leading, following), (leader, follower) = pair
     leader.update_model(ids[1])
@@ -104,6 +105,7 @@ def test_one_leads_and_the_other_serves_the_same_shares(yard, ids, pair, ask):
     assert follower.get_rollout() is None
 
 
+@pytest.mark.slow
 def test_the_other_takes_over_when_the_leader_is_gone(yard, ids, pair, ask):
     (_, following), (leader, follower) = pair
     leader.update_model(ids[1])
@@ -201,6 +203,7 @@ def test_two_that_finish_one_promotion_agree(yard, ids, pair, monkeypatch):
 # One that serves, one that does not
 
 
+@pytest.mark.slow
 def test_what_is_served_is_not_moved_by_the_clock_of_a_process_that_serves_nothing(yard, ids, ask):
     watcher = yard.strategy()
     watcher.update_model(ids[1])  # leads, and has no traffic to measure

@@ -38,6 +38,7 @@ def actions(strategy):
 # Ends
 
 
+@pytest.mark.slow
 def test_a_bake_ends_once_and_the_cooldown_counts_from_then(yard, ids, deployment, ask):
     strategy = yard.strategy(deployment, bake_minutes=20.0, cooldown_hours=1.0)
     strategy.update_model(ids[1], smooth_transition=False)
@@ -297,6 +298,7 @@ def test_a_step_waits_for_the_stable_versions_answers(yard, ids, deployment, ask
     assert "nothing was compared" not in last(strategy)["reason"]
 
 
+@pytest.mark.slow
 def test_errors_of_before_the_rollout_excuse_no_candidate(yard, ids, deployment, gone_wrong, x):
     strategy = yard.strategy(
         deployment, steps=[50.0, 100.0], error_margin=0.05, step_min_samples=50
@@ -336,6 +338,7 @@ def test_what_the_stable_version_and_the_baseline_did_are_told_apart(yard, ids, 
     assert seen.stable.n < 20
 
 
+@pytest.mark.slow
 def test_after_a_broken_limit_a_resumed_rollout_is_measured_anew(
     yard, ids, deployment, ask, gone_wrong
 ):

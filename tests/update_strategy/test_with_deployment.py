@@ -54,6 +54,7 @@ def test_production_that_cannot_be_loaded_is_an_error_at_the_start(yard):
 # Steps
 
 
+@pytest.mark.slow
 def test_samples_and_time_move_the_shares_and_then_production(
     yard, ids, deployment, strategy, ask
 ):
@@ -83,6 +84,7 @@ def test_a_full_window_does_not_hide_new_answers(yard, ids, ask):
     assert deployment.n_answers(ids[1]) > 200
 
 
+@pytest.mark.slow
 def test_time_alone_promotes_nobody(yard, ids, deployment, strategy, ask):
     strategy.update_model(ids[1])
     yard.clock.advance(300.0)
@@ -142,6 +144,7 @@ def test_a_candidate_with_a_poor_key_metric_is_undone(yard, ids, deployment, ask
     assert record["reason"] == "sharpe fell from 1 to 0.5 (50%, over 20 values)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("candidates", [None, float("nan")])
 def test_a_candidate_without_a_value_of_the_key_metric_is_not_promoted(
     yard, ids, deployment, ask, candidates
@@ -161,6 +164,7 @@ def test_a_candidate_without_a_value_of_the_key_metric_is_not_promoted(
     assert yard.production() == ids[0]
 
 
+@pytest.mark.slow
 def test_outcomes_that_come_late_are_waited_for(yard, ids, deployment, ask):
     strategy = yard.strategy(deployment, key_metric="sharpe")
     strategy.update_model(ids[1])
@@ -174,6 +178,7 @@ def test_outcomes_that_come_late_are_waited_for(yard, ids, deployment, ask):
     assert strategy.advance()["step"] == 2
 
 
+@pytest.mark.slow
 def test_a_key_metric_that_nobody_reports_blocks_nothing_and_is_told(yard, ids, deployment, ask):
     strategy = yard.strategy(deployment, key_metric="sharpe")
     strategy.update_model(ids[1])
@@ -287,6 +292,7 @@ def test_a_candidate_damaged_midway_is_undone_by_the_next_process(yard, ids, str
     assert later.production() == ids[0]
 
 
+@pytest.mark.slow
 def test_a_new_process_serves_the_shares_it_finds_before_its_first_request(
     yard, ids, deployment, strategy, ask
 ):
@@ -334,6 +340,7 @@ def test_a_production_named_by_hand_that_cannot_be_served_is_an_alert(
 # The store out of reach
 
 
+@pytest.mark.slow
 def test_requests_are_answered_while_the_store_is_out_of_reach(
     yard, ids, deployment, strategy, ask, monkeypatch, caplog
 ):
@@ -356,6 +363,7 @@ def test_requests_are_answered_while_the_store_is_out_of_reach(
     assert yard.production() == ids[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [["reading", "writing"], ["writing"]])
 def test_a_bad_candidate_answers_nobody_though_the_store_is_out_of_reach(
     yard, ids, deployment, strategy, ask, monkeypatch, gone_wrong, broken

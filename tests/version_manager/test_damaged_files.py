@@ -70,6 +70,7 @@ VALUES = [
 PAYLOADS = dict(map(payload, VALUES))
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(damage=damages(), what=st.sampled_from(["module", "weights", "file"]))
 def test_damaged_module_is_an_error_of_ours_or_still_a_module(damage, what, tmp_path_factory):
@@ -138,6 +139,7 @@ def test_odd_tensors_of_a_users_file_pass(tmp_path):
     assert found.weight.note == found.plain.note == "kept"
 
 
+@pytest.mark.slow
 def test_many_tensors_pass(tmp_path):
     model = nn.ParameterList([torch.ones(1) for _ in range(3_000)])
     path = tmp_path / "many.pt"

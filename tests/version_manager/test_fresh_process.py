@@ -55,6 +55,7 @@ def compressed(model, step):
     return compressor.model
 
 
+@pytest.mark.slow
 def test_versions_answer_the_same_in_a_fresh_process(registry, new_mlp):
     models = [
         new_mlp(),

@@ -196,6 +196,7 @@ def test_class_that_cannot_be_made_names_the_config(registry):
         registry.load_model(version_id, Sized)
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_fit_the_class_are_refused(registry):
     version_id = registry.save_model(Sized(3), "ppo", config={"size": 4})
     with pytest.raises(InputError, match="do not fit Sized"):

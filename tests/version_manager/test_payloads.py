@@ -116,6 +116,7 @@ nests = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=250, deadline=None)
 @given(value=nests)
 def test_any_nesting_comes_back_exactly(value, tmp_path_factory):

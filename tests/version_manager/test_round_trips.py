@@ -187,6 +187,7 @@ def test_every_kind_of_tie_survives(tmp_path):
     assert vars(found).keys() == vars(model).keys()
 
 
+@pytest.mark.slow
 def test_rebuilt_ties_train_as_one(tmp_path):
     model, x = Tied(), torch.tensor([0, 2])
     found = round_trip(model, tmp_path)

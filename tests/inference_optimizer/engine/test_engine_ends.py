@@ -272,6 +272,7 @@ def left(code):
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_leaving_with_a_busy_engine_waits_for_the_batch_and_cancels_the_rest():
     code = _LEAVING + (
         "entered, told = threading.Event(), []\n"
