@@ -19,7 +19,7 @@ def test_table_and_page(run, tmp_path, version):
     page = tmp_path / "bench.html"
     result = run(
         "bench", version, "--base-dir", str(tmp_path / "models"),
-        "--iterations", "5", "--html", str(page),
+        "--iterations", "5", "--html", str(page), "--device", "cpu",
     )  # fmt: skip
     assert "onnxruntime" in result.output
     assert "In use (*)" in result.output

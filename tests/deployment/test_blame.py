@@ -100,7 +100,7 @@ def test_what_a_candidate_does_to_its_input_reaches_nobody(registry):
     x = torch.ones(1, 4)
     answer = deployment.predict(x)
     assert answer.version_id == "stable"
-    torch.testing.assert_close(answer.output, stable(X).detach())
+    torch.testing.assert_close(answer.output, stable.cpu()(X).detach())
     assert torch.equal(x, X)
 
 
