@@ -28,9 +28,9 @@ class Recent:
         self._events: deque[tuple[float, bool]] = deque(maxlen=size)
         self._metrics: dict[str, deque[float]] = {}
 
-    def add(self, latency_s: float, *, is_error: bool) -> None:
-        """Take one prediction."""
-        self._events.append((latency_s, is_error))
+    def add(self, event: tuple[float, bool]) -> None:
+        """Take one prediction: its latency in seconds, and whether it failed."""
+        self._events.append(event)
 
     def add_metrics(self, values: Mapping[str, float]) -> None:
         """Take what became of one prediction."""

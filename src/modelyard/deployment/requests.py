@@ -35,10 +35,13 @@ class Requests:
     def remember(self, request_id: str, by: AnsweredBy | None) -> None:
         """Keep who answered; an id that is used again is the newest."""
         with self._lock:
-            self._answered[request_id] = by
-            self._answered.move_to_end(request_id)
-            if len(self._answered) > REMEMBERED:
-                self._answered.popitem(last=False)
+            answered = self._answered
+            n_before = len(answered)
+            answered[request_id] = by
+            if len(answered) == n_before:
+                answered.move_to_end(request_id)
+            elif n_before >= REMEMBERED:
+                answered.popitem(last=False)
 
     def judged_by(self, request_id: str, values: Mapping[str, float]) -> AnsweredBy | None:
         """Whom an outcome judges: nobody where it says nothing, or another one has judged.

@@ -54,12 +54,11 @@ class Routing:
 
         What another one failed to answer is no fair sample for the one behind it.
         """
-        version_id, is_error = made.served.version_id, made.error is not None
-        recent, beside = self.recent.get(version_id), self.beside.get(version_id)
-        if recent is not None:
-            recent.add(made.latency_s, is_error=is_error)
-        if beside is not None:
-            beside.add(made.latency_s, is_error=is_error)
+        version_id = made.served.version_id
+        event = (made.latency_s, made.error is not None)
+        for noted in (self.recent.get(version_id), self.beside.get(version_id)):
+            if noted is not None:
+                noted.add(event)
 
 
 def record(made: Attempt, x: Any, request_id: str) -> None:
