@@ -17,16 +17,23 @@ from modelyard.stats.moments import Moments
 RULES = Rules(confidence_level=0.95, min_samples=100, n_tuned=2000)
 
 
+class Followed:
+    """A stream of which one autocorrelation is known."""
+
+    def __init__(self, lag1):
+        self.lag1 = lag1
+
+    def correlogram(self, moments):
+        return Correlogram(np.array([self.lag1]), np.array([10.0]))
+
+
 def evidence(a, b, *, lag1=(0.0, 0.0)):
     """Evidence of two variants whose moments and autocorrelations are known."""
     book = MetricBook((), primary="m", primary_kind="mean", lower_is_better=None)
     snapshot = replace(
         Sums("ab", book).snapshot(),
         samples={("a", 0, "m"): a, ("b", 0, "m"): b},
-        correlograms={
-            (name, "m"): Correlogram(np.array([value]), np.array([10.0]))
-            for name, value in zip("ab", lag1, strict=True)
-        },
+        streams={(name, "m"): Followed(value) for name, value in zip("ab", lag1, strict=True)},
     )
     return evidence_of(snapshot, "a", "b", Metric(name="m"), is_paired=False)
 

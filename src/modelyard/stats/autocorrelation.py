@@ -66,10 +66,15 @@ class Autocorrelation:
             Box, Jenkins and Reinsel (1994), Time Series Analysis, equation 2.1.11; standard
             errors: Lo and MacKinlay (1988), Review of Financial Studies 1, 41-66, section 1.2.
         """
+        now = self.frozen()
+        now._take()  # noqa: SLF001 - its own
+        return now._known(moments)  # noqa: SLF001 - likewise
+
+    def frozen(self) -> "Autocorrelation":
+        """The same as it is now; what is added later is not in it."""
         now = copy(self)  # its arrays are replaced, never written to
         now._pending = list(self._pending)  # noqa: SLF001 - its own
-        now._take()  # noqa: SLF001 - likewise
-        return now._known(moments)  # noqa: SLF001 - likewise
+        return now
 
     def _known(self, moments: Moments) -> Correlogram:
         rounding = self._n * (_ROUNDING * abs(moments.mean)) ** 2

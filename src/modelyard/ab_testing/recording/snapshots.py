@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.ab_testing.recording.units import AdjustedClusters
-from modelyard.stats.autocorrelation import Correlogram
+from modelyard.stats.autocorrelation import Autocorrelation, Correlogram
 from modelyard.stats.clusters import Clusters
 from modelyard.stats.comoments import CoMoments
 from modelyard.stats.moments import Moments, merge_all
@@ -61,7 +61,7 @@ class Snapshot:
             one of its own.
         pairs: Pairs by variants (in the experiment's order) and metric.
         pair_values: Of pairs whose metric keeps values, both sides.
-        correlograms: Autocorrelations by variant (or pair of variants) and metric.
+        streams: How values followed one another, by variant (or pair of variants) and metric.
         non_finite: Values that were not finite by variant and metric.
         without_companion: Values by variant and metric that lack what they are divided by, or
             their covariate.
@@ -84,7 +84,7 @@ class Snapshot:
     value_units: Mapping[Stream, NDArray[np.float64]]
     pairs: Mapping[tuple[str, str, str], Pair]
     pair_values: Mapping[tuple[str, str, str], tuple[NDArray[np.float64], NDArray[np.float64]]]
-    correlograms: Mapping[tuple[str, ...], Correlogram]
+    streams: Mapping[tuple[str, ...], Autocorrelation]
     non_finite: Mapping[tuple[str, str], int]
     without_companion: Mapping[tuple[str, str], int]
     unit_counts: Mapping[tuple[str, int], int]
@@ -144,6 +144,11 @@ class Snapshot:
         Args:
             key: Variant and metric; or two variants and metric.
         """
-        swapped = (*key[-2::-1], key[-1])
-        none = Correlogram(np.zeros(1), np.zeros(1))
-        return self.correlograms.get(key) or self.correlograms.get(swapped, none)
+        if key not in self.streams:
+            key = (*key[-2::-1], key[-1])
+        stream = self.streams.get(key)
+        if stream is None:
+            return Correlogram(np.zeros(1), np.zeros(1))
+        if len(key) == 2:  # noqa: PLR2004 - a variant and a metric
+            return stream.correlogram(self.moments(key[0], key[1]))
+        return stream.correlogram(self.pairs[key[0], key[1], key[2]].differences)

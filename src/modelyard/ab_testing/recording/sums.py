@@ -16,7 +16,7 @@ from modelyard.ab_testing.recording.values import Values
 from modelyard.stats.autocorrelation import Autocorrelation
 from modelyard.stats.clusters import NOBODY
 from modelyard.stats.comoments import CoMoments
-from modelyard.stats.moments import Moments, merge
+from modelyard.stats.moments import Moments
 
 N_LOOKS = 256
 
@@ -100,11 +100,6 @@ class Sums:
 
     def snapshot(self) -> Snapshot:
         """The sums now."""
-        merged: dict[tuple[str, ...], Moments] = {}
-        for (variant, _, metric), moments in self._samples.items():
-            key = (variant, metric)
-            merged[key] = merge(merged[key], moments) if key in merged else moments
-        merged |= {key: pair.differences for key, pair in self._pairs.items()}
         return Snapshot(
             n=self._n,
             sample_counts=dict(self.sample_counts),
@@ -118,7 +113,7 @@ class Sums:
             value_units={stream: units.view() for stream, units in self._value_units.items()},
             pairs=dict(self._pairs),
             pair_values={key: (a.view(), b.view()) for key, (a, b) in self._pair_values.items()},
-            correlograms={k: s.correlogram(merged[k]) for k, s in self._streams.items()},
+            streams={key: stream.frozen() for key, stream in self._streams.items()},
             non_finite=dict(self.non_finite),
             without_companion=dict(self._without_companion),
             unit_counts=dict(self._unit_counts),
