@@ -1,11 +1,9 @@
 """What a deployment gives back."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
+class Answer(NamedTuple):
     """An answer and where it comes from.
 
     Attributes:
