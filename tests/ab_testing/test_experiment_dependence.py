@@ -197,6 +197,17 @@ def test_what_a_covariate_leaves_of_users_who_return_may_be_all_their_own():
     assert experiment(0, lasting=0.0, shift=0.1).get_winner() == "v2"
 
 
+def test_a_covariate_that_one_variant_never_has_is_no_verdict():
+    test = ABTest("t", variants(), "r", seed=0, metrics=[Metric("r", covariate="x")])
+    for _ in range(2):
+        for user in range(300):
+            name = test.select_variant(f"u{user}").name
+            metrics = {"r": float(user), "x": 1.0} if name == "v1" else {"r": float(user)}
+            test.record_result(name, metrics, user_id=f"u{user}")
+    assert test.get_winner() is None
+    assert test.compare_variants("v1", "v2")["result"]["recommendation_code"] == "collect_more"
+
+
 def test_a_drift_of_all_and_a_change_of_weights_make_no_winner_of_users_who_return():
     rng = np.random.default_rng(0)
     test = ABTest("t", variants(), "r", seed=0)

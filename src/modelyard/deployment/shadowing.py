@@ -12,10 +12,11 @@ import torch
 from modelyard._core.clock import Clock
 from modelyard._core.plain import finite_or_none
 from modelyard.deployment.attempts import attempt
+from modelyard.deployment.forms import own_copy
 from modelyard.deployment.leaving import end_at_exit
 from modelyard.deployment.serving import Served, monitor_name
 from modelyard.monitor import Health, ModelMonitor
-from modelyard.torchtools.inputs import as_inputs, mapped
+from modelyard.torchtools.inputs import as_inputs
 from modelyard.torchtools.parity import flat_outputs
 
 # Copies that wait; where more come than the version can answer, they are dropped and counted.
@@ -93,7 +94,7 @@ class Shadow:
     def offer(self, x: Any, answer: Any, request_id: str) -> None:
         """Take a copy of a request, or drop it where too many wait. Returns at once."""
         try:
-            self._copies.put_nowait(_Copy(x=copied(x), answer=answer, request_id=request_id))
+            self._copies.put_nowait(_Copy(x=own_copy(x), answer=answer, request_id=request_id))
         except Full:
             with self._sums.lock:
                 self._sums.n_dropped += 1
@@ -161,15 +162,6 @@ class Shadow:
             self._sums.total += difference
             self._sums.largest = max(self._sums.largest, difference)
             self._sums.n_same += difference <= _SAME
-
-
-def copied(x: Any) -> Any:
-    """A copy that the caller cannot change any more."""
-    if isinstance(x, np.ndarray):
-        return x.copy()
-    if isinstance(x, torch.Tensor):
-        return x.clone()
-    return mapped(as_inputs(x), torch.clone)
 
 
 def _difference(output: Any, answer: Any) -> float | None:

@@ -81,10 +81,9 @@ def _of_adjusted_means(found: Evidence, snapshot: Snapshot, streams: _Streams) -
     contrast = cuped_contrast(strata)
     share = min(found.order_a.share, found.order_b.share)
     if found.is_by_unit:
-        a, b = (
-            snapshot.adjusted[variant, found.metric.name].less(slope(strata))
-            for variant, _, _ in streams[0]
-        )
+        # A variant without any covariate has no such sums, and the contrast no variance.
+        sides = [snapshot.adjusted.get((name, found.metric.name)) for name in _names(streams)]
+        a, b = (_NO_UNITS if side is None else side.less(slope(strata)) for side in sides)
         by_unit = combined_by_unit(a, b, [epoch for (_, epoch, _), _ in streams])
         share = min(share, _share(contrast, by_unit))
     std = math.sqrt((found.a.m2 + found.b.m2) / max(1, found.a.n + found.b.n - 2))

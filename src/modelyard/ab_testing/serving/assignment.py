@@ -76,10 +76,6 @@ class Assignment:
         """Traffic shares in force, 0 to 1."""
         return self.epochs[-1].weights
 
-    def variant_of(self, key: str) -> str:
-        """The variant that belongs to a user or another key."""
-        return self.table.owners[slot_of(self.test_name, self.salt, key)]
-
     def reweighted(self, weights: Mapping[str, float], *, at: datetime) -> "Assignment":
         """The assignment after a change of weights; only users move who must."""
         epoch = WeightEpoch(weights=normalised(weights), since=at.isoformat())
