@@ -224,13 +224,7 @@ class Deployment(Fleet):
         self._requests.remember(request_id, by)
         if self._listeners:
             self._tell()
-        return Answer(
-            output=output,
-            version_id=version_id,
-            request_id=request_id,
-            routed_to=meant,
-            error=error,
-        )
+        return Answer(output, version_id, request_id, meant, error)
 
     def _tell(self) -> None:
         for listener in self._listeners:

@@ -14,7 +14,7 @@ from modelyard.deployment.shadowing import Shadow
 from modelyard.routing import SlotTable
 
 # Inputs that a monitor can take as features.
-_RECORDED = (torch.Tensor, np.ndarray)
+_RECORDED = (np.ndarray, torch.Tensor)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ _LONGEST_NAME = 120
 # Answers to the example before the first request: caches, kernels and threads are made then.
 _N_WARM_UP = 3
 _QUICK_DTYPES = frozenset({torch.float32, torch.float64})
+_FEW_NUMBERS = 16
 
 
 class VersionSource(Protocol):
@@ -178,13 +179,15 @@ def refuse_non_finite(output: Any, version_id: str) -> None:
         InputError: It holds NaN or infinity.
     """
     array = output
-    if isinstance(output, torch.Tensor) and output.dtype in _QUICK_DTYPES and output.is_cpu:
+    if type(output) is torch.Tensor and output.dtype in _QUICK_DTYPES and output.is_cpu:
         array = output.detach().numpy()
-    # The sum of the squares takes a tenth of the time of a look at each number. It is not finite
-    # where one of them is not, and seldom otherwise.
-    is_quick = isinstance(array, np.ndarray) and array.dtype.char in "fd"
-    if is_quick and math.isfinite(np.vdot(array, array)):
-        return
+    # A sum takes a tenth of the time of a look at each number. It is not finite where one of them
+    # is not, and seldom otherwise. A few numbers are quicker added in Python, many as squares.
+    if type(array) is np.ndarray and array.dtype.char in "fd":
+        is_short = array.size <= _FEW_NUMBERS
+        total = sum(array.ravel().tolist()) if is_short else np.vdot(array, array)
+        if math.isfinite(total):
+            return
     tensors = flat_outputs(as_inputs(output))
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
         raise InputError(f"{version_id} answered with NaN or infinity.")
