@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.errors import ConfigError
-from modelyard._core.ids import checked_name, new_id
+from modelyard._core.ids import checked_name
 from modelyard.monitor.arguments import as_number, at_least_one, names_of
 from modelyard.monitor.recording.requests import NO_PREDICTION
 from modelyard.monitor.recording.rings import as_rows
@@ -61,8 +61,6 @@ class Recorder:
             block_size=self._evaluate_every,
             feature_names=names_of(feature_names, what="feature_names"),
         )
-        self._run_id = new_id("request")
-        self._n_requests = 0
         self._n_before = 0
         self._is_stored = False
         _recorders.add(self)
@@ -100,15 +98,13 @@ class Recorder:
         window = self._window
         reading = window.reader.read(prediction, latency, features)
         with self._lock:
+            position = window.record(reading, error=is_error, now_s=now_s)
             if request_id is None:
-                request_id = f"{self._run_id}-{self._n_requests}"
-                self._n_requests += 1
-            elif type(request_id) is not str:
-                request_id = text_of(request_id)
-            position = window.predictions.n_added
-            window.record(reading, error=is_error, now_s=now_s)
-            has_answer = window.predictions.n_added > position
-            self._window.requests.add(request_id, position if has_answer else NO_PREDICTION)
+                request_id = window.requests.add_new(position)
+            else:
+                if type(request_id) is not str:
+                    request_id = text_of(request_id)
+                window.requests.add(request_id, position)
             if version_id is not None:
                 version = version_id if type(version_id) is str else text_of(version_id)
                 window.versions[version] = window.versions.get(version, 0) + 1
@@ -147,18 +143,21 @@ class Recorder:
         """
         table, latencies_s, failed, columns = _batch(predictions, latency, errors, features)
         n = len(failed)
+        given = None if request_ids is None else _ids(request_ids, n)
         now_s = self._clock.monotonic_s()
         window = self._window
         tables = window.reader.tables(table, columns)
         with self._lock:
-            ids = self._ids(n, request_ids)
             position = window.predictions.n_added
             window.record_batch(tables, latencies_s, errors=failed, now_s=now_s)
             has_answers = window.predictions.n_added - position == n
-            for i, request_id in enumerate(ids):
-                self._window.requests.add(
-                    request_id, position + i if has_answers else NO_PREDICTION
-                )
+            positions = [position + i if has_answers else NO_PREDICTION for i in range(n)]
+            if given is None:
+                ids = [window.requests.add_new(one) for one in positions]
+            else:
+                ids = given
+                for request_id, one in zip(given, positions, strict=True):
+                    window.requests.add(request_id, one)
             if version_id is not None:
                 window.versions[version_id] = window.versions.get(version_id, 0) + n
             is_due = window.is_anything_full()
@@ -240,7 +239,7 @@ class Recorder:
     def _after_fork(self) -> None:
         """In the child of a fork: locks nobody holds, and ids that are not the parent's."""
         self._lock = Lock()
-        self._run_id = new_id("request")
+        self._window.requests.after_fork()
 
     def _ask(self) -> None:
         if self._is_background:
@@ -251,15 +250,6 @@ class Recorder:
         except Exception:
             # Whoever records must go on.
             _logger.exception("Monitor %r could not be evaluated.", self.model_name)
-
-    def _ids(self, n: int, given: Sequence[str] | None) -> list[str]:
-        if given is not None:
-            if len(given) != n:
-                raise ConfigError(f"{len(given)} request_ids for {n} predictions.")
-            return [str(one) for one in given]
-        first = self._n_requests
-        self._n_requests += n
-        return [f"{self._run_id}-{first + i}" for i in range(n)]
 
 
 _recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
@@ -306,6 +296,12 @@ def _batch(
     if features is not None and (not hasattr(features, "__len__") or len(features) != n):
         raise ConfigError(f"features must have a row for each of the {n} predictions.")
     return _rows_of(predictions), _latencies(latency, n), _flags(errors, n), _rows_of(features)
+
+
+def _ids(given: Sequence[str], n: int) -> list[str]:
+    if len(given) != n:
+        raise ConfigError(f"{len(given)} request_ids for {n} predictions.")
+    return [str(one) for one in given]
 
 
 def _unframed(given: Any) -> Any:

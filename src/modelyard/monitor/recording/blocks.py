@@ -1,5 +1,6 @@
 """Means of short stretches of predictions: where changes are dated, and what wanders how far."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,14 +53,11 @@ class Blocks:
         self._at[place], self._n_records[place] = at, n_records
         for kept in self._means.values():
             kept[place] = np.nan
-        for name, values in rows.items():
-            if not values.size:
-                continue
-            table = values.reshape(len(values), -1)
-            kept = self._means.get(name)  # type: ignore[assignment]  # None before the first
-            if kept is None or kept.shape[1] != table.shape[1]:
-                kept = self._means[name] = np.full((self._capacity, table.shape[1]), np.nan)
-            kept[place] = _finite_means(table)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for name, values in rows.items():
+                if values.size:
+                    means = _finite_means(values.reshape(len(values), -1))
+                    self._ring(name, len(means))[place] = means
         self._n_added += 1
 
     def values(self) -> BlockMeans:
@@ -72,11 +70,17 @@ class Blocks:
             means={name: kept[order] for name, kept in self._means.items()},
         )
 
+    def _ring(self, name: str, width: int) -> NDArray[np.float64]:
+        kept = self._means.get(name)
+        if kept is None or kept.shape[1] != width:
+            kept = self._means[name] = np.full((self._capacity, width), np.nan)
+        return kept
 
-@np.errstate(over="ignore", invalid="ignore")
+
 def _finite_means(table: NDArray[np.float64]) -> NDArray[np.float64]:
-    means = table.mean(axis=0)
-    if np.isfinite(means).all():
+    means = np.add.reduce(table, axis=0) / len(table)
+    # A sum of finite numbers seldom overflows; where it does, they are looked at one by one.
+    if math.isfinite(np.add.reduce(means)):
         return np.asarray(means)
     known = np.isfinite(table)
     counts = known.sum(axis=0)

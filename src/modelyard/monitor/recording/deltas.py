@@ -43,7 +43,8 @@ class Mark:
     n_errors: int = 0
     n_predictions: int = 0
     n_features: int = 0
-    n_requests: int = 0
+    n_ids_given: int = 0
+    n_ids_made: int = 0
     n_outcomes: int = 0
     metrics: Mapping[str, int] = field(default_factory=dict)
     odd: Mapping[str, int] = field(default_factory=dict)
@@ -57,7 +58,8 @@ def mark_of(window: Window) -> Mark:
         n_errors=window.n_errors,
         n_predictions=window.predictions.n_added,
         n_features=window.features.n_added,
-        n_requests=window.requests.n_added,
+        n_ids_given=window.requests.n_given,
+        n_ids_made=window.requests.n_made,
         n_outcomes=window.outcomes.n_added,
         metrics={name: series.n_added for name, series in window.metrics.items()},
         odd=window.odd_counts(),
@@ -95,7 +97,7 @@ def delta_since(window: Window, mark: Mark, *, now_s: float, now: float) -> Delt
         arrays |= {"outcome/prediction": predictions, "outcome/truth": truths}
     meta = {
         "n_records": n_new,
-        "requests": _requests_to_plain(window, window.requests.n_added - mark.n_requests),
+        "requests": _requests_to_plain(window, mark),
         "n_errors": window.n_errors - mark.n_errors,
         "odd": _grown(window.odd_counts(), mark.odd),
         "versions": _grown(window.versions, mark.versions),
@@ -153,12 +155,16 @@ def _take_values(window: Window, arrays: Mapping[str, NDArray[np.float64]]) -> N
             window.series_of(name.removeprefix(_METRIC)).extend(values)
 
 
-def _requests_to_plain(window: Window, n: int) -> list[list[Any]]:
+def _requests_to_plain(window: Window, mark: Mark) -> list[list[Any]]:
     """The newest requests without an outcome: each id, and how many answers ago its answer was."""
     n_answers = window.predictions.n_added
+    newest = window.requests.newest(
+        n_given=min(window.requests.n_given - mark.n_ids_given, window.size),
+        n_made=min(window.requests.n_made - mark.n_ids_made, window.size),
+    )
     return [
         [request_id, NO_PREDICTION if position == NO_PREDICTION else n_answers - position]
-        for request_id, position in window.requests.newest(min(n, window.size))
+        for request_id, position in newest
     ]
 
 

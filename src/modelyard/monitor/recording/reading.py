@@ -60,7 +60,8 @@ class Reader:
             if isinstance(features, Mapping):
                 features, is_unknown = self.in_order(features)
             columns = as_rows(features, self.feature_labels)
-        latency_s = seconds(latency_s)
+        if type(latency_s) is not float or not 0.0 <= latency_s < MAX_LATENCY_S:
+            latency_s = seconds(latency_s)
         return rows, latency_s, columns, prediction is None, features is None, is_unknown
 
     def in_order(self, features: Mapping[Any, Any]) -> tuple[Any, bool]:

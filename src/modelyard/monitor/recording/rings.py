@@ -62,13 +62,19 @@ class Events:
         self._capacity = capacity
         self.n_added = 0
 
-    def add(self, latency_s: float, *, error: bool, time_s: float) -> None:
-        """Take one; the oldest goes when there are too many."""
-        place = self.n_added % self._capacity
+    def add(self, latency_s: float, *, error: bool, time_s: float) -> int:
+        """Take one; the oldest goes when there are too many.
+
+        Returns:
+            How many there were, with this one.
+        """
+        n_before = self.n_added
+        place = n_before % self._capacity
         self._latencies_s[place] = latency_s
         self._errors[place] = error
         self._times_s[place] = time_s
-        self.n_added += 1
+        self.n_added = n_before + 1
+        return n_before + 1
 
     def extend(
         self,

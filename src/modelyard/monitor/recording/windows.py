@@ -13,7 +13,7 @@ from modelyard.monitor.recording.data import WindowData
 from modelyard.monitor.recording.health import Health, health_of
 from modelyard.monitor.recording.outcomes import Outcomes
 from modelyard.monitor.recording.reading import MAX_LATENCY_S, Reader, Reading
-from modelyard.monitor.recording.requests import OpenRequests
+from modelyard.monitor.recording.requests import NO_PREDICTION, OpenRequests
 from modelyard.monitor.recording.rings import Events, Rows, Series
 
 _MS_PER_S = 1000.0
@@ -89,26 +89,33 @@ class Window:
         """Predictions so far."""
         return self._events.n_added
 
-    def record(self, reading: Reading, *, error: bool, now_s: float) -> None:
-        """Take one prediction that was read."""
+    def record(self, reading: Reading, *, error: bool, now_s: float) -> int:
+        """Take one prediction that was read.
+
+        Returns:
+            Where its answer is in the ring of predictions; -1 if it has none.
+        """
         rows, latency_s, columns, is_silent, is_bare, is_unknown = reading
         if latency_s != latency_s:  # noqa: PLR0124 - NaN, at half the cost of asking for it
             self.odd.bad_latency += 1
-        self._events.add(latency_s, error=error, time_s=now_s)
+        n_records = self._events.add(latency_s, error=error, time_s=now_s)
         if error:
             self.n_errors += 1
-        position = self.predictions.n_added
+        predictions = self.predictions
+        position = predictions.n_added
         if rows is not None:
-            self.predictions.add(rows)
-            self._predictions_at = self._events.n_added
+            predictions.add(rows)
+            self._predictions_at = n_records
         elif not (is_silent and error):
             self._miss_prediction(is_silent=is_silent)
+        n_answers = predictions.n_added - position
         if columns is not None:
-            self._add_features(columns, position)
+            self._add_features(columns, position, n_answers=n_answers)
         elif not is_bare:
             self._miss_features()
         if is_unknown:
             self.odd.unknown_features += 1
+        return position if n_answers else NO_PREDICTION
 
     def record_batch(
         self,
@@ -147,7 +154,8 @@ class Window:
             if columns is None:
                 self._miss_features()
             else:
-                self._add_features(columns, position)
+                n_answers = self.predictions.n_added - position
+                self._add_features(columns, position, n_answers=n_answers)
             position += 1 if columns is None or columns.ndim == 1 else len(columns)
 
     def record_metric(self, name: str, value: float) -> None:
@@ -346,18 +354,18 @@ class Window:
     def _added(self) -> tuple[int, int, int]:
         return (self._events.n_added, self.predictions.n_added, self.features.n_added)
 
-    def _add_features(self, columns: NDArray[Any], position: int) -> None:
-        """Take rows of features, and note which prediction each goes with."""
-        before = self.features.n_added
-        self.features.add(columns)
+    def _add_features(self, columns: NDArray[Any], position: int, *, n_answers: int) -> None:
+        """Take rows of features, and note which of the newest answers each goes with."""
+        features = self.features
+        before = features.n_added
+        features.add(columns)
         self._features_at = self._events.n_added
-        n = self.features.n_added - before
-        if n == 1 <= self.predictions.n_added - position:
-            self._partners.add(float(position))
+        n = features.n_added - before
+        if n == 1 <= n_answers:
+            self._partners.add(position)
         elif n:
             partners = np.arange(position, position + n, dtype=np.float64)
-            has_them = self.predictions.n_added - position >= n
-            self._partners.extend(partners if has_them else np.full(n, -1.0))
+            self._partners.extend(partners if n_answers >= n else np.full(n, -1.0))
 
     def _miss_prediction(self, *, is_silent: bool) -> None:
         self.predictions.add_missing()
