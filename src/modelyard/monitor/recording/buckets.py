@@ -9,6 +9,7 @@ BOUNDS_S = (
     1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5,
     1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
+_BOUNDS_S = np.array(BOUNDS_S)
 
 
 class LatencyBuckets:
@@ -21,7 +22,7 @@ class LatencyBuckets:
     def add(self, latencies_s: NDArray[np.float64]) -> None:
         """Count latencies in seconds; what is not finite is left out."""
         known = latencies_s[np.isfinite(latencies_s)]
-        places = np.searchsorted(BOUNDS_S, known, side="left")
+        places = np.searchsorted(_BOUNDS_S, known, side="left")
         self._counts += np.bincount(places, minlength=len(self._counts))
         self.sum_s += float(known.sum())
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,6 @@ class WindowData:
     """A copy of the window at one moment.
 
     Attributes:
-        health: Latency, errors and metrics.
         predictions: shape (n, outputs), oldest first.
         features: shape (n, features), oldest first.
         duration_s: Seconds from its first prediction to its last.
@@ -28,7 +28,6 @@ class WindowData:
         metrics: The last values of each metric.
     """
 
-    health: Health
     predictions: NDArray[np.float64]
     features: NDArray[np.float64]
     duration_s: float
@@ -38,6 +37,11 @@ class WindowData:
     last_s: float | None = None
     n_since: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    @cached_property
+    def health(self) -> Health:
+        """Latency, errors and metrics: worked out when asked for, not while predictions wait."""
+        return health_of(self.latencies_s, self.errors, self.metrics)
 
     def without_newest(self, n: int) -> "WindowData":
         """The window as it was `n` predictions ago, less what was older then.
@@ -52,7 +56,6 @@ class WindowData:
             for rows in (self.predictions, self.features)
         )
         return WindowData(
-            health=health_of(latencies_s, errors, self.metrics),
             predictions=predictions,
             features=features,
             duration_s=self.duration_s * (1.0 - share),

@@ -260,7 +260,7 @@ class Window:
         return self._events.n_added - self._blocked_at[0] >= self._block_size
 
     def close_block(self, *, at: float) -> None:
-        """Take the means of what came since the last block, and count its latencies.
+        """Take the means of what came since the last block.
 
         Args:
             at: Unix time.
@@ -268,7 +268,6 @@ class Window:
         records, predictions, features = (
             now - then for now, then in zip(self._added(), self._blocked_at, strict=True)
         )
-        self.count_latencies()
         latencies_s = self._events.latencies_s(newest=records)
         rows = {
             "latency_ms": latencies_s * _MS_PER_S,
@@ -311,7 +310,6 @@ class Window:
         """A copy of everything in the window."""
         times_s = self._events.times_s()
         return WindowData(
-            health=self.health(),
             predictions=self.predictions.values(),
             features=self.features.values(),
             duration_s=float(times_s[-1] - times_s[0]) if len(times_s) else 0.0,
@@ -333,9 +331,7 @@ class Window:
             for name, series in self.metrics.items()
         }
         metrics = {name: values for name, values in metrics.items() if len(values)}
-        data = self.data()
-        health = health_of(data.latencies_s, data.errors, metrics)
-        return replace(data, health=health, metrics=metrics)
+        return replace(self.data(), metrics=metrics)
 
     def odd_counts(self) -> dict[str, int]:
         """Everything odd so far, by kind."""
