@@ -22,9 +22,10 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         fsync_file(temporary)
         temporary.replace(path)
-        fsync_folder(path.parent)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -39,6 +39,16 @@ def version_id_of(model_name: str, timestamp: str, attempt: int) -> str:
     return base if attempt == 1 else f"{base}_{attempt}"
 
 
+def attempt_of(version_id: str | None, model_name: str, timestamp: str) -> int:
+    """Which attempt made this id; 0 for one of another model or second, and for None."""
+    base = version_id_of(model_name, timestamp, 1)
+    if version_id == base:
+        return 1
+    number = (version_id or "").removeprefix(f"{base}_")
+    is_one = number.isdecimal() and version_id == f"{base}_{number}"
+    return int(number) if is_one else 0
+
+
 def new_id(prefix: str) -> str:
     """A fresh random id such as `rollout-9f86d081884c7d65`."""
     return f"{prefix}-{secrets.token_hex(8)}"

@@ -19,6 +19,8 @@ CHUNK_BYTES = 1 << 20
 # Below this the bytes wait in memory, where their name can be known before a file is made.
 SMALL_BYTES = 64 << 10
 _WORTH_A_THREAD_BYTES = 256 << 10
+# Below this, starting threads takes as long as they save.
+_WORTH_THREADS_BYTES = 16 << 20
 # How many chunks may wait for sha256: they can be copies of what lies on a GPU.
 _MOST_WAITING = 16
 
@@ -129,6 +131,12 @@ def background_thread(purpose: str) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix=f"modelyard-{purpose}")
 
 
+@functools.cache
+def _n_cores() -> int:
+    """Cores that hash one file: more than a few wait for memory."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, 4)
+
+
 def verify(path: Path, digest: str) -> None:
     """Check that the file's bytes have this blake3 digest.
 
@@ -136,8 +144,10 @@ def verify(path: Path, digest: str) -> None:
         IntegrityError: The file is missing, unreadable or has other bytes.
     """
     try:
-        # `update_mmap` hashes without copying the file through Python.
-        found = blake3().update_mmap(path).hexdigest()
+        # `update_mmap` hashes without copying the file through Python. Threads of its own: those
+        # that all hashers may share do not live on in a forked child, which would wait forever.
+        n_threads = _n_cores() if path.stat().st_size >= _WORTH_THREADS_BYTES else 1
+        found = blake3(max_threads=n_threads).update_mmap(path).hexdigest()
     except OSError as error:
         raise IntegrityError(f"{str(path)!r} cannot be read: {error}") from error
     if found != digest:

@@ -7,6 +7,7 @@ a file asks for it.
 """
 
 import copy
+import functools
 import io
 import pickle
 from collections.abc import Callable, Iterable, Mapping
@@ -186,8 +187,14 @@ def _describe(model: nn.Module) -> bytes:
     torch.save(shell, buffer)
     description = buffer.getvalue()
     # Read as it will be on loading: what would be refused then is found now.
-    _vouch_for_own(model, names_in(archive_in(description)))
+    _vouch_for_own(model, _names_of(description))
     return description
+
+
+@functools.lru_cache(maxsize=8)
+def _names_of(description: bytes) -> list[str]:
+    # While a model is trained, its versions have the same description.
+    return names_in(archive_in(description))
 
 
 def _restore_functions_(model: nn.Module) -> None:

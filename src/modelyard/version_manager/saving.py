@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from modelyard._core.errors import StorageError, VersionNotFoundError
-from modelyard._core.ids import timestamp_of, version_id_of
+from modelyard._core.ids import attempt_of, timestamp_of, version_id_of
 from modelyard.storage import BlobRef, HashingWriter, Store
 from modelyard.storage import tables as t
 from modelyard.version_manager import catalog, history, manifests
@@ -271,8 +271,8 @@ def described(part: StoredPart) -> dict[str, Any]:
 
 
 def free_id(connection: Connection, store: Store, model_name: str, timestamp: str) -> str:
-    """The first id of this second that neither the database nor a manifest has."""
-    attempt = 1
+    """An id of this second that neither the database nor a manifest has: the next, if any has."""
+    attempt = 1 + attempt_of(catalog.newest_id(connection, model_name), model_name, timestamp)
     while True:
         version_id = version_id_of(model_name, timestamp, attempt)
         name = manifests.manifest_name(model_name, version_id)
