@@ -2,8 +2,10 @@
 
 import errno
 import hashlib
-import io
+import os
+import signal
 import sys
+import tempfile
 
 import pytest
 from blake3 import blake3
@@ -18,7 +20,12 @@ from modelyard._core.errors import (
 )
 from modelyard.storage import HashingWriter, LocalBlobs, open_store
 from modelyard.storage.blobs import RemoteBlobs
-from modelyard.storage.hashing import CHUNK_BYTES, SMALL_BYTES
+from modelyard.storage.hashing import (
+    CHUNK_BYTES,
+    SMALL_BYTES,
+    SYNCED_BYTES,
+    WORTH_THREADS_BYTES,
+)
 from modelyard.storage.objects import ObjectStore
 
 
@@ -59,12 +66,14 @@ SIZES = st.sampled_from([0, 1, SMALL_BYTES - 1, SMALL_BYTES, SMALL_BYTES + 1]) |
 
 @given(chunks=st.lists(st.builds(repeated, st.binary(min_size=1, max_size=9), SIZES), max_size=3))
 def test_writer_hashes_what_passes_through_it(chunks):
-    writer = HashingWriter(io.BytesIO)
+    writer = HashingWriter(tempfile.TemporaryFile)
     for chunk in chunks:
         writer.write(chunk)
+    writer.flush()
     data = b"".join(chunks)
     ref = writer.ref()
-    assert writer.to_file().getvalue() == data
+    writer.to_file().seek(0)
+    assert writer.to_file().read() == data
     writer.close()
     assert ref.size_bytes == len(data)
     assert ref.digest == blake3(data).hexdigest()
@@ -127,6 +136,54 @@ def test_sync_waits_for_what_was_begun_and_tells_how_it_went(blobs, monkeypatch)
     with pytest.raises(StorageError, match="Input/output error"):
         blobs.sync([refs[0].digest])
     blobs.sync([refs[0].digest])
+
+
+def test_a_disk_that_fails_while_the_rest_is_written_leaves_no_blob(blobs, tmp_path, monkeypatch):
+    data = memoryview(bytes(3 * SYNCED_BYTES))
+
+    def broken(_descriptor):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("modelyard.storage.hashing._sync_data", broken)
+    with pytest.raises(StorageError, match="Input/output error"):
+        blobs.put(writing(data))
+    assert files_under(tmp_path) == []
+    monkeypatch.undo()
+    ref = blobs.put(writing(data))
+    assert blobs.open_verified(ref.digest).stat().st_size == len(data)
+
+
+def test_the_disk_begins_before_all_is_written(blobs, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        "modelyard.storage.hashing._sync_data", lambda it: sizes.append(os.fstat(it).st_size)
+    )
+    blobs.put(writing(memoryview(bytes(3 * SYNCED_BYTES + 1))))
+    assert sizes
+    assert SYNCED_BYTES <= sizes[0] <= 3 * SYNCED_BYTES + 1
+    sizes.clear()
+    blobs.put(writing(memoryview(bytes(SYNCED_BYTES - 1))))
+    assert sizes == []
+
+
+def test_large_files_are_verified_by_several_threads_also_after_a_fork(blobs):
+    data = bytes(range(256)) * (WORTH_THREADS_BYTES // 256)
+    ref = blobs.put(writing(memoryview(data)))
+    blobs.open_verified(ref.digest)
+    child = os.fork() if hasattr(os, "fork") else None
+    if child == 0:
+        signal.alarm(20)  # should it hang, it ends by this
+        blobs.open_verified(ref.digest)
+        os._exit(0)
+    if child is not None:
+        assert os.waitpid(child, 0)[1] == 0
+    path = blobs.path_of(ref.digest)
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(len(data) - 1)
+        file.write(b"x")
+    with pytest.raises(IntegrityError, match="is damaged"):
+        blobs.open_verified(ref.digest)
 
 
 def test_listing_names_blobs_and_what_cut_off_saves_left(blobs, tmp_path):

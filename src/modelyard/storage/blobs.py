@@ -205,7 +205,7 @@ class LocalBlobs:
             fill(writer)
             path = self.path_of(writer.digest)
             if not self._is_sound(writer.digest):
-                writer.to_file().flush()
+                writer.flush()
                 path.parent.mkdir(exist_ok=True)
                 temporary.chmod(0o444)
                 temporary.replace(path)

@@ -5,7 +5,7 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -20,7 +20,9 @@ CHUNK_BYTES = 1 << 20
 SMALL_BYTES = 64 << 10
 _WORTH_A_THREAD_BYTES = 256 << 10
 # Below this, starting threads takes as long as they save.
-_WORTH_THREADS_BYTES = 16 << 20
+WORTH_THREADS_BYTES = 16 << 20
+# So much is worth a sync while the rest is written: of 50 MB, a third of the time is saved.
+SYNCED_BYTES = 8 << 20
 # How many chunks may wait for sha256: they can be copies of what lies on a GPU.
 _MOST_WAITING = 16
 
@@ -44,7 +46,8 @@ class HashingWriter:
     """Takes bytes once: hashes them by both digests and writes them to a file.
 
     sha256 takes longer than blake3 and the write together, so for large data it runs beside them
-    in a thread that all writers share. Not thread-safe; `close` it, or use it in a `with` block.
+    in a thread that all writers share; so does the disk, which begins with what it has. Not
+    thread-safe; `close` it, or use it in a `with` block.
 
     Args:
         open_file: Opens the file; called when there are more than 64 kB, or by `close_to_file`.
@@ -58,6 +61,8 @@ class HashingWriter:
         self._sha256 = hashlib.sha256()
         self._size_bytes = 0
         self._waiting: deque[Future[None]] = deque()
+        self._unsynced_bytes = 0
+        self._syncing: Future[None] | None = None
 
     def write(self, data: bytes | memoryview) -> int:
         """Write and hash `data`, which must not change until `ref` was called; its length."""
@@ -90,10 +95,22 @@ class HashingWriter:
             self._small.clear()
         return self._file
 
+    def flush(self) -> None:
+        """Hand all that was written to the system; it is durable once the file is synced.
+
+        Raises:
+            OSError: The disk refuses, or has refused some of it: of that it tells only once.
+        """
+        self.to_file().flush()
+        if self._syncing is not None:
+            self._syncing.result()
+
     def close(self) -> None:
         """Close the file, if there is one; nothing of it is used any more after that."""
         while self._waiting:
             self._waiting.popleft().cancel()
+        if self._syncing is not None:
+            wait([self._syncing])  # it uses the file
         if self._file is not None:
             self._file.close()
 
@@ -106,7 +123,10 @@ class HashingWriter:
         else:
             self._update_sha256(chunk)
             self.to_file().write(chunk)
+            self._unsynced_bytes += len(chunk)
         self._blake3.update(chunk)
+        if self._unsynced_bytes >= SYNCED_BYTES:
+            self._begin_to_sync()
 
     def _update_sha256(self, chunk: memoryview) -> None:
         if not self._waiting and len(chunk) < _WORTH_A_THREAD_BYTES:
@@ -116,6 +136,18 @@ class HashingWriter:
             self._waiting.popleft().result()
         # One thread takes the chunks in the order they come.
         self._waiting.append(background_thread("sha256").submit(self._sha256.update, chunk))
+
+    def _begin_to_sync(self) -> None:
+        """Have the disk take what has been written, unless it is still at what came before."""
+        if self._syncing is not None and not self._syncing.done():
+            return
+        self.flush()
+        self._syncing = background_thread("sync").submit(_sync_data, self.to_file().fileno())
+        self._unsynced_bytes = 0
+
+
+# Without the file's times, where the system makes a difference.
+_sync_data = getattr(os, "fdatasync", os.fsync)
 
 
 @functools.lru_cache(maxsize=4)
@@ -146,7 +178,7 @@ def verify(path: Path, digest: str) -> None:
     try:
         # `update_mmap` hashes without copying the file through Python. Threads of its own: those
         # that all hashers may share do not live on in a forked child, which would wait forever.
-        n_threads = _n_cores() if path.stat().st_size >= _WORTH_THREADS_BYTES else 1
+        n_threads = _n_cores() if path.stat().st_size >= WORTH_THREADS_BYTES else 1
         found = blake3(max_threads=n_threads).update_mmap(path).hexdigest()
     except OSError as error:
         raise IntegrityError(f"{str(path)!r} cannot be read: {error}") from error
