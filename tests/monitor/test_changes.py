@@ -13,7 +13,7 @@ from modelyard.monitor import ModelMonitor
 from modelyard.monitor.changes import Norm, change_points, norm_of
 from modelyard.monitor.drift.explaining import explain_shift
 from modelyard.monitor.drift.references import reference_of
-from modelyard.monitor.recording.blocks import Blocks
+from modelyard.monitor.recording.blocks import Blocks, Parts
 from modelyard.storage import open_store
 
 
@@ -96,7 +96,7 @@ def test_changes_are_not_cried_of_streams_that_wander(r, rng):
         norm = norm_of(means[:200], n_normal=200, floor=0.1)
         blocks = Blocks(400)
         for i, mean in enumerate(means):
-            blocks.add(float(i), (i + 1) * 100, {"feature": mean[None]})
+            blocks.add([float(i)], [(i + 1) * 100], {"feature": Parts(mean[None], [0])})
         alarms += len(change_points(blocks.values(), {"feature": norm}, {}, since=20_000))
     assert alarms <= 2
 
@@ -366,3 +366,56 @@ def test_totals_go_on_after_a_restart(clock, tmp_path):
     again.flush()
     assert ModelMonitor("ppo", **options).total_predictions == 501
     store.close()
+
+
+# ── means of blocks ─────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("lengths", [[50, 50, 50], [50, 20, 80], [150], [50, 0, 100]])
+def test_means_of_blocks_are_those_of_their_finite_values(lengths, rng):
+    table = rng.normal(size=(sum(lengths), 3))
+    table[60:65, 1] = np.nan
+    table[100, 2] = np.inf
+    stops = np.cumsum(lengths)
+    for one in (table, table[:, :1].ravel()):
+        blocks = np.split(one.reshape(len(one), -1), stops[:-1])
+        want = [
+            [col[np.isfinite(col)].mean() if np.isfinite(col).any() else np.nan for col in part.T]
+            for part in blocks
+        ]
+        found = Parts(one, stops - sum(lengths)).means()
+        assert found == pytest.approx(np.array(want), abs=1e-12, nan_ok=True)
+
+
+def test_blocks_do_not_depend_on_when_they_are_looked_at(clock, rng):
+    rows, errors = rng.normal(size=(2_630, 3)), rng.random(2_630) < 0.1
+    often, seldom = (
+        monitor_of(clock, window_size=300, evaluate_every=every, background=False)
+        for every in (70, 70)
+    )
+    for i, row in enumerate(rows):
+        for monitor in (often, seldom):
+            monitor.record_prediction(row[:2], 0.01, row, error=bool(errors[i]))
+        if i % 11 == 0:
+            often._window.block_means()
+        clock.advance(1.0)
+    a, b = (monitor._window.block_means() for monitor in (often, seldom))
+    assert a.at.tolist() == b.at.tolist()
+    assert a.n_records.tolist() == b.n_records.tolist() == [*range(70, 2_631, 70)]
+    for name, values in a.means.items():
+        assert values == pytest.approx(b.means[name], abs=1e-12)
+    ends = b.n_records
+    want = [rows[end - 70 : end].mean(axis=0) for end in ends]
+    assert b.means["feature"] == pytest.approx(np.array(want), abs=1e-9)
+
+
+def test_a_batch_larger_than_the_window_takes_no_block_with_it(clock, rng):
+    monitor = monitor_of(clock, window_size=100, evaluate_every=30, background=False)
+    rows = rng.normal(size=(200, 3))
+    for row in rows[:60]:
+        monitor.record_prediction(row[:2], 0.01, row)
+        clock.advance(1.0)
+    monitor.record_batch(rows[60:, :2], 0.01, rows[60:])
+    means = monitor._window.block_means().means["feature"]
+    want = [rows[:30].mean(axis=0), rows[30:60].mean(axis=0), rows[100:].mean(axis=0)]
+    assert means == pytest.approx(np.array(want), abs=1e-9)

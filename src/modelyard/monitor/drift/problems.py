@@ -64,8 +64,9 @@ def _is_frozen(reference: Reference, rows: NDArray[np.float64]) -> NDArray[np.bo
     if not levels or not len(rows):
         return np.zeros(rows.shape[1], np.bool_)
     is_known = np.isfinite(rows)
-    highest = np.where(is_known, rows, -np.inf).max(axis=0)
-    lowest = np.where(is_known, rows, np.inf).min(axis=0)
+    is_whole = is_known.all()
+    highest = (rows if is_whole else np.where(is_known, rows, -np.inf)).max(axis=0)
+    lowest = (rows if is_whole else np.where(is_known, rows, np.inf)).min(axis=0)
     is_one = is_known.any(axis=0) & (highest - lowest <= 1e-9 * reference.std)
     # Where a column is on its most frequent value most of the time, a window of it is no wonder.
     n_independent = len(rows) * effective_share(reference.lag1)

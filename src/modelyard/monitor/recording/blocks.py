@@ -1,10 +1,11 @@
 """Means of short stretches of predictions: where changes are dated, and what wanders how far."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,6 +28,34 @@ class BlockMeans:
         return len(self.at)
 
 
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The values of several blocks, one after another.
+
+    Attributes:
+        table: shape (n, columns) or (n,), oldest first; what is gone is missing at the top.
+        stops: Where each block ends, counted from the end of the table: 0 or below.
+    """
+
+    table: NDArray[np.float64]
+    stops: ArrayLike
+
+    def means(self) -> NDArray[np.float64]:
+        """Means of the finite values, shape (blocks, columns); NaN where there is none."""
+        table = self.table.reshape(len(self.table), -1)
+        stops = np.maximum(len(table) + np.asarray(self.stops), 0)
+        starts = np.concatenate([[0], stops[:-1]])
+        n = int(stops[0])
+        if n and (stops - starts == n).all():
+            cubes = table[: stops[-1]].reshape(len(stops), n, -1)
+            means = np.add.reduce(cubes, axis=1) / n
+            # Not finite where a value is not, and seldom otherwise.
+            if math.isfinite(np.add.reduce(means, axis=None)):
+                return np.asarray(means)
+        known = [_finite_means(table[a:b]) for a, b in zip(starts, stops, strict=True)]
+        return np.array(known).reshape(len(stops), -1)
+
+
 class Blocks:
     """The last blocks. Not thread-safe: the window that owns it locks.
 
@@ -41,24 +70,24 @@ class Blocks:
         self._means: dict[str, NDArray[np.float64]] = {}
         self._n_added = 0
 
-    def add(self, at: float, n_records: int, rows: dict[str, NDArray[np.float64]]) -> None:
-        """Take one block.
+    def add(self, at: Sequence[float], n_records: ArrayLike, parts: Mapping[str, Parts]) -> None:
+        """Take blocks, oldest first.
 
         Args:
-            at: When it ended, Unix time.
+            at: When each ended, Unix time.
             n_records: Predictions recorded by then.
-            rows: Its values by stream, shape (n, columns) or (n,).
+            parts: Their values by stream.
         """
-        place = self._n_added % self._capacity
-        self._at[place], self._n_records[place] = at, n_records
+        places = (self._n_added + np.arange(len(at))) % self._capacity
+        self._at[places], self._n_records[places] = at, n_records
         for kept in self._means.values():
-            kept[place] = np.nan
+            kept[places] = np.nan
         with np.errstate(over="ignore", invalid="ignore"):
-            for name, values in rows.items():
-                if values.size:
-                    means = _finite_means(values.reshape(len(values), -1))
-                    self._ring(name, len(means))[place] = means
-        self._n_added += 1
+            for name, one in parts.items():
+                if one.table.size:
+                    means = one.means()
+                    self._ring(name, means.shape[1])[places] = means
+        self._n_added += len(at)
 
     def values(self) -> BlockMeans:
         """A copy, oldest first."""
@@ -78,10 +107,6 @@ class Blocks:
 
 
 def _finite_means(table: NDArray[np.float64]) -> NDArray[np.float64]:
-    means = np.add.reduce(table, axis=0) / len(table)
-    # A sum of finite numbers seldom overflows; where it does, they are looked at one by one.
-    if math.isfinite(np.add.reduce(means)):
-        return np.asarray(means)
     known = np.isfinite(table)
     counts = known.sum(axis=0)
     sums = np.where(known, table, 0.0).sum(axis=0)

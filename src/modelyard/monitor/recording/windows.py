@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelyard.monitor.recording.blocks import BlockMeans, Blocks
+from modelyard.monitor.recording.blocks import BlockMeans, Blocks, Parts
 from modelyard.monitor.recording.buckets import LatencyBuckets
 from modelyard.monitor.recording.data import WindowData
 from modelyard.monitor.recording.health import Health, health_of
@@ -75,7 +75,9 @@ class Window:
         self._events = Events(size)
         self._closed_at = (0, 0, 0)
         self._metrics_closed_at: dict[str, int] = {}
-        self._blocked_at = (0, 0, 0)
+        # Where the last block ended; blocks whose means are still to be taken, and from where on.
+        self._blocked_at = self._taken_to = (0, 0, 0)
+        self._ended: list[tuple[float, tuple[int, int, int]]] = []
         self._set_full_at()
         self._counted_at = 0
         # Of each row of features, the number of the prediction it goes with; -1 for none.
@@ -134,6 +136,7 @@ class Window:
             now_s: When, by the monotonic clock.
         """
         self.count_latencies()
+        self._take_blocks()
         usable = (latencies_s >= 0.0) & (latencies_s < MAX_LATENCY_S)
         self.odd.bad_latency += int((~usable).sum())
         known_s = np.where(usable, latencies_s, math.nan)
@@ -245,13 +248,15 @@ class Window:
     def close(self) -> None:
         """Begin to count the next window; the last values stay."""
         self.count_latencies()
+        self._take_blocks()
         self._closed_at = self._added()
         self._set_full_at()
         self._metrics_closed_at = {name: one.n_added for name, one in self.metrics.items()}
 
     def begin(self) -> None:
         """Count windows and blocks from here on."""
-        self._closed_at = self._blocked_at = self._added()
+        self._closed_at = self._blocked_at = self._taken_to = self._added()
+        self._ended.clear()
         self._set_full_at()
         self.count_latencies()
 
@@ -260,26 +265,45 @@ class Window:
         return self._events.n_added - self._blocked_at[0] >= self._block_size
 
     def close_block(self, *, at: float) -> None:
-        """Take the means of what came since the last block.
+        """End a block; the means of several are taken at once.
 
         Args:
             at: Unix time.
         """
-        records, predictions, features = (
-            now - then for now, then in zip(self._added(), self._blocked_at, strict=True)
-        )
-        latencies_s = self._events.latencies_s(newest=records)
-        rows = {
-            "latency_ms": latencies_s * _MS_PER_S,
-            "error_rate": self._events.errors(newest=records),
-        }
-        if predictions:
-            rows["prediction"] = self.predictions.look(newest=predictions)
-        if features:
-            rows["feature"] = self.features.look(newest=features)
-        self.blocks.add(at, self.n_records, rows)
-        self._blocked_at = self._added()
+        now, before = self._added(), self._blocked_at
+        self._ended.append((at, now))
+        self._blocked_at = now
         self._set_full_at()
+        # Before the next one like it could overwrite the first that waits.
+        if any(
+            2 * end - begin - first > self.size
+            for end, begin, first in zip(now, before, self._taken_to, strict=True)
+        ):
+            self._take_blocks()
+
+    def _take_blocks(self) -> None:
+        """Take the means of the blocks that have ended, while their values are still here."""
+        if not self._ended:
+            return
+        ends = np.array([end for _, end in self._ended])
+        records, predictions, features = (
+            now - first for now, first in zip(self._added(), self._taken_to, strict=True)
+        )
+        tables = {
+            "latency_ms": self._events.latencies_s(newest=records) * _MS_PER_S,
+            "error_rate": self._events.errors(newest=records),
+            "prediction": self.predictions.look(newest=predictions),
+            "feature": self.features.look(newest=features),
+        }
+        stops = ends - np.array(self._added())  # from the end of a table: 0 or below
+        columns = {"prediction": 1, "feature": 2}
+        self.blocks.add(
+            [at for at, _ in self._ended],
+            ends[:, 0],
+            {name: Parts(table, stops[:, columns.get(name, 0)]) for name, table in tables.items()},
+        )
+        self._taken_to = self._ended[-1][1]
+        self._ended.clear()
 
     def latency_counts(self) -> tuple[list[int], float]:
         """Cumulative counts by bucket, and seconds in all, up to now."""
@@ -295,6 +319,7 @@ class Window:
 
     def block_means(self) -> BlockMeans:
         """Means of the last blocks."""
+        self._take_blocks()
         return self.blocks.values()
 
     def health(self) -> Health:
