@@ -64,6 +64,7 @@ def test_a_policy_of_its_own_earns_what_was_logged():
         assert result["effective_n"] == pytest.approx(500)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ips", "snips", "dr"])
 @pytest.mark.parametrize("interval", ["normal", "bootstrap"])
 def test_intervals_hold_the_truth_as_often_as_they_say(method, interval, monkeypatch):

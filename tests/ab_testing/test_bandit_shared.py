@@ -198,6 +198,7 @@ def test_threads_and_flushes_lose_nothing(store):
     assert sum(entry["has_reward"] for entry in again.choices()) == 400
 
 
+@pytest.mark.slow
 def test_postgresql_keeps_a_bandit_too(postgres_url, tmp_path):
     store = open_store(tmp_path, database_url=postgres_url)
     one, two = (MultiArmedBandit(["a", "b"], store=store, name="router") for _ in range(2))

@@ -22,6 +22,7 @@ def play(bandit, n, seed=0):
     return chosen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_a_variant_that_comes_is_tried_and_wins_if_it_is_better(way):
     bandit = MultiArmedBandit(["a", "b"], seed=0, **way)

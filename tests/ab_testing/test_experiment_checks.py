@@ -93,6 +93,7 @@ def with_guardrail(rng, harm, margin=0.3):
     return test
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("harm", "code", "winner"),
     [

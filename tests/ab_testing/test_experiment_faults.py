@@ -26,6 +26,7 @@ def experiment(store, **options) -> ABTest:
     return ABTest("t", variants, "m", store=store, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("durability", ["sync", "batched"])
 def test_a_killed_process_loses_nothing_that_was_acknowledged(store, tmp_path, durability):
     experiment(store)

@@ -33,6 +33,7 @@ def test_list_and_status_say_what_runs_and_who_wins(run):
     assert sum(one["sample_count"] for one in found["variants"].values()) == 400
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stored")
 def test_compare_gives_the_recommendation_and_any_metric(run):
     shown = run("ab", "compare", "v1_or_v2").output

@@ -70,6 +70,7 @@ def test_without_a_command_there_is_help(run, words_given):
 # Graphs
 
 
+@pytest.mark.slow
 def test_a_version_is_exported_and_inspected(run, run_json, ids):
     written = run_json("export", ids[0], "--target-dir", "out")
     assert written["path"] == f"out/{ids[0]}.onnx"
@@ -184,6 +185,7 @@ def process(*arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
+@pytest.mark.slow
 def test_standard_output_is_json_and_nothing_else(ids):
     done = process("versions", "list", "--json")
     assert done.returncode == 0
@@ -191,6 +193,7 @@ def test_standard_output_is_json_and_nothing_else(ids):
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_errors_of_a_process_have_no_traceback(ids):
     done = process("versions", "show", "ppo_v1")
     assert (done.returncode, done.stdout) == (1, "")

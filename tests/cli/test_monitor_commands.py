@@ -135,6 +135,7 @@ def test_an_alert_is_acknowledged_and_resolved_for_every_process(run, run_json, 
     assert "No alert 'alert-1'" in run("monitor", "ack", "ppo", "alert-1", exit_code=1).stderr
 
 
+@pytest.mark.slow
 def test_one_figure_over_time(run, run_json, serving):
     points = run_json("monitor", "query", "ppo", "latency.mean_ms")
     assert [point["value"] for point in points] == pytest.approx([10.0, 500.0])
@@ -266,6 +267,7 @@ def test_dashboard_and_rules_are_written_as_files(run, run_json, tmp_path):
     assert "alert:" in rules.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_looking_changes_nothing_and_judges_as_the_monitor_does(run_json, registry, clock):
     monitor = ModelMonitor(
         "ppo",

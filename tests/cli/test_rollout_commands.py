@@ -158,6 +158,7 @@ def send(deployment, clock, n, until):
             return
 
 
+@pytest.mark.slow
 def test_a_rollout_that_waits_is_approved_watched_and_promoted_by_hand(
     run, run_json, ids, registry, clock
 ):
@@ -197,6 +198,7 @@ def test_a_halt_reaches_the_server_and_a_release_too(run, ids, registry, clock):
     assert {answer.version_id for answer in answers} == set(ids[:2])
 
 
+@pytest.mark.slow
 def test_the_page_shows_every_rollout_with_its_reasons(run, ids, registry, clock, tmp_path):
     deployment, strategy = served(registry, clock)
     strategy.update_model(ids[1])

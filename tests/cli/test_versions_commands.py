@@ -90,6 +90,7 @@ def test_cleanup_says_what_goes_before_it_goes(run, run_json, ids):
     assert ids[2] in kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -140,6 +140,7 @@ def test_results_are_smaller_right_and_take_any_batch(name, quantize):
     assert all(layer["decision"] == "quantized" for layer in stats["layers"] if layer["layer"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cnn 1-D", "cnn 2-D", "transposed"])
 def test_what_convolves_never_gets_dynamic_ranges(name):
     compressor, data = compressor_of(name)
@@ -148,6 +149,7 @@ def test_what_convolves_never_gets_dynamic_ranges(name):
     assert not {node.op_type for node in graph.node} & {"ConvInteger", "DynamicQuantizeLinear"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.qint8, "int4", torch.bfloat16, "int8_blocks"])
 def test_weights_alone_go_the_whole_way(dtype, tmp_path):
     torch.manual_seed(0)

@@ -43,6 +43,7 @@ def reasons(model, example, **options):
     return choice, {row["name"]: row for row in choice.candidates}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [ReplacesNaN(), SwitchesWhenLarge()])
 def test_a_branch_on_values_is_never_frozen(model):
     choice, by_name = reasons(model, rows())

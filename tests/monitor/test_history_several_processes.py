@@ -96,6 +96,7 @@ def test_two_processes_that_put_old_windows_together_at_once_lose_none(tmp_path,
     store.close()
 
 
+@pytest.mark.slow
 def test_a_killed_recorder_loses_nothing_that_was_written(tmp_path):
     process = start(RECORD, tmp_path, n_kept=10**6, n_flushes=10**6, first=0)
     with process:

@@ -33,6 +33,7 @@ def test_nothing_is_said_of_streams_that_do_not_change(rng):
     assert (found.direction[quiet] == 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("allowance", [0.3, 0.5, 1.0])
 def test_false_changes_come_as_rarely_as_was_asked(rng, allowance):
     run_length = 200.0

@@ -64,6 +64,7 @@ def test_p_value_is_below_alpha_exactly_when_zero_is_outside_the_interval(mean, 
     assert outside == (result.p_value < 0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", ["normal", "bernoulli", "student"])
 def test_a_hundred_looks_give_false_winners_in_at_most_five_percent(draw):
     rng = np.random.default_rng(11)

@@ -60,6 +60,7 @@ def test_always_valid_sample_ratio_is_the_average_of_scipys_likelihood_ratios():
     assert found == pytest.approx(min(1.0, 3.0 / sum(ratios)), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_looking_at_the_sample_ratio_after_every_unit_is_safe():
     rng = np.random.default_rng(11)
     counts = np.cumsum(rng.random((200, 600)) < 0.3, axis=1)

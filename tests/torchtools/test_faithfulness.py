@@ -94,6 +94,7 @@ def mlp():
     return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
 
 
+@pytest.mark.slow
 def test_a_branch_no_sample_takes_is_found_in_the_source():
     with pytest.raises(ConversionError, match=r"faithfulness.py:\d+: return x \* 0.0 if bool"):
         to_onnx(Rare(), torch.randn(2, 3))

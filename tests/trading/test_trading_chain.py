@@ -154,6 +154,7 @@ def test_curves_have_a_point_for_each_step(tiny_settings, tiny_chain):
     assert curves.policy_episode_return.shape == (1,)
 
 
+@pytest.mark.slow
 def test_importing_the_package_needs_nothing_of_the_extra():
     code = (
         "import sys, modelyard.trading; "

@@ -21,6 +21,7 @@ def with_bar_changed(stock, index, factor):
     return replace(stock, **changed)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 50),
@@ -53,6 +54,7 @@ def test_the_bar_itself_does_change_its_features(new_stock):
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(factor=st.floats(0.01, 100.0))
 def test_the_level_of_prices_does_not_matter(new_stock, factor):

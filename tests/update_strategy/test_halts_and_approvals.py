@@ -64,6 +64,7 @@ def test_promoted_by_hand_it_is_watched_all_the_same(yard, ids, deployment, ask,
     assert strategy.get_update_history(1)[0]["status"] == "rolled_back"
 
 
+@pytest.mark.slow
 def test_a_bake_that_holds_ends_and_frees_the_version_before(yard, ids, deployment, ask):
     strategy = yard.strategy(deployment, bake_minutes=2.0)
     strategy.update_model(ids[1], smooth_transition=False)
@@ -140,6 +141,7 @@ def test_outside_its_windows_a_rollout_waits_and_a_rollback_does_not(tmp_path, y
     assert "outside the update windows until" in strategy.should_update()["blocked_by"]
 
 
+@pytest.mark.slow
 def test_a_halt_stops_everything_in_every_process(yard, ids, deployment, ask):
     ours = yard.strategy(deployment)
     theirs = UpdateStrategy(
@@ -192,6 +194,7 @@ def test_the_candidate_is_the_best_that_has_not_just_failed(yard, ids, deploymen
         yard.strategy(deployment).choose_candidate()
 
 
+@pytest.mark.slow
 def test_a_rollout_is_told_in_sentences(yard, ids, deployment, ask):
     strategy = yard.strategy(deployment)
     with pytest.raises(NotFoundError):

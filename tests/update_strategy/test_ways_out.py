@@ -52,6 +52,7 @@ def test_a_bake_ends_once_and_the_cooldown_counts_from_then(yard, ids, deploymen
 # Halts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bake_minutes", [0.0, 10.0])
 def test_nothing_is_promoted_while_updates_are_stopped(
     yard, ids, deployment, ask, x, bake_minutes
@@ -168,6 +169,7 @@ def test_where_nothing_serves_it_stays_paused_with_an_alert(stuck, ids, ask):
     assert strategy.get_rollout()["status"] == "paused"
 
 
+@pytest.mark.slow
 def test_the_guard_that_cannot_go_back_says_so_once(stuck, ids, ask, gone_wrong):
     yard, deployment, strategy = stuck
     deployment._routing.served[ids[1]].optimizer.set_model(gone_wrong("fails"))
@@ -179,6 +181,7 @@ def test_the_guard_that_cannot_go_back_says_so_once(stuck, ids, ask, gone_wrong)
     assert actions(strategy).count("cannot_roll_back") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way_out", ["promote", "supersede", "abort then supersede"])
 def test_there_is_a_way_out(stuck, ids, way_out):
     _, deployment, strategy = stuck
@@ -243,6 +246,7 @@ def test_the_first_share_waits_for_its_approval(yard, ids, deployment, ask, x, s
     assert (state["step"], state["shares"][ids[1]]) == (1, share / 100.0)
 
 
+@pytest.mark.slow
 def test_the_first_share_waits_for_its_approval_after_the_shadow_too(yard, ids, deployment, ask):
     strategy = yard.strategy(deployment, shadow_minutes=0.5, approval_steps=[10])
     strategy.update_model(ids[1])
@@ -288,6 +292,7 @@ def test_steps_without_a_stable_version_say_that_nothing_was_compared(yard, ids,
     assert "nothing was compared" in strategy.explain()[-1]
 
 
+@pytest.mark.slow
 def test_a_step_waits_for_the_stable_versions_answers(yard, ids, deployment, ask):
     strategy = yard.strategy(deployment, steps=[90.0, 100.0])
     strategy.update_model(ids[1])

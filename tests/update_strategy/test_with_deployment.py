@@ -121,6 +121,7 @@ def test_a_failing_candidate_is_undone_and_nobody_notices(
     assert yard.monitor.get_alerts("critical")[0]["message"].startswith(ids[1])
 
 
+@pytest.mark.slow
 def test_a_slow_candidate_is_undone(yard, ids, deployment, strategy, ask, gone_wrong):
     deployment.add_version(ids[1], gone_wrong("slow"))
     strategy.update_model(ids[1])
@@ -130,6 +131,7 @@ def test_a_slow_candidate_is_undone(yard, ids, deployment, strategy, ask, gone_w
     assert "median latency" in record["reason"]
 
 
+@pytest.mark.slow
 def test_a_candidate_with_a_poor_key_metric_is_undone(yard, ids, deployment, ask):
     strategy = yard.strategy(deployment, key_metric="sharpe", transition_minutes=60.0)
     strategy.update_model(ids[1])
@@ -188,6 +190,7 @@ def test_a_key_metric_that_nobody_reports_blocks_nothing_and_is_told(yard, ids, 
     assert record["reason"] == "every step passed; no values of sharpe were reported"
 
 
+@pytest.mark.slow
 def test_production_is_judged_by_the_deployments_own_measurements(
     yard, ids, deployment, ask, gone_wrong
 ):

@@ -118,6 +118,7 @@ def test_bundle_appears_whole_or_not_at_all(registry, family, tmp_path):
     assert list(tmp_path.glob("*x.tar*")) == []
 
 
+@pytest.mark.slow
 def test_changed_byte_anywhere_in_a_bundle_imports_nothing(registry, other, family, tmp_path):
     path = tmp_path / "family.tar"
     registry.export_bundle(family, path)

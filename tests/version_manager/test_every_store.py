@@ -63,6 +63,7 @@ def registry(options, clock):
     manager.store.close()
 
 
+@pytest.mark.slow
 def test_saved_version_loads_bit_for_bit_through_another_manager(
     registry, options, clock, name, mlp
 ):

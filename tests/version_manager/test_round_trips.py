@@ -291,6 +291,7 @@ def double_wrapped(module):
     return nn.DataParallel(compiled(nn.Sequential(compiled(module))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [compiled, nn.DataParallel], ids=["compile", "parallel"])
 def test_wrapper_is_left_behind_wherever_it_was(wrap, tmp_path):
     model = Nested(wrap)
