@@ -25,7 +25,7 @@ from modelyard.inference_optimizer.joining import Item, can_join, computed, item
 from modelyard.inference_optimizer.kept import as_tensors, from_kept, kept, kept_rows
 from modelyard.inference_optimizer.keys import Key, key_of, keys_of_samples
 from modelyard.inference_optimizer.latency import FOLDED_AT, LatencyRecord
-from modelyard.inference_optimizer.serving import Serving
+from modelyard.inference_optimizer.serving import Serving, Way
 from modelyard.inference_optimizer.streaming import Failure, streamed
 from modelyard.inference_optimizer.taking import taken
 from modelyard.torchtools.inputs import Inputs, batch_size, mapped
@@ -77,6 +77,10 @@ class Predictor:
         cache = serving.cache
         array: Any = x
         if not is_array:
+            if not cache.max_size and type(x) is torch.Tensor:
+                way = serving.ways.get((x.dtype, x.shape))
+                if way is not None and x.is_cpu:
+                    return self._by(way, serving, x, started_s)
             array = _shared(x) if cache.max_size or serving.takes_arrays else None
         letter = None if array is None else serving.letters.get(array.dtype)
         if letter is None or array.ndim < 2:  # noqa: PLR2004 - no batch to count
@@ -209,11 +213,25 @@ class Predictor:
 
     # ── one input ───────────────────────────────────────────────────────────────────────────
 
+    def _by(self, way: Way, serving: Serving, x: torch.Tensor, started_s: float) -> Any:
+        """As `predict` without a cache, for a tensor like one that was answered before."""
+        backend, n = way
+        answer = serving.answer(backend, x)
+        if type(answer) is torch.Tensor and answer.is_cpu and not answer.requires_grad:
+            answer = answer.clone()
+        else:
+            answer = given_back(answer, x, as_arrays=False)
+        ended_s = _now_s()
+        self._latency.add(ended_s - started_s, n, ended_s)
+        return answer
+
     def _predict_any(self, serving: Serving, x: Any, started_s: float) -> Any:
         """As `predict`, for whatever is no plain array or tensor in the model's own type."""
         inputs, is_array = taken(x, serving)
         key = key_of(inputs) if serving.cache.max_size else None
         answer = self._finished(serving, inputs, key, as_arrays=is_array)
+        if not serving.cache.max_size:
+            serving.learn_way(x)
         ended_s = _now_s()
         self._latency.add(ended_s - started_s, n_samples(inputs), ended_s)
         return answer

@@ -22,6 +22,8 @@ from modelyard.torchtools.signature import Signature
 Form = tuple[Any, ...]
 Array = np.ndarray[Any, Any]
 RunArray = Callable[[Array], Array]
+Way = tuple[Backend, int]
+_MOST_WAYS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,8 @@ class Serving:
             None where there is none, or a cache to ask.
         takes_arrays: Whether a backend computes on arrays.
         letters: NumPy's letter for each type of array that the module is given as it is.
+        ways: By type and shape of plain tensors that were answered: which backend answers them,
+            and how many samples they are. Filled as they come; forgotten when they are too many.
         joinable: By form, whether inputs joined along the batch give the same answers. Filled
             as forms come; two threads that fill one entry at once write the same.
     """
@@ -68,6 +72,7 @@ class Serving:
     lean_row: "tuple[tuple[int, ...], np.dtype[Any]] | None" = field(init=False, repr=False)
     takes_arrays: bool = field(init=False, repr=False)
     letters: "dict[np.dtype[Any], str]" = field(init=False, repr=False)
+    ways: dict[tuple[torch.dtype, torch.Size], Way] = field(init=False, repr=False)
     _table: list[Backend] = field(init=False, repr=False)
     _one: "tuple[torch.dtype, int, tuple[int, ...]] | None" = field(init=False, repr=False)
     _lean: "tuple[np.dtype[Any], tuple[int, ...]] | None" = field(init=False, repr=False)
@@ -90,6 +95,7 @@ class Serving:
         own = _array_dtype(self.float_dtype)
         plain = [*map(np.dtype, "lihbB?"), *([] if own is None else [own])]
         object.__setattr__(self, "letters", {dtype: dtype.char for dtype in plain})
+        object.__setattr__(self, "ways", {})  # never another one's: what serves may differ
 
     @property
     def has_cache(self) -> bool:
@@ -118,18 +124,35 @@ class Serving:
         Raises:
             InputError: The model does not take them.
         """
-        is_proved = bool(self.by_batch) and self._is_of_form(inputs)
-        backend = self.backend_for(n_samples(inputs)) if is_proved else self.eager
+        return self.answer(self._chosen(inputs), inputs)
+
+    def learn_way(self, x: Any) -> None:
+        """Remember which backend answers tensors like this one, that it has answered."""
+        if type(x) is torch.Tensor and self.is_checked:
+            if len(self.ways) >= _MOST_WAYS:
+                self.ways.clear()
+            self.ways[x.dtype, x.shape] = (self._chosen(x), n_samples(x))
+
+    def answer(self, backend: Backend, inputs: Inputs) -> Any:
+        """The answer of one backend.
+
+        Raises:
+            InputError: The model does not take these inputs.
+        """
         if self.writes_inputs:
             inputs = mapped(inputs, torch.clone)
         try:
-            if _is_autocast_on():
+            if _is_any_autocast_on():
                 return _without_autocast(backend, inputs)
             return backend.run(inputs)
         except (ModelyardError, MemoryError, torch.OutOfMemoryError):
             raise  # not of the input's making
         except Exception as error:  # noqa: BLE001 - converters, backends and models raise anything
             self.refuse(inputs, error)
+
+    def _chosen(self, inputs: Inputs) -> Backend:
+        is_proved = bool(self.by_batch) and self._is_of_form(inputs)
+        return self.backend_for(n_samples(inputs)) if is_proved else self.eager
 
     def _is_of_form(self, inputs: Inputs) -> bool:
         one = self._one
@@ -171,8 +194,12 @@ class Serving:
         )
 
 
-def _is_autocast_on() -> bool:
-    return torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+# PyTorch has no public way to ask for all devices at once, which takes a third of the time.
+_is_any_autocast_on: Callable[[], bool] = getattr(
+    torch._C,  # noqa: SLF001 - where it is gone, the public way does
+    "_is_any_autocast_enabled",
+    lambda: torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"),
+)
 
 
 def _without_autocast(backend: Backend, inputs: Inputs) -> Any:
