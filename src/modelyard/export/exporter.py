@@ -1,14 +1,9 @@
 """`ModelExporter`: files written whole and proved, and what can be asked of them."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from modelyard._core.errors import ConfigError, ConversionError
 from modelyard._core.ids import checked_name
 from modelyard.export.arguments import (
     checked_axes,
@@ -16,65 +11,41 @@ from modelyard.export.arguments import (
     checked_fraction,
     checked_names,
     checked_path,
-    checked_shape,
     checked_word,
 )
 from modelyard.export.benchmark import Shape, benchmarked
 from modelyard.export.comparison import compared_with_file
 from modelyard.export.files import put_in_place
 from modelyard.export.inspection import inspected
-from modelyard.export.metadata import (
-    as_texts,
-    checked_metadata,
-    input_statistics,
-    with_metadata,
+from modelyard.export.making import (
+    Wishes,
+    batches_for,
+    example_of,
+    shape_of,
+    written_files,
+    written_graph,
 )
-from modelyard.export.presets import PRESETS, check_output
+from modelyard.export.metadata import checked_metadata
+from modelyard.export.presets import PRESETS
 from modelyard.export.records import Exported, ModelInfo, OnnxBenchmark, OutputComparison
-from modelyard.export.targets import PRECISIONS, TARGETS, Job, check_precision
-from modelyard.export.targets.base import Written
+from modelyard.export.targets import PRECISIONS, TARGETS, check_precision
 from modelyard.export.visualization import graph_page
 from modelyard.torchtools.conversion import (
     ATOL,
     DEFAULT_OPSET,
     RTOL,
     DynamicAxes,
-    own_graph,
     preserved,
     refuse_untraceable,
     routes,
-    subject_of,
 )
-from modelyard.torchtools.inputs import Inputs, answer_of, as_nested_inputs, resolve_example
+from modelyard.torchtools.inputs import as_nested_inputs
 from modelyard.torchtools.layers import unwrapped
 from modelyard.torchtools.onnx_module import OnnxModule
 from modelyard.torchtools.originals import warn_if_original
-from modelyard.torchtools.parity import flat_outputs
-from modelyard.torchtools.policies import DeterministicPolicy, as_module, example_observation
+from modelyard.torchtools.policies import as_module
 from modelyard.torchtools.provenance import noted_provenance
 from modelyard.torchtools.quantization import DEFAULT_MAX_ERROR
-from modelyard.torchtools.samples import batches_of
-from modelyard.torchtools.signature import check_input, noted_signature
-
-_DTYPES = {torch.float64: "fp64", torch.float16: "fp16", torch.bfloat16: "bf16"}
-# So many of the user's batches are compared one by one; all of them calibrate.
-_MOST_COMPARED = 4
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Wishes:
-    """What the caller asked for."""
-
-    target: str
-    opset: int
-    precision: str
-    dynamic_axes: DynamicAxes | None
-    should_verify: bool
-    should_optimize: bool
-    max_error: float
-    preset: str | None
-    input_names: Sequence[str] | None
-    output_names: Sequence[str] | None
 
 
 class ModelExporter:
@@ -190,7 +161,7 @@ class ModelExporter:
                 model's name with odd characters.
         """
         checked_name(model_name, what="model_name")
-        wishes = _Wishes(
+        wishes = Wishes(
             target=checked_word(target, list(TARGETS), what="target"),
             opset=checked_count(opset_version, what="opset_version"),
             precision=checked_word(precision, PRECISIONS, what="precision"),
@@ -204,18 +175,18 @@ class ModelExporter:
         )
         check_precision(TARGETS[target], target, precision)
         routes(wishes.opset)
-        shape = _shape(example_input, input_shape, preset)
+        shape = shape_of(example_input, input_shape, preset)
         module = unwrapped(as_module(model))
         warn_if_original(model, action="exported")
         known = {**noted_provenance(module), **checked_metadata(metadata)}
         if isinstance(module, OnnxModule):
-            written, interface = _own_graph(module, wishes, known), None
+            written, interface = written_graph(module, wishes, known), None
         else:
             refuse_untraceable(module)
             with preserved(module):
-                example = _example(module, example_input, shape)
-            batches = _batches(validation_data, example, is_finite_needed=precision == "int8")
-            written, interface = _written(
+                example = example_of(module, example_input, shape)
+            batches = batches_for(validation_data, example, is_finite_needed=precision == "int8")
+            written, interface = written_files(
                 module, example, batches, wishes, known, is_given=example_input is not None
             )
         path = self.output_dir / f"{model_name}{TARGETS[target].suffixes[0]}"
@@ -331,117 +302,6 @@ class ModelExporter:
         """
         page = None if output_path is None else checked_path(output_path, what="output_path")
         return graph_page(checked_path(onnx_path, what="onnx_path"), page, should_profile=profile)
-
-
-def _shape(example: Any, shape: Any, preset: str | None) -> tuple[int, ...] | None:
-    """The shape of an input that is described by its shape; None where there is an example."""
-    if sum(given is not None for given in (example, shape, preset)) > 1:
-        raise ConfigError("Pass one of example_input, input_shape and preset: each is the input.")
-    if preset is not None:
-        return PRESETS[preset].input_shape
-    return None if shape is None else checked_shape(shape)
-
-
-def _example(module: nn.Module, given: Any, shape: Sequence[int] | None) -> Inputs:
-    if given is None and shape is None and isinstance(module, DeterministicPolicy):
-        given = example_observation(module)
-    inputs = resolve_example(module, given, shape=shape, is_nested_allowed=True)
-    signature = noted_signature(module)
-    if signature is not None and _is_flat(inputs):
-        check_input(signature, inputs)
-    return inputs
-
-
-def _is_flat(inputs: Inputs) -> bool:
-    if isinstance(inputs, torch.Tensor):
-        return True
-    items = inputs.values() if isinstance(inputs, dict) else inputs
-    return all(isinstance(item, torch.Tensor) for item in items)
-
-
-def _batches(data: Any, example: Inputs, *, is_finite_needed: bool) -> list[Inputs]:
-    if data is None:
-        return []
-    if not _is_flat(example):
-        return [as_nested_inputs(item) for item in data]
-    n_inputs = 1 if isinstance(example, torch.Tensor) else len(example)
-    return batches_of(
-        data, n_inputs=n_inputs, what="validation_data", is_finite_needed=is_finite_needed
-    )
-
-
-def _written(
-    module: nn.Module,
-    example: Inputs,
-    batches: Sequence[Inputs],
-    wishes: _Wishes,
-    known: Mapping[str, Any],
-    *,
-    is_given: bool,
-) -> Any:
-    """The verified files, and the interface they were made with."""
-    with preserved(module):
-        subject = subject_of(
-            module,
-            example,
-            dynamic_axes=wishes.dynamic_axes,
-            verify=wishes.should_verify,
-            given=batches[:_MOST_COMPARED],
-            input_names=wishes.input_names,
-            output_names=wishes.output_names,
-        )
-        interface = subject.interface
-        if wishes.precision != "fp32" and subject.lowest != torch.float32:
-            raise ConfigError(
-                f"precision={wishes.precision!r} starts from a float32 model; this one computes "
-                f"in {subject.lowest}. Pass model.float()."
-            )
-        if wishes.preset is not None:
-            answer = flat_outputs(answer_of(subject.module, interface.example))
-            check_output(wishes.preset, PRESETS[wishes.preset], answer)
-        seen = batches or ([example] if is_given else [])
-        statistics = input_statistics(interface.inputs, seen) if seen else None
-        texts = as_texts({**known, **_own_metadata(wishes, statistics, subject.lowest)})
-        job = Job(
-            subject=subject,
-            opset=wishes.opset,
-            precision=wishes.precision,
-            calibration=batches,
-            max_error=wishes.max_error,
-            should_optimize=wishes.should_optimize,
-            metadata=texts,
-        )
-        return TARGETS[wishes.target].write(job), interface
-
-
-def _own_metadata(
-    wishes: _Wishes, statistics: Mapping[str, Any] | None, lowest: torch.dtype
-) -> dict[str, Any]:
-    verification = "measured" if wishes.precision == "int8" else "compared"
-    found: dict[str, Any] = {
-        "precision": _DTYPES.get(lowest, "fp32")
-        if wishes.precision == "fp32"
-        else wishes.precision,
-        "verification": verification if wishes.should_verify else "none",
-    }
-    return found | ({"input_statistics": statistics} if statistics else {})
-
-
-def _own_graph(module: OnnxModule, wishes: _Wishes, known: Mapping[str, Any]) -> Written:
-    asked = (wishes.dynamic_axes, wishes.input_names, wishes.output_names)
-    if any(wish is not None for wish in asked):
-        raise ConfigError(
-            "An OnnxModule is exported as the graph it is: leave dynamic_axes, input_names and "
-            "output_names out, or export the float model it was made from."
-        )
-    if wishes.target != "onnx" or wishes.precision != "fp32":
-        raise ConversionError(
-            f"An OnnxModule ({module.recipe}) is exported as the ONNX graph it is: leave target "
-            "and precision out, or export the float model it was made from."
-        )
-    graph = own_graph(module, wishes.opset)
-    data = with_metadata(graph.data, as_texts(known)) if known else graph.data
-    return Written(files={".onnx": data}, route=graph.route, verification=None)
 
 
 def _names(path: Path, which: str) -> tuple[str, ...]:
