@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from modelyard._core.errors import ConfigError
 from modelyard.ab_testing.bandits.kl import KullbackLeibler, divergence, upper_share
 from modelyard.ab_testing.bandits.optimism import Adaptive, Tuned, UpperConfidenceBound
-from modelyard.ab_testing.bandits.policies import ALGORITHMS, Rules
+from modelyard.ab_testing.bandits.policies import ALGORITHMS, PolicyRules
 from modelyard.ab_testing.bandits.sums import Sums
 from modelyard.ab_testing.bandits.thompson import ThompsonSampling
 
@@ -112,18 +112,20 @@ def test_thompson_sampling_knows_beta_and_normal_posteriors():
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_each_variant_is_tried_before_any_is_preferred(algorithm):
-    policy, sums = Rules(algorithm=algorithm, epsilon=0.0).policy(), Sums(3)
+    policy, sums = PolicyRules(algorithm=algorithm, epsilon=0.0).policy(), Sums(3)
     for expected in (0, 1, 2):
         assert policy.choose(sums, RNG)[0] == expected
         sums.pull(expected)
 
 
 def test_exploration_falls_with_use_but_not_below_the_floor():
-    rules = Rules(algorithm="epsilon_greedy", epsilon=0.2, epsilon_decay=0.1, min_probability=0.01)
+    rules = PolicyRules(
+        algorithm="epsilon_greedy", epsilon=0.2, epsilon_decay=0.1, min_probability=0.01
+    )
     assert rules.exploration(0, 4) == 0.2
     assert rules.exploration(30, 4) == pytest.approx(0.05)
     assert rules.exploration(10_000, 4) == pytest.approx(0.04)
-    assert Rules(min_probability=0.02).exploration(5, 3) == pytest.approx(0.06)
+    assert PolicyRules(min_probability=0.02).exploration(5, 3) == pytest.approx(0.06)
 
 
 @pytest.mark.parametrize(
@@ -144,10 +146,10 @@ def test_exploration_falls_with_use_but_not_below_the_floor():
 )
 def test_rules_that_make_no_sense_are_refused(options, match):
     with pytest.raises(ConfigError, match=match):
-        Rules(**options)
+        PolicyRules(**options)
 
 
 def test_the_least_chance_leaves_room_for_every_variant():
-    Rules(min_probability=0.25).check_number(4)
+    PolicyRules(min_probability=0.25).check_number(4)
     with pytest.raises(ConfigError, match="for 5 variants"):
-        Rules(min_probability=0.25).check_number(5)
+        PolicyRules(min_probability=0.25).check_number(5)

@@ -8,13 +8,13 @@ from modelyard.ab_testing.analysis.comparing import compare
 from modelyard.ab_testing.analysis.dependence import thinned
 from modelyard.ab_testing.analysis.gathering import evidence_of
 from modelyard.ab_testing.analysis.recommendation import Advice, advice_for, recommend
-from modelyard.ab_testing.analysis.rules import Rules
+from modelyard.ab_testing.analysis.rules import VerdictRules
 from modelyard.ab_testing.metrics import Metric, MetricBook
 from modelyard.ab_testing.recording.sums import Sums
 from modelyard.stats.autocorrelation import Correlogram
 from modelyard.stats.moments import Moments
 
-RULES = Rules(confidence_level=0.95, min_samples=100, n_tuned=2000)
+RULES = VerdictRules(confidence_level=0.95, min_samples=100, n_tuned=2000)
 
 
 class Followed:

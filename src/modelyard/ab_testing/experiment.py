@@ -10,7 +10,7 @@ from modelyard._core.errors import ConfigError
 from modelyard._core.files import write_text
 from modelyard._core.ids import checked_name
 from modelyard.ab_testing.analysis.gathering import PAIRABLE
-from modelyard.ab_testing.analysis.rules import Inference, Rules, checked_positive
+from modelyard.ab_testing.analysis.rules import Inference, VerdictRules, checked_positive
 from modelyard.ab_testing.history import export
 from modelyard.ab_testing.ledger import Ledger
 from modelyard.ab_testing.metrics import Metric, MetricBook, MetricKind, metrics_from
@@ -67,7 +67,7 @@ class ABTest(Teller):
         n_tuned: Outcomes of two variants together at which the always-valid interval is
             narrowest; 20 `min_samples` by default. Any value is valid.
         inference: `always_valid`, or, for experiments with a fixed plan, `fixed_horizon` or
-            `group_sequential` (see `Rules`).
+            `group_sequential` (see `VerdictRules`).
         planned_samples: Outcomes of each variant at which a planned experiment ends.
         n_looks: Looks that `group_sequential` takes, the last included.
         cycle_s: Length in seconds of the cycle that a test should cover; a week by default.
@@ -119,7 +119,7 @@ class ABTest(Teller):
             primary_kind=metric_type,
             lower_is_better=lower_is_better,
         )
-        rules = Rules(
+        rules = VerdictRules(
             confidence_level=confidence_level,
             min_samples=min_samples,
             n_tuned=20.0 * checked_positive(min_samples, what="min_samples")

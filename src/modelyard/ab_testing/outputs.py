@@ -7,7 +7,7 @@ from modelyard._core.plain import finite_or_none
 from modelyard.ab_testing.analysis.checks import GuardrailCheck, RatioCheck
 from modelyard.ab_testing.analysis.comparing import Comparison
 from modelyard.ab_testing.analysis.recommendation import Recommendation
-from modelyard.ab_testing.analysis.rules import Rules
+from modelyard.ab_testing.analysis.rules import VerdictRules
 from modelyard.stats.bayesian import expected_loss, probability_better
 from modelyard.stats.intervals import Interval
 from modelyard.stats.moments import Moments
@@ -259,7 +259,7 @@ def bayes_of(comparison: Comparison, *, lower_is_better: bool) -> Bayes:
     }
 
 
-def decision_of(comparison: Comparison, rules: Rules) -> DecisionDict:
+def decision_of(comparison: Comparison, rules: VerdictRules) -> DecisionDict:
     """By which rule it was decided."""
     return {
         "inference": rules.inference,

@@ -7,7 +7,7 @@ from typing import Any
 from modelyard._core.clock import Clock
 from modelyard._core.errors import ConfigError, RequestNotFoundError
 from modelyard._core.ids import new_id
-from modelyard.ab_testing.analysis.rules import Rules
+from modelyard.ab_testing.analysis.rules import VerdictRules
 from modelyard.ab_testing.ledger import Ledger
 from modelyard.ab_testing.metrics import MetricBook
 from modelyard.ab_testing.persistence import PAUSED
@@ -44,7 +44,7 @@ class Recorder:
         variants: Mapping[str, ModelVariant],
         *,
         book: MetricBook,
-        rules: Rules,
+        rules: VerdictRules,
         ledger: Ledger,
         chooser: Chooser,
         clock: Clock,

@@ -114,8 +114,8 @@ class HealthLike(Protocol):
         ...
 
     @property
-    def metrics(self) -> Mapping[str, Any]:
-        """`MetricLike` by name."""
+    def metrics(self) -> Mapping[str, MetricLike]:
+        """The last values of each recorded metric, by name."""
         ...
 
 

@@ -7,7 +7,7 @@ from modelyard.ab_testing.analysis.recommendation import (
     incomplete,
     lopsided,
 )
-from modelyard.ab_testing.analysis.rules import Rules
+from modelyard.ab_testing.analysis.rules import VerdictRules
 from modelyard.stats.proportions import proportions_test
 
 _WARNED_CORRELATION = 0.5
@@ -46,7 +46,7 @@ def cautions(
     return found
 
 
-def half_a_cycle(comparison: Comparison, rules: Rules, elapsed_s: float) -> list[str]:
+def half_a_cycle(comparison: Comparison, rules: VerdictRules, elapsed_s: float) -> list[str]:
     """That a verdict came before a whole cycle was covered, if it did."""
     if not comparison.is_significant or elapsed_s >= rules.cycle_s:
         return []

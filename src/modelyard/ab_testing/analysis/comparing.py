@@ -13,7 +13,7 @@ from functools import lru_cache
 from scipy import special
 
 from modelyard.ab_testing.analysis.evidence import Evidence
-from modelyard.ab_testing.analysis.rules import Rules
+from modelyard.ab_testing.analysis.rules import VerdictRules
 from modelyard.stats.effects import relative_change
 from modelyard.stats.group_sequential import boundaries
 from modelyard.stats.intervals import Interval, alpha_of
@@ -129,7 +129,9 @@ class Comparison:
         return self.lift.interval(self.anytime.critical)
 
 
-def compare(evidence: Evidence, rules: Rules, planned: Sequence[Evidence] = ()) -> Comparison:
+def compare(
+    evidence: Evidence, rules: VerdictRules, planned: Sequence[Evidence] = ()
+) -> Comparison:
     """Compare `b` with `a`. Without enough data: p-values of 1, intervals without ends.
 
     Args:
@@ -165,7 +167,7 @@ def decide(
     evidence: Evidence,
     anytime: AlwaysValid,
     planned: Sequence[Evidence],
-    rules: Rules,
+    rules: VerdictRules,
     *,
     n_tests: int = 1,
 ) -> Decision:
@@ -211,7 +213,7 @@ def _bounds(fractions: tuple[float, ...], alpha: float) -> tuple[float, ...]:
     return tuple(float(bound) for bound in boundaries(fractions, alpha=alpha))
 
 
-def _has_enough(evidence: Evidence, rules: Rules, n_a: int, n_b: int) -> bool:
+def _has_enough(evidence: Evidence, rules: VerdictRules, n_a: int, n_b: int) -> bool:
     if math.isnan(evidence.effective.variance):
         return False
     effective_n = min(evidence.effective_n_a, evidence.effective_n_b)
@@ -222,7 +224,7 @@ def _has_enough(evidence: Evidence, rules: Rules, n_a: int, n_b: int) -> bool:
     )
 
 
-def _single_look(evidence: Evidence, rules: Rules) -> TTest:
+def _single_look(evidence: Evidence, rules: VerdictRules) -> TTest:
     test = t_test(evidence.contrast, confidence_level=rules.confidence_level)
     if evidence.single_look_p is None:
         return test

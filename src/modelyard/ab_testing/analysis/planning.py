@@ -47,7 +47,7 @@ def planned(
         power: Chance to find the effect, 0 to 1.
         confidence_level: 1 - the accepted chance of a false winner.
         share: The treatment's share of the traffic, 0 to 1.
-        inference: As in `Rules`.
+        inference: As in `VerdictRules`.
         per_day: Outcomes a day, both variants together.
 
     Raises:

@@ -12,7 +12,7 @@ from modelyard.ab_testing.analysis.comparing import (
     relative_change_of,
 )
 from modelyard.ab_testing.analysis.evidence import Evidence
-from modelyard.ab_testing.analysis.rules import Rules
+from modelyard.ab_testing.analysis.rules import VerdictRules
 from modelyard.stats.intervals import alpha_of
 
 SMALL_EFFECT = 0.2
@@ -50,7 +50,7 @@ class Recommendation:
 
 def recommend(
     comparison: Comparison,
-    rules: Rules,
+    rules: VerdictRules,
     *,
     variant_a: str,
     variant_b: str,
@@ -194,7 +194,7 @@ _VERDICTS = {
 }
 
 
-def _too_few(comparison: Comparison, rules: Rules, variant_a: str, variant_b: str) -> str:
+def _too_few(comparison: Comparison, rules: VerdictRules, variant_a: str, variant_b: str) -> str:
     text = (
         f"Not enough data yet: {variant_a} has {comparison.n_a} and {variant_b} "
         f"{comparison.n_b} of the {rules.min_samples} samples each needs"
@@ -221,7 +221,7 @@ def _too_few_for_its_kind(evidence: Evidence) -> str:
     return f"; the error of {what} needs more in each weight epoch"
 
 
-def _no_difference(comparison: Comparison, rules: Rules, metric: str) -> str:
+def _no_difference(comparison: Comparison, rules: VerdictRules, metric: str) -> str:
     alpha = alpha_of(rules.confidence_level)
     looks = rules.planned_looks
     if looks and comparison.decision.look < len(looks):

@@ -13,7 +13,7 @@ Inference = Literal["always_valid", "fixed_horizon", "group_sequential"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
+class VerdictRules:
     """What a verdict needs, fixed before the first outcome.
 
     Attributes:

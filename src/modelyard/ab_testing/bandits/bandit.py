@@ -22,7 +22,7 @@ from modelyard.ab_testing.bandits.inputs import (
 )
 from modelyard.ab_testing.bandits.learner import Learner, Outcome
 from modelyard.ab_testing.bandits.log import LoggedChoice, Times, logged, write_log
-from modelyard.ab_testing.bandits.policies import Rules
+from modelyard.ab_testing.bandits.policies import PolicyRules
 from modelyard.ab_testing.bandits.rows import BanditRows
 from modelyard.ab_testing.bandits.shared import SharedBandit
 from modelyard.ab_testing.bandits.statistics import BanditStatistics, statistics_of
@@ -89,7 +89,7 @@ class MultiArmedBandit:
         clock: Clock | None = None,
         seed: int | None = None,
     ) -> None:
-        rules = Rules(
+        rules = PolicyRules(
             algorithm=algorithm,
             epsilon=epsilon,
             epsilon_decay=epsilon_decay,

@@ -9,7 +9,7 @@ import numpy as np
 from modelyard._core.errors import ConfigError, RequestNotFoundError, VariantNotFoundError
 from modelyard.ab_testing.bandits.chances import chances_of_best
 from modelyard.ab_testing.bandits.choices import MOST_PENDING, BanditChoice, Basis, Choices, mixed
-from modelyard.ab_testing.bandits.policies import Rules
+from modelyard.ab_testing.bandits.policies import PolicyRules
 from modelyard.ab_testing.bandits.sums import Sums
 
 
@@ -78,7 +78,7 @@ class Learner:
     """
 
     def __init__(
-        self, names: Sequence[str], rules: Rules, choices: Choices, rng: np.random.Generator
+        self, names: Sequence[str], rules: PolicyRules, choices: Choices, rng: np.random.Generator
     ) -> None:
         rules.check_number(len(names))
         self.rules = rules

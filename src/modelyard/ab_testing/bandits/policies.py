@@ -28,7 +28,7 @@ ALGORITHMS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
+class PolicyRules:
     """How a bandit chooses.
 
     Attributes:

@@ -9,7 +9,7 @@ from typing import Any
 from modelyard._core.errors import ConfigError
 from modelyard.ab_testing.bandits.learner import Learner
 from modelyard.ab_testing.bandits.log import Times, choice_of, logged
-from modelyard.ab_testing.bandits.policies import Rules
+from modelyard.ab_testing.bandits.policies import PolicyRules
 from modelyard.ab_testing.bandits.sums import Sums
 
 FORMAT = 2
@@ -63,17 +63,19 @@ def misfits_explained() -> Iterator[None]:
         raise ConfigError(f"This is not what a bandit's to_dict() gives: {error!r}.") from error
 
 
-def rules_to_plain(rules: Rules) -> dict[str, Any]:
+def rules_to_plain(rules: PolicyRules) -> dict[str, Any]:
     """Rules as plain values."""
     plain = asdict(rules)
     plain["reward_range"] = None if rules.reward_range is None else list(rules.reward_range)
     return plain
 
 
-def rules_from_plain(plain: Mapping[str, Any]) -> Rules:
+def rules_from_plain(plain: Mapping[str, Any]) -> PolicyRules:
     """The rules that `rules_to_plain` described."""
     reward_range = plain["reward_range"]
-    return Rules(**{**plain, "reward_range": None if reward_range is None else (*reward_range,)})
+    return PolicyRules(
+        **{**plain, "reward_range": None if reward_range is None else (*reward_range,)}
+    )
 
 
 def names_to_start_with(plain: Mapping[str, Any]) -> list[str]:
@@ -132,7 +134,7 @@ def check_same(learner: Learner, plain: Mapping[str, Any], name: str) -> None:
         )
 
 
-def _told(rules: Rules) -> str:
+def _told(rules: PolicyRules) -> str:
     return (
         f"algorithm {rules.algorithm!r}, window {rules.window}, discount {rules.discount}, "
         f"reward_range {rules.reward_range}"
@@ -162,7 +164,7 @@ def _of_present_format(plain: Mapping[str, Any]) -> Mapping[str, Any]:
     return {
         "variants": plain["variants"],
         "algorithm": plain["algorithm"],
-        "rules": rules_to_plain(Rules(algorithm=plain["algorithm"])),
+        "rules": rules_to_plain(PolicyRules(algorithm=plain["algorithm"])),
         "record": _record_of_format_1(plain),
         "recent": None,
         "removed": {},
