@@ -31,6 +31,7 @@ class Routing:
         deadlines: Of each version, where there are any.
         recent: What each has done since the shares last changed.
         beside: What each has done since the last one joined.
+        noting: Where an attempt of each is counted.
     """
 
     served: Mapping[str, Served] = field(default_factory=dict)
@@ -42,6 +43,15 @@ class Routing:
     deadlines: Mapping[str, Deadline] = field(default_factory=dict)
     recent: Mapping[str, Recent] = field(default_factory=dict)
     beside: Mapping[str, Recent] = field(default_factory=dict)
+    noting: Mapping[str, tuple[Recent, ...]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Work out once what each request needs."""
+        noting: dict[str, tuple[Recent, ...]] = {}
+        for kept in (self.recent, self.beside):
+            for version_id, one in kept.items():
+                noting[version_id] = (*noting.get(version_id, ()), one)
+        object.__setattr__(self, "noting", noting)
 
     def attempt(self, version_id: str, x: Any) -> Attempt:
         """One version's try at a request, within its deadline if it has one."""
@@ -54,11 +64,9 @@ class Routing:
 
         What another one failed to answer is no fair sample for the one behind it.
         """
-        version_id = made.served.version_id
         event = (made.latency_s, made.error is not None)
-        for noted in (self.recent.get(version_id), self.beside.get(version_id)):
-            if noted is not None:
-                noted.add(event)
+        for one in self.noting.get(made.served.version_id, ()):
+            one.add(event)
 
 
 def record(made: Attempt, x: Any, request_id: str) -> None:
