@@ -14,6 +14,7 @@ from modelyard.monitor.changes import Norm, change_points, norm_of
 from modelyard.monitor.drift.explaining import explain_shift
 from modelyard.monitor.drift.references import reference_of
 from modelyard.monitor.recording.blocks import Blocks, Parts
+from modelyard.monitor.recording.buckets import BOUNDS_S
 from modelyard.storage import open_store
 
 
@@ -419,3 +420,25 @@ def test_a_batch_larger_than_the_window_takes_no_block_with_it(clock, rng):
     means = monitor._window.block_means().means["feature"]
     want = [rows[:30].mean(axis=0), rows[30:60].mean(axis=0), rows[100:].mean(axis=0)]
     assert means == pytest.approx(np.array(want), abs=1e-9)
+
+
+def test_what_is_absorbed_overwrites_nothing_that_was_not_taken(clock):
+    one, other = (monitor_of(clock, window_size=1000, evaluate_every=100) for _ in range(2))
+    for monitor, value, n in ((one, 1.0, 450), (other, 2.0, 1000)):
+        record(monitor, clock, np.full((n, 3), value), latency=value / 100)
+    one.absorb(other.packed_window())
+    assert one._window.block_means().means["feature"][:, 0].tolist() == [1.0] * 4 + [2.0]
+    assert one._window.latency_counts() == (
+        [450 * (bound >= 0.01) + 1000 * (bound >= 0.02) for bound in BOUNDS_S] + [1450],
+        pytest.approx(24.5),
+    )
+
+
+def test_a_prediction_of_many_rows_overwrites_no_block_that_was_not_taken(clock):
+    monitor = monitor_of(clock, window_size=1000, evaluate_every=100)
+    record(monitor, clock, np.ones((400, 3)))
+    monitor.record_prediction(np.full((900, 2), 2.0), 0.01, np.full((900, 3), 2.0))
+    record(monitor, clock, np.full((99, 3), 2.0))
+    means = monitor._window.block_means().means
+    for name in ("prediction", "feature"):
+        assert means[name][:, 0].tolist() == [1.0] * 4 + [2.0]

@@ -60,30 +60,45 @@ def test_a_fork_keeps_what_waits_and_makes_other_ids():
     assert child.add_new(3) != parent.add_new(3)
     assert child.finish(made[1]) == 1
     assert child.finish("mine") == 9
-    with pytest.raises(RequestNotFoundError):
-        child.finish(made[0])
+    assert child.finish(made[0]) is None
+    waiting = child.newest(n_given=child.n_given, n_made=child.n_made)
+    assert [position for _, position in waiting] == [2, 3]
 
 
 @given(st.lists(st.sampled_from(["made", "given", "finish"]), max_size=60), st.integers(1, 12))
 def test_the_newest_are_those_that_wait(steps, capacity):
     requests = OpenRequests(capacity)
+    came: list[str] = []
     made: list[str] = []
     mine: list[str] = []
+    done: set[str] = set()
     for i, step in enumerate(steps):
         if step == "made":
             made.append(requests.add_new(i))
+            came.append(made[-1])
         elif step == "given":
             mine.append(f"mine-{i}")
             requests.add(mine[-1], i)
+            came.append(mine[-1])
         elif made:
             with contextlib.suppress(RequestNotFoundError):  # forgotten
-                requests.finish(made.pop())
-    n_made = requests.n_made
-    waiting = [name for name, _ in requests.newest(n_given=capacity, n_made=n_made)]
-    kept = {f"{number}" for number in range(max(0, n_made - capacity), n_made)}
-    assert waiting == mine[-capacity:] + [one for one in made if one.rsplit("-", 1)[1] in kept]
+                done.add(made[-1])
+                requests.finish(made[-1])
+    kept = {*made[-capacity:], *mine[-capacity:]} - done
+    newest = requests.newest(n_given=len(mine), n_made=len(made))
+    assert [name for name, _ in newest] == [name for name in came if name in kept]
     assert requests.newest(n_given=0, n_made=0) == []
 
 
 def _copied(value):
     return value.copy() if hasattr(value, "copy") else value
+
+
+def test_an_id_given_again_and_forgotten_is_not_counted_twice():
+    requests = OpenRequests(2)
+    made = requests.add_new(1)
+    requests.add(made, 2)
+    assert requests.finish(made) == 2
+    for i in range(2):
+        requests.add(f"mine-{i}", 3 + i)
+    assert requests.finish(made) is None

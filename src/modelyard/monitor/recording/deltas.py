@@ -164,7 +164,7 @@ def _requests_to_plain(window: Window, mark: Mark) -> list[list[Any]]:
     )
     return [
         [request_id, NO_PREDICTION if position == NO_PREDICTION else n_answers - position]
-        for request_id, position in newest
+        for request_id, position in newest[-window.size :]
     ]
 
 

@@ -98,6 +98,8 @@ class Window:
             Where its answer is in the ring of predictions; -1 if it has none.
         """
         rows, latency_s, columns, is_silent, is_bare, is_unknown = reading
+        if self._ended and _is_table(rows, columns):
+            self._take_blocks()
         if latency_s != latency_s:  # noqa: PLR0124 - NaN, at half the cost of asking for it
             self.odd.bad_latency += 1
         n_records = self._events.add(latency_s, error=error, time_s=now_s)
@@ -135,8 +137,7 @@ class Window:
             errors: 1 where one failed, shape (n,).
             now_s: When, by the monotonic clock.
         """
-        self.count_latencies()
-        self._take_blocks()
+        self._settle()
         usable = (latencies_s >= 0.0) & (latencies_s < MAX_LATENCY_S)
         self.odd.bad_latency += int((~usable).sum())
         known_s = np.where(usable, latencies_s, math.nan)
@@ -194,6 +195,7 @@ class Window:
             times_s: In the time of `record`.
             n: How many there were; of more than are given, the newest are.
         """
+        self._settle()
         self._events.extend(latencies_s, errors, times_s, n_gone=n - len(errors))
         self.n_errors += int(errors.sum())
 
@@ -201,6 +203,7 @@ class Window:
         self, predictions: NDArray[np.float64] | None, features: NDArray[np.float64] | None
     ) -> None:
         """Take rows that were recorded elsewhere; which go together is not known of them."""
+        self._settle()
         if predictions is not None:
             self.predictions.add(predictions)
             self._predictions_at = self.n_records
@@ -247,8 +250,7 @@ class Window:
 
     def close(self) -> None:
         """Begin to count the next window; the last values stay."""
-        self.count_latencies()
-        self._take_blocks()
+        self._settle()
         self._closed_at = self._added()
         self._set_full_at()
         self._metrics_closed_at = {name: one.n_added for name, one in self.metrics.items()}
@@ -280,6 +282,11 @@ class Window:
             for end, begin, first in zip(now, before, self._taken_to, strict=True)
         ):
             self._take_blocks()
+
+    def _settle(self) -> None:
+        """Take what is taken late, before many values may overwrite it."""
+        self.count_latencies()
+        self._take_blocks()
 
     def _take_blocks(self) -> None:
         """Take the means of the blocks that have ended, while their values are still here."""
@@ -399,3 +406,7 @@ class Window:
         self.odd.unreadable += 1
         if self.features.add_missing():
             self._partners.add(-1.0)
+
+
+def _is_table(*tables: NDArray[Any] | None) -> bool:
+    return any(rows is not None and rows.ndim > 1 for rows in tables)
