@@ -1,7 +1,9 @@
 """Blobs: equal bytes once, verified when read, whole or absent."""
 
+import contextlib
 import errno
 import hashlib
+import io
 import os
 import signal
 import sys
@@ -164,6 +166,13 @@ def test_the_disk_begins_before_all_is_written(blobs, monkeypatch):
     sizes.clear()
     blobs.put(writing(memoryview(bytes(SYNCED_BYTES - 1))))
     assert sizes == []
+
+
+def test_a_writer_takes_what_is_no_file_of_the_systems():
+    with contextlib.closing(HashingWriter(io.BytesIO)) as writer:
+        writer.write(bytes(2 * SYNCED_BYTES))
+        writer.flush()
+        assert len(writer.to_file().getvalue()) == writer.ref().size_bytes == 2 * SYNCED_BYTES
 
 
 def test_large_files_are_verified_by_several_threads_also_after_a_fork(blobs):

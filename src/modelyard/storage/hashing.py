@@ -141,9 +141,13 @@ class HashingWriter:
         """Have the disk take what has been written, unless it is still at what came before."""
         if self._syncing is not None and not self._syncing.done():
             return
-        self.flush()
-        self._syncing = background_thread("sync").submit(_sync_data, self.to_file().fileno())
         self._unsynced_bytes = 0
+        try:
+            descriptor = self.to_file().fileno()
+        except OSError:
+            return  # no file of the system's
+        self.flush()
+        self._syncing = background_thread("sync").submit(_sync_data, descriptor)
 
 
 # Without the file's times, where the system makes a difference.

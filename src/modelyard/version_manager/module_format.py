@@ -27,6 +27,7 @@ from modelyard.version_manager.tensor_files import read_tensors, storable
 from modelyard.version_manager.trust import ACTIVATIONS, full_name, register_class
 
 _LONGEST_REPR = 200
+_SMALL_BYTES = 64 << 10
 # Attribute of a stored module: which of its tensors lie in the same memory as another.
 _SHARED_MEMORY = "_modelyard_shared_memory"
 
@@ -187,14 +188,17 @@ def _describe(model: nn.Module) -> bytes:
     torch.save(shell, buffer)
     description = buffer.getvalue()
     # Read as it will be on loading: what would be refused then is found now.
-    _vouch_for_own(model, _names_of(description))
+    read = _names_of_small if len(description) <= _SMALL_BYTES else _names_of
+    _vouch_for_own(model, read(description))
     return description
 
 
-@functools.lru_cache(maxsize=8)
 def _names_of(description: bytes) -> list[str]:
-    # While a model is trained, its versions have the same description.
     return names_in(archive_in(description))
+
+
+# While a model is trained, its versions have the same description.
+_names_of_small = functools.lru_cache(maxsize=8)(_names_of)
 
 
 def _restore_functions_(model: nn.Module) -> None:
