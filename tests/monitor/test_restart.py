@@ -221,3 +221,20 @@ def test_damaged_rows_keep_no_monitor_from_starting(store, caplog):
     assert again.baseline_status == "none"
     for what in ("Window", "Alert", "Baseline", "Chunk"):
         assert f"{what} " in caplog.text
+
+
+def test_a_larger_window_after_a_restart_knows_only_what_was_kept(store):
+    before = ModelMonitor("ppo", window_size=300, store=store, background=False)
+    for _ in range(1000):
+        before.record_prediction(np.ones(1), 0.01)
+    before.flush()
+    after = ModelMonitor("ppo", window_size=1000, store=store, background=False)
+    assert after.total_predictions == 1000
+    health = after.health()
+    assert (health.n_predictions, health.n_errors) == (300, 0)
+    assert health.latency_mean_ms == pytest.approx(10.0)
+    for _ in range(50):
+        after.record_prediction(np.ones(1), 0.02)
+    assert after.health().n_predictions == 350
+    assert after.health().latency_p99_ms == pytest.approx(20.0)
+    assert after.get_summary()["n_window"] == 350

@@ -25,8 +25,9 @@ class SystemClock:
         """Wall-clock time, UTC."""
         return datetime.now(UTC)
 
-    # Read for every prediction that is recorded: without a call around it.
-    monotonic_s = staticmethod(time.monotonic)
+    def monotonic_s(self) -> float:
+        """Seconds of `time.monotonic`."""
+        return time.monotonic()
 
 
 class ManualClock:

@@ -168,8 +168,11 @@ class LocalBlobs:
     def link(self, digest: str, path: Path) -> None:
         """Hard link, or a copy where the file system has none."""
         make_folder(path.parent)
-        with contextlib.suppress(OSError):
-            os.link(self.path_of(digest), path)  # where nothing stands yet
+        try:
+            os.link(self.path_of(digest), path)
+        except OSError:
+            pass  # something stands there, or there are no hard links
+        else:
             return
         # Beside it first: what stands at `path` may be the last copy of something.
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")

@@ -96,7 +96,9 @@ class HashingWriter:
         return self._file
 
     def flush(self) -> None:
-        """Hand all that was written to the system; it is durable once the file is synced.
+        """Hand all that was written to the system, and wait for the part that the disk is at.
+
+        Durable once the file is synced after that.
 
         Raises:
             OSError: The disk refuses, or has refused some of it: of that it tells only once.

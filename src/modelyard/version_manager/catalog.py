@@ -1,6 +1,7 @@
 """Queries over the stored versions. Reads only; one function a question."""
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,13 +96,11 @@ def listed(
     for tag in tags:
         tagged = select(t.tag.c.version_id).where(t.tag.c.tag == tag)
         query = query.where(v.version_id.in_(tagged))
+    in_order = functools.partial(_sorted, sort_by=sort_by, ascending=ascending)
     if limit is None and not offset:
-        # What belongs to all of them is found without sorting them for each table anew.
-        ids = query.with_only_columns(v.version_id)
-        return as_versions(connection, _sorted(query, sort_by, ascending=ascending), ids=ids)
-    query = _sorted(query, sort_by, ascending=ascending)
+        return as_versions(connection, query, in_order=in_order)
     # Drivers do not agree on an offset without a limit.
-    return as_versions(connection, query.limit(limit).offset(offset or None))
+    return as_versions(connection, in_order(query).limit(limit).offset(offset or None))
 
 
 def best(connection: Connection, model_name: str, metric: str, *, maximize: bool) -> Version:
@@ -170,21 +169,23 @@ def statistics(connection: Connection, model_name: str | None) -> Statistics:
 
 
 def as_versions(
-    connection: Connection, query: Select[Any], *, ids: Select[Any] | None = None
+    connection: Connection,
+    query: Select[Any],
+    *,
+    in_order: Callable[[Select[Any]], Select[Any]] | None = None,
 ) -> list[Version]:
     """The versions a query over the version table selects, with all that belongs to them.
 
     Args:
         connection: Open on the store.
-        query: Which, and in which order.
-        ids: Selects the same versions' ids in any order, where that is quicker.
+        query: Which; in which order too, unless `in_order` says.
+        in_order: Sorts them. What belongs to them is found without sorting for each table anew.
     """
-    rows = connection.execute(query.with_only_columns(*_COLUMNS_READ)).all()
+    sorted_query = query if in_order is None else in_order(query)
+    rows = connection.execute(sorted_query.with_only_columns(*_COLUMNS_READ)).all()
     if len(rows) <= _MOST_NAMED:
         return _with_belongings(connection, rows, [row.version_id for row in rows])
-    if ids is None:
-        ids = query.with_only_columns(t.version.c.version_id)
-    return _with_belongings(connection, rows, ids)
+    return _with_belongings(connection, rows, query.with_only_columns(t.version.c.version_id))
 
 
 # In the order in which `_with_belongings` takes them apart.

@@ -271,7 +271,10 @@ def described(part: StoredPart) -> dict[str, Any]:
 
 
 def free_id(connection: Connection, store: Store, model_name: str, timestamp: str) -> str:
-    """An id of this second that neither the database nor a manifest has: the next, if any has."""
+    """An id of this second that neither the database nor a manifest has.
+
+    The first is looked for after that of the newest version, if that is of this second too.
+    """
     attempt = 1 + attempt_of(catalog.newest_id(connection, model_name), model_name, timestamp)
     while True:
         version_id = version_id_of(model_name, timestamp, attempt)

@@ -32,6 +32,8 @@ class BlockMeans:
 class Parts:
     """The values of several blocks, one after another.
 
+    Of a block that is partly gone the rest counts; one that is all gone has no mean.
+
     Attributes:
         table: shape (n, columns) or (n,), oldest first; what is gone is missing at the top.
         stops: Where each block ends, counted from the end of the table: 0 or below.

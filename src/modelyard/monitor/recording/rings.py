@@ -60,6 +60,7 @@ class Events:
         self._latencies_s, self._errors = np.empty(capacity), np.empty(capacity)
         self._times_s = np.empty(capacity)
         self._capacity = capacity
+        self._known_from = 0  # what came before this one went by elsewhere
         self.n_added = 0
 
     def add(self, latency_s: float, *, error: bool, time_s: float) -> int:
@@ -90,9 +91,11 @@ class Events:
             latencies_s: Seconds; NaN where unknown.
             errors: 1 where one failed, else 0.
             times_s: When.
-            n_gone: How many more there were before them.
+            n_gone: How many more there were before them, of which nothing is known.
         """
-        self.n_added += n_gone
+        if n_gone:
+            self.n_added += n_gone
+            self._known_from = self.n_added
         _put(self._latencies_s, self.n_added, latencies_s)
         _put(self._errors, self.n_added, errors)
         _put(self._times_s, self.n_added, times_s)
@@ -100,15 +103,24 @@ class Events:
 
     def latencies_s(self, *, newest: int | None = None) -> NDArray[np.float64]:
         """A copy, oldest first; of the `newest` only, if given."""
-        return _newest(self._latencies_s, self.n_added, newest)
+        return self._known(self._latencies_s, newest)
 
     def errors(self, *, newest: int | None = None) -> NDArray[np.float64]:
         """A copy, oldest first; of the `newest` only, if given."""
-        return _newest(self._errors, self.n_added, newest)
+        return self._known(self._errors, newest)
 
     def times_s(self, *, newest: int | None = None) -> NDArray[np.float64]:
         """A copy, oldest first; of the `newest` only, if given."""
-        return _newest(self._times_s, self.n_added, newest)
+        return self._known(self._times_s, newest)
+
+    @property
+    def n_known(self) -> int:
+        """How many were added since the last of which nothing is known."""
+        return self.n_added - self._known_from
+
+    def _known(self, ring: NDArray[np.float64], newest: int | None) -> NDArray[np.float64]:
+        n = self.n_known if newest is None else min(newest, self.n_known)
+        return _newest(ring, self.n_added, n)
 
 
 class Rows:

@@ -99,7 +99,7 @@ class Window:
         """
         rows, latency_s, columns, is_silent, is_bare, is_unknown = reading
         if self._ended and _is_table(rows, columns):
-            self._take_blocks()
+            self._take_blocks()  # many rows at once could overwrite theirs
         if latency_s != latency_s:  # noqa: PLR0124 - NaN, at half the cost of asking for it
             self.odd.bad_latency += 1
         n_records = self._events.add(latency_s, error=error, time_s=now_s)
@@ -222,7 +222,8 @@ class Window:
 
     def n_usable(self) -> int:
         """Predictions, or rows of them if there are more, in the window."""
-        return min(self.size, max(self._added()))
+        _, predictions, features = self._added()
+        return min(self.size, max(self._events.n_known, predictions, features))
 
     def is_anything_full(self) -> bool:
         """Whether the block or the window is full."""
@@ -276,12 +277,12 @@ class Window:
         self._ended.append((at, now))
         self._blocked_at = now
         self._set_full_at()
-        # Before the next one like it could overwrite the first that waits.
-        if any(
-            2 * end - begin - first > self.size
-            for end, begin, first in zip(now, before, self._taken_to, strict=True)
-        ):
-            self._take_blocks()
+        # Before one as long as this overwrites the first that waits; tables come by `record`.
+        for end, begin, first in zip(now, before, self._taken_to, strict=True):
+            next_end = end + (end - begin)
+            if next_end - first > self.size:
+                self._take_blocks()
+                break
 
     def _settle(self) -> None:
         """Take what is taken late, before many values may overwrite it."""
@@ -303,11 +304,11 @@ class Window:
             "feature": self.features.look(newest=features),
         }
         stops = ends - np.array(self._added())  # from the end of a table: 0 or below
-        columns = {"prediction": 1, "feature": 2}
+        counted = {"latency_ms": 0, "error_rate": 0, "prediction": 1, "feature": 2}
         self.blocks.add(
             [at for at, _ in self._ended],
             ends[:, 0],
-            {name: Parts(table, stops[:, columns.get(name, 0)]) for name, table in tables.items()},
+            {name: Parts(table, stops[:, counted[name]]) for name, table in tables.items()},
         )
         self._taken_to = self._ended[-1][1]
         self._ended.clear()
