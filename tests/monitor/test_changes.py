@@ -13,8 +13,9 @@ from modelyard.monitor import ModelMonitor
 from modelyard.monitor.changes import Norm, change_points, norm_of
 from modelyard.monitor.drift.explaining import explain_shift
 from modelyard.monitor.drift.references import reference_of
-from modelyard.monitor.recording.blocks import Blocks, Parts
+from modelyard.monitor.recording.blocks import Blocks
 from modelyard.monitor.recording.buckets import BOUNDS_S
+from modelyard.monitor.recording.rings import Rows
 from modelyard.storage import open_store
 
 
@@ -97,7 +98,7 @@ def test_changes_are_not_cried_of_streams_that_wander(r, rng):
         norm = norm_of(means[:200], n_normal=200, floor=0.1)
         blocks = Blocks(400)
         for i, mean in enumerate(means):
-            blocks.add([float(i)], [(i + 1) * 100], {"feature": Parts(mean[None], [0])})
+            blocks.add(float(i), (i + 1) * 100, {"feature": mean})
         alarms += len(change_points(blocks.values(), {"feature": norm}, {}, since=20_000))
     assert alarms <= 2
 
@@ -372,20 +373,34 @@ def test_totals_go_on_after_a_restart(clock, tmp_path):
 # ── means of blocks ─────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.parametrize("size", [10, 80, 300])
 @pytest.mark.parametrize("lengths", [[50, 50, 50], [50, 20, 80], [150], [50, 0, 100]])
-def test_means_of_blocks_are_those_of_their_finite_values(lengths, rng):
+def test_means_of_rows_are_those_of_their_finite_values(size, lengths, rng):
     table = rng.normal(size=(sum(lengths), 3))
     table[60:65, 1] = np.nan
     table[100, 2] = np.inf
-    stops = np.cumsum(lengths)
-    for one in (table, table[:, :1].ravel()):
-        blocks = np.split(one.reshape(len(one), -1), stops[:-1])
-        want = [
-            [col[np.isfinite(col)].mean() if np.isfinite(col).any() else np.nan for col in part.T]
-            for part in blocks
-        ]
-        found = Parts(one, stops - sum(lengths)).means()
-        assert found == pytest.approx(np.array(want), abs=1e-12, nan_ok=True)
+    for take in ("one by one", "at once"):
+        rows = Rows(size)
+        for part in np.split(table, np.cumsum(lengths)[:-1]):
+            for piece in part if take == "one by one" else [part] * (len(part) > 0):
+                rows.add(piece)
+            found = rows.take_means()
+            if not len(part):
+                assert found is None
+                continue
+            want = [column[np.isfinite(column)].mean() for column in part.T]
+            assert found == pytest.approx(np.array(want), abs=1e-12)
+        assert rows.n_non_finite == 6
+
+
+def test_means_begin_anew_with_another_width():
+    rows = Rows(100)
+    for _ in range(30):
+        rows.add(np.ones(3))
+    for _ in range(60):
+        rows.add(np.full(2, 5.0))
+    assert rows.width == 2
+    assert rows.take_means().tolist() == [5.0, 5.0]
 
 
 def test_blocks_do_not_depend_on_when_they_are_looked_at(clock, rng):
@@ -418,7 +433,7 @@ def test_a_batch_larger_than_the_window_takes_no_block_with_it(clock, rng):
         clock.advance(1.0)
     monitor.record_batch(rows[60:, :2], 0.01, rows[60:])
     means = monitor._window.block_means().means["feature"]
-    want = [rows[:30].mean(axis=0), rows[30:60].mean(axis=0), rows[100:].mean(axis=0)]
+    want = [rows[:30].mean(axis=0), rows[30:60].mean(axis=0), rows[60:].mean(axis=0)]
     assert means == pytest.approx(np.array(want), abs=1e-9)
 
 
@@ -427,7 +442,7 @@ def test_what_is_absorbed_overwrites_nothing_that_was_not_taken(clock):
     for monitor, value, n in ((one, 1.0, 450), (other, 2.0, 1000)):
         record(monitor, clock, np.full((n, 3), value), latency=value / 100)
     one.absorb(other.packed_window())
-    assert one._window.block_means().means["feature"][:, 0].tolist() == [1.0] * 4 + [2.0]
+    assert one._window.block_means().means["feature"][:, 0].tolist() == [1.0] * 4 + [2050 / 1050]
     assert one._window.latency_counts() == (
         [450 * (bound >= 0.01) + 1000 * (bound >= 0.02) for bound in BOUNDS_S] + [1450],
         pytest.approx(24.5),

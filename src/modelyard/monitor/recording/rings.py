@@ -141,6 +141,11 @@ class Rows:
         self.n_added = 0
         self.n_refused = 0
         self._other_width = self._n_other = self._other_end = 0
+        # Before the rows that were not looked at yet are overwritten.
+        self._check_every = min(_CHECK_EVERY, size)
+        # Of the finite values of each column since `take_means`.
+        self._sums, self._counts = np.zeros(0), np.zeros(0, np.int64)
+        self._means_from = 0
 
     @property
     def n_non_finite(self) -> int:
@@ -158,7 +163,7 @@ class Rows:
         if kept is not None and rows.ndim == 1 and len(rows) == self.width:
             kept[self.n_added % len(kept)] = rows
             self.n_added += 1
-            if self.n_added - self._n_checked >= _CHECK_EVERY:
+            if self.n_added - self._n_checked >= self._check_every:
                 self._check()
         else:
             self._add_table(rows)
@@ -209,6 +214,19 @@ class Rows:
             return None
         return np.array(self._rows[position % len(self._rows)])
 
+    def take_means(self) -> NDArray[np.float64] | None:
+        """Means of the rows since the last call, shape (width,); None if there were none.
+
+        Of finite values only; NaN where a column had none.
+        """
+        self._check()
+        if self.n_added == self._means_from:
+            return None
+        means = finite_ratio(self._sums, self._counts)
+        self._means_from = self.n_added
+        self._sums[:], self._counts[:] = 0.0, 0
+        return means
+
     def _add_table(self, rows: NDArray[Any]) -> None:
         # (b, 64, 155) is b rows of 9,920 numbers.
         table = np.atleast_2d(rows) if rows.ndim <= 2 else rows.reshape(len(rows), -1)  # noqa: PLR2004 - more than a table
@@ -222,18 +240,19 @@ class Rows:
             table = np.full((min(len(table), self._size), self.width), math.nan)
             self._check()
             self._n_checked += len(table)  # these are counted as refused
-        for start in range(0, len(table), _CHECK_EVERY):
-            part = table[start : start + _CHECK_EVERY]
+        self._check()  # a part may overwrite what was not looked at
+        for start in range(0, len(table), self._check_every):
+            part = table[start : start + self._check_every]
             _put(self._rows, self.n_added, part)
             self.n_added += len(part)
-            if self.n_added - self._n_checked >= _CHECK_EVERY:
-                self._check()
+            self._check()
 
     def _take_width(self, width: int) -> None:
         if 0 < width <= MAX_WIDTH:
             n_rows = self._kept if width <= NARROW_WIDTH else self._size
             self._rows = np.full((n_rows, width), math.nan)
             self.width = width
+            self._sums, self._counts = np.zeros(width), np.zeros(width, np.int64)
 
     def _is_new_width(self, width: int, n_rows: int) -> bool:
         """Whether so many rows of another width came in a row that the first was the odd one."""
@@ -249,11 +268,30 @@ class Rows:
         if n_new > 0 and self._rows is not None:
             newest = self.look(newest=n_new)
             with np.errstate(over="ignore", invalid="ignore"):
-                total = newest.sum()
-            # A sum finds out at a third of the cost; one that overflows is looked at again.
-            if not math.isfinite(total):
-                self._n_non_finite += int((~np.isfinite(newest)).any(axis=1).sum())
+                sums = np.add.reduce(newest, axis=0)
+                counts: Any = len(newest)
+                # A sum finds out at a third of the cost; one that overflows is looked at again.
+                if not math.isfinite(np.add.reduce(sums)):
+                    known = np.isfinite(newest)
+                    self._n_non_finite += int((~known).any(axis=1).sum())
+                    sums, counts = np.where(known, newest, 0.0).sum(axis=0), known.sum(axis=0)
+                self._sums += sums
+                self._counts += counts
         self._n_checked = max(self._n_checked, self.n_added)
+
+
+def finite_means(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means of the finite values of each column; NaN where there are none."""
+    known = np.isfinite(table)
+    return finite_ratio(np.where(known, table, 0.0).sum(axis=0), known.sum(axis=0))
+
+
+def finite_ratio(sums: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sums over counts; NaN where nothing was counted."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(
+            np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
+        )
 
 
 def as_rows(value: Any, labels: Labels | None = None) -> NDArray[Any] | None:

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelyard.monitor.recording.blocks import BlockMeans, Blocks, Parts
+from modelyard.monitor.recording.blocks import BlockMeans, Blocks
 from modelyard.monitor.recording.buckets import LatencyBuckets
 from modelyard.monitor.recording.data import WindowData
 from modelyard.monitor.recording.health import Health, health_of
 from modelyard.monitor.recording.outcomes import Outcomes
 from modelyard.monitor.recording.reading import MAX_LATENCY_S, Reader, Reading
 from modelyard.monitor.recording.requests import NO_PREDICTION, OpenRequests
-from modelyard.monitor.recording.rings import Events, Rows, Series
+from modelyard.monitor.recording.rings import Events, Rows, Series, finite_means
 
 _MS_PER_S = 1000.0
 
@@ -75,9 +75,7 @@ class Window:
         self._events = Events(size)
         self._closed_at = (0, 0, 0)
         self._metrics_closed_at: dict[str, int] = {}
-        # Where the last block ended; blocks whose means are still to be taken, and from where on.
-        self._blocked_at = self._taken_to = (0, 0, 0)
-        self._ended: list[tuple[float, tuple[int, int, int]]] = []
+        self._blocked_at = 0  # how many predictions there were when the last block ended
         self._set_full_at()
         self._counted_at = 0
         # Of each row of features, the number of the prediction it goes with; -1 for none.
@@ -98,8 +96,6 @@ class Window:
             Where its answer is in the ring of predictions; -1 if it has none.
         """
         rows, latency_s, columns, is_silent, is_bare, is_unknown = reading
-        if self._ended and _is_table(rows, columns):
-            self._take_blocks()  # many rows at once could overwrite theirs
         if latency_s != latency_s:  # noqa: PLR0124 - NaN, at half the cost of asking for it
             self.odd.bad_latency += 1
         n_records = self._events.add(latency_s, error=error, time_s=now_s)
@@ -137,7 +133,7 @@ class Window:
             errors: 1 where one failed, shape (n,).
             now_s: When, by the monotonic clock.
         """
-        self._settle()
+        self.count_latencies()
         usable = (latencies_s >= 0.0) & (latencies_s < MAX_LATENCY_S)
         self.odd.bad_latency += int((~usable).sum())
         known_s = np.where(usable, latencies_s, math.nan)
@@ -195,7 +191,7 @@ class Window:
             times_s: In the time of `record`.
             n: How many there were; of more than are given, the newest are.
         """
-        self._settle()
+        self.count_latencies()
         self._events.extend(latencies_s, errors, times_s, n_gone=n - len(errors))
         self.n_errors += int(errors.sum())
 
@@ -203,7 +199,6 @@ class Window:
         self, predictions: NDArray[np.float64] | None, features: NDArray[np.float64] | None
     ) -> None:
         """Take rows that were recorded elsewhere; which go together is not known of them."""
-        self._settle()
         if predictions is not None:
             self.predictions.add(predictions)
             self._predictions_at = self.n_records
@@ -237,7 +232,7 @@ class Window:
     def _set_full_at(self) -> None:
         """Work out once, not at every prediction, at which counts something is full."""
         records, predictions, features = (n + self.size for n in self._closed_at)
-        block = self._blocked_at[0] + self._block_size
+        block = self._blocked_at + self._block_size
         self._full_at = (min(block, records), predictions, features)
 
     def is_full(self) -> bool:
@@ -251,67 +246,42 @@ class Window:
 
     def close(self) -> None:
         """Begin to count the next window; the last values stay."""
-        self._settle()
+        self.count_latencies()
         self._closed_at = self._added()
         self._set_full_at()
         self._metrics_closed_at = {name: one.n_added for name, one in self.metrics.items()}
 
     def begin(self) -> None:
         """Count windows and blocks from here on."""
-        self._closed_at = self._blocked_at = self._taken_to = self._added()
-        self._ended.clear()
+        self._closed_at, self._blocked_at = self._added(), self.n_records
+        self.predictions.take_means()
+        self.features.take_means()
         self._set_full_at()
         self.count_latencies()
 
     def is_block_full(self) -> bool:
         """Whether a block has gone by since `close_block`."""
-        return self._events.n_added - self._blocked_at[0] >= self._block_size
+        return self._events.n_added - self._blocked_at >= self._block_size
 
     def close_block(self, *, at: float) -> None:
-        """End a block; the means of several are taken at once.
+        """Take the means of what came since the last block.
 
         Args:
             at: Unix time.
         """
-        now, before = self._added(), self._blocked_at
-        self._ended.append((at, now))
-        self._blocked_at = now
-        self._set_full_at()
-        # Before one as long as this overwrites the first that waits; tables come by `record`.
-        for end, begin, first in zip(now, before, self._taken_to, strict=True):
-            next_end = end + (end - begin)
-            if next_end - first > self.size:
-                self._take_blocks()
-                break
-
-    def _settle(self) -> None:
-        """Take what is taken late, before many values may overwrite it."""
-        self.count_latencies()
-        self._take_blocks()
-
-    def _take_blocks(self) -> None:
-        """Take the means of the blocks that have ended, while their values are still here."""
-        if not self._ended:
-            return
-        ends = np.array([end for _, end in self._ended])
-        records, predictions, features = (
-            now - first for now, first in zip(self._added(), self._taken_to, strict=True)
-        )
-        tables = {
-            "latency_ms": self._events.latencies_s(newest=records) * _MS_PER_S,
-            "error_rate": self._events.errors(newest=records),
-            "prediction": self.predictions.look(newest=predictions),
-            "feature": self.features.look(newest=features),
+        n = self.n_records - self._blocked_at
+        latencies_s = self._events.latencies_s(newest=n)
+        means = {
+            "latency_ms": finite_means(latencies_s[:, None] * _MS_PER_S),
+            "error_rate": finite_means(self._events.errors(newest=n)[:, None]),
         }
-        stops = ends - np.array(self._added())  # from the end of a table: 0 or below
-        counted = {"latency_ms": 0, "error_rate": 0, "prediction": 1, "feature": 2}
-        self.blocks.add(
-            [at for at, _ in self._ended],
-            ends[:, 0],
-            {name: Parts(table, stops[:, counted[name]]) for name, table in tables.items()},
-        )
-        self._taken_to = self._ended[-1][1]
-        self._ended.clear()
+        for name, rows in (("prediction", self.predictions), ("feature", self.features)):
+            found = rows.take_means()
+            if found is not None:
+                means[name] = found
+        self.blocks.add(at, self.n_records, means)
+        self._blocked_at = self.n_records
+        self._set_full_at()
 
     def latency_counts(self) -> tuple[list[int], float]:
         """Cumulative counts by bucket, and seconds in all, up to now."""
@@ -327,7 +297,6 @@ class Window:
 
     def block_means(self) -> BlockMeans:
         """Means of the last blocks."""
-        self._take_blocks()
         return self.blocks.values()
 
     def health(self) -> Health:
@@ -407,7 +376,3 @@ class Window:
         self.odd.unreadable += 1
         if self.features.add_missing():
             self._partners.add(-1.0)
-
-
-def _is_table(*tables: NDArray[Any] | None) -> bool:
-    return any(rows is not None and rows.ndim > 1 for rows in tables)
