@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.signal import lfilter
 
 from modelyard._core.clock import ManualClock
@@ -15,7 +17,7 @@ from modelyard.monitor.drift.explaining import explain_shift
 from modelyard.monitor.drift.references import reference_of
 from modelyard.monitor.recording.blocks import Blocks
 from modelyard.monitor.recording.buckets import BOUNDS_S
-from modelyard.monitor.recording.rings import Rows
+from modelyard.monitor.recording.rings import Partners, Rows
 from modelyard.storage import open_store
 
 
@@ -457,3 +459,17 @@ def test_a_prediction_of_many_rows_overwrites_no_block_that_was_not_taken(clock)
     means = monitor._window.block_means().means
     for name in ("prediction", "feature"):
         assert means[name][:, 0].tolist() == [1.0] * 4 + [2.0]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.integers(0, 5), st.booleans()), max_size=60),
+    st.integers(1, 12),
+)
+def test_partners_are_those_that_came_together(steps, size):
+    partners, want, prediction = Partners(size), [], 0
+    for n_rows, n_predictions, is_paired in steps:
+        is_paired = is_paired and n_predictions >= n_rows  # noqa: PLW2901 - as the window has it
+        partners.add(len(want), prediction if is_paired else None)
+        want += [prediction + i if is_paired else -1 for i in range(n_rows)]
+        prediction += n_predictions
+        assert partners.values(len(want)).tolist() == want[-size:]

@@ -14,7 +14,7 @@ from modelyard.monitor.recording.health import Health, health_of
 from modelyard.monitor.recording.outcomes import Outcomes
 from modelyard.monitor.recording.reading import MAX_LATENCY_S, Reader, Reading
 from modelyard.monitor.recording.requests import NO_PREDICTION, OpenRequests
-from modelyard.monitor.recording.rings import Events, Rows, Series, finite_means
+from modelyard.monitor.recording.rings import Events, Partners, Rows, Series, finite_means
 
 _MS_PER_S = 1000.0
 
@@ -78,8 +78,7 @@ class Window:
         self._blocked_at = 0  # how many predictions there were when the last block ended
         self._set_full_at()
         self._counted_at = 0
-        # Of each row of features, the number of the prediction it goes with; -1 for none.
-        self._partners = Series(size)
+        self._partners = Partners(size)
         # How many predictions there were when the last row of outputs and of features came.
         self._predictions_at = self._features_at = 0
         self._health: tuple[tuple[int, ...], Health] | None = None
@@ -203,10 +202,9 @@ class Window:
             self.predictions.add(predictions)
             self._predictions_at = self.n_records
         if features is not None:
-            before = self.features.n_added
+            self._partners.add(self.features.n_added, None)
             self.features.add(features)
             self._features_at = self.n_records
-            self._partners.extend(np.full(self.features.n_added - before, -1.0))
 
     def series_of(self, name: str) -> Series:
         """The last values of a metric, an empty series if there was none."""
@@ -317,7 +315,7 @@ class Window:
             duration_s=float(times_s[-1] - times_s[0]) if len(times_s) else 0.0,
             latencies_s=self._events.latencies_s(),
             errors=self._events.errors(),
-            partners=(self._partners.values() - self.predictions.first).astype(np.intp),
+            partners=self._partners.values(self.features.n_added) - self.predictions.first,
             last_s=float(times_s[-1]) if len(times_s) else None,
             n_since={
                 "prediction": self.n_records - self._predictions_at,
@@ -359,11 +357,8 @@ class Window:
         features.add(columns)
         self._features_at = self._events.n_added
         n = features.n_added - before
-        if n == 1 <= n_answers:
-            self._partners.add(position)
-        elif n:
-            partners = np.arange(position, position + n, dtype=np.float64)
-            self._partners.extend(partners if n_answers >= n else np.full(n, -1.0))
+        if n:
+            self._partners.add(before, position if n_answers >= n else None)
 
     def _miss_prediction(self, *, is_silent: bool) -> None:
         self.predictions.add_missing()
@@ -374,5 +369,6 @@ class Window:
 
     def _miss_features(self) -> None:
         self.odd.unreadable += 1
+        before = self.features.n_added
         if self.features.add_missing():
-            self._partners.add(-1.0)
+            self._partners.add(before, None)
