@@ -146,7 +146,7 @@ def _speed() -> str:
     for output, row in zip(outputs, features, strict=True):
         monitor.record_prediction(output, 0.001, row)
     monitor.set_baseline()
-    record_us = _median_us(lambda: _record(monitor, outputs, features), 20) / len(outputs)
+    record_us = _median_us(lambda: _record(monitor, outputs, features), 200) / len(outputs)
     table_of_features, table_of_outputs = np.stack(features[:1000]), np.stack(outputs[:1000])
     batch_us = _median_us(
         lambda: monitor.record_batch(table_of_outputs, 0.001, table_of_features), 20

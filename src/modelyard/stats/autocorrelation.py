@@ -128,10 +128,20 @@ def lag1(rows: NDArray[Any]) -> NDArray[np.float64]:
     centred = np.asarray(rows, dtype=np.float64) - rows.mean(axis=0, dtype=np.float64)
     squares = np.einsum("ij,ij->j", centred, centred)
     cross = np.einsum("ij,ij->j", centred[1:], centred[:-1])
-    rounding = len(rows) * (_ROUNDING * np.abs(rows).max(axis=0, initial=0.0)) ** 2
+    rounding = len(rows) * (_ROUNDING * _largest(rows)) ** 2
     return np.asarray(
         np.divide(cross, squares, out=np.zeros_like(cross), where=squares > rounding)
     )
+
+
+def _largest(rows: NDArray[Any]) -> NDArray[np.float64]:
+    """Largest size of a value in each column; 0 of none."""
+    # Without a copy of all of them.
+    highest, lowest = (
+        np.asarray(ends, np.float64)
+        for ends in (rows.max(axis=0, initial=0), rows.min(axis=0, initial=0))
+    )
+    return np.asarray(np.maximum(highest, -lowest))
 
 
 def is_autocorrelated(correlation: float, n: int) -> bool:
@@ -185,6 +195,6 @@ def variance_ratio(rows: NDArray[Any], *, n_blocks: int = 20) -> NDArray[np.floa
     used = np.asarray(rows[-size * n_blocks :], dtype=np.float64)
     means = used.reshape(n_blocks, size, -1).mean(axis=1)
     variance, of_means = used.var(axis=0), means.var(axis=0, ddof=1)
-    known = variance > (_ROUNDING * np.abs(used).max(axis=0)) ** 2
+    known = variance > (_ROUNDING * _largest(used)) ** 2
     ratio = np.divide(size * of_means, variance, out=np.ones(rows.shape[1]), where=known)
     return np.asarray(ratio)

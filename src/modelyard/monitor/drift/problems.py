@@ -49,13 +49,15 @@ def _is_sparse(reference: Reference, rows: NDArray[np.float64]) -> NDArray[np.bo
     """Columns of which clearly more is missing than in the baseline."""
     n = len(rows)
     now = (~np.isfinite(rows)).sum(axis=0)
-    more = now / n - reference.missing
+    is_more = now / n - reference.missing > _MORE_MISSING
+    if not is_more.any():
+        return np.asarray(is_more)
     counts = [
         np.stack([missing, size - missing], axis=-1)
         for missing, size in ((reference.missing * reference.n, reference.n), (now, n))
     ]
     p_values = np.nan_to_num(homogeneity_p(*counts), nan=1.0)
-    return np.asarray((more > _MORE_MISSING) & (p_values < _LEVEL / rows.shape[1]))
+    return np.asarray(is_more & (p_values < _LEVEL / rows.shape[1]))
 
 
 def _is_frozen(reference: Reference, rows: NDArray[np.float64]) -> NDArray[np.bool_]:
