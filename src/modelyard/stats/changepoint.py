@@ -42,18 +42,23 @@ def page_hinkley(values: NDArray[np.float64], *, allowance: float, threshold: fl
         of the change.
     """
     n, n_streams = values.shape
-    signed = np.concatenate([values, -values], axis=1)
-    steps = np.where(np.isfinite(signed), signed - allowance, 0.0)
-    sums, since = np.zeros(2 * n_streams), np.zeros(2 * n_streams, np.intp)
-    detected = np.full(2 * n_streams, -1, np.intp)
+    if n == 0:
+        none = np.full(n_streams, -1)
+        return Changes(detected=none, began=none, direction=np.zeros(n_streams, np.int64))
+    streams = np.ascontiguousarray(values.T)
+    steps = np.concatenate([streams, -streams]) - allowance
+    # A step back of the threshold empties every sum that is not over, one of twice that fills it:
+    # a larger one would only take the sums' last digits.
+    steps = np.clip(np.where(np.isfinite(steps), steps, 0.0), -threshold, 2.0 * threshold)
+    totals = np.cumsum(steps, axis=1)
+    # A sum that is set to zero whenever it falls below is the total less the least so far.
+    sums = totals - np.minimum(np.minimum.accumulate(totals, axis=1), 0.0)
+    is_over = sums > threshold
+    detected = np.where(is_over.any(axis=1), is_over.argmax(axis=1), -1)
     began = detected.copy()
-    for i in range(n):
-        sums += steps[i]
-        is_over = (sums > threshold) & (detected < 0)
-        detected[is_over], began[is_over] = i, since[is_over]
-        is_empty = sums <= 0.0
-        sums[is_empty] = 0.0
-        since[is_empty] = i + 1
+    for i in np.flatnonzero(detected >= 0).tolist():
+        empty = np.flatnonzero(sums[i, : detected[i]] <= 0.0)
+        began[i] = empty[-1] + 1 if empty.size else 0
     up, down = detected[:n_streams], detected[n_streams:]
     is_up = (up >= 0) & ((down < 0) | (up <= down))
     is_down = (down >= 0) & ~is_up
