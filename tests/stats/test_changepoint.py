@@ -1,7 +1,11 @@
 """When a mean changed, and how rarely one is said to have."""
 
+import math
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from modelyard.stats.changepoint import page_hinkley, sum_threshold, without_step
 
@@ -69,3 +73,33 @@ def test_a_step_is_taken_out_and_nothing_else(rng):
 @pytest.mark.parametrize("rows", [np.ones((2, 1)), np.ones((50, 2)), np.array([[0.0], [1.0]])])
 def test_without_variance_nothing_is_left(rows):
     assert without_step(rows) == pytest.approx(0.0)
+
+
+@given(
+    st.lists(
+        st.floats(-4, 4) | st.sampled_from([math.nan, math.inf, -math.inf, 1e300, -1e300, 1e20]),
+        max_size=80,
+    ),
+    st.sampled_from([0.25, 0.5, 1.0]),
+    st.sampled_from([3.0, 8.0]),
+)
+def test_sums_are_pages_own(values, allowance, threshold):
+    """As the recursion in Page's paper has them, one value after another."""
+    want = []
+    for sign in (1.0, -1.0):
+        total, since, found = 0.0, 0, (-1, -1)
+        for i, value in enumerate(values):
+            total += sign * value - allowance if math.isfinite(value) else 0.0
+            if total > threshold:
+                found = (i, since)
+                break
+            if total <= 0.0:
+                total, since = 0.0, i + 1
+        want.append(found)
+    up, down = want
+    is_up = up[0] >= 0 and (down[0] < 0 or up[0] <= down[0])
+    found = page_hinkley(
+        np.array(values, np.float64)[:, None], allowance=allowance, threshold=threshold
+    )
+    assert (found.detected[0], found.began[0]) == (up if is_up else down)
+    assert found.direction[0] == (1 if is_up else -1 if down[0] >= 0 else 0)
