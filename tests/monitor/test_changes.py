@@ -17,7 +17,8 @@ from modelyard.monitor.drift.explaining import explain_shift
 from modelyard.monitor.drift.references import reference_of
 from modelyard.monitor.recording.blocks import Blocks
 from modelyard.monitor.recording.buckets import BOUNDS_S
-from modelyard.monitor.recording.rings import Partners, Rows
+from modelyard.monitor.recording.partners import Partners
+from modelyard.monitor.recording.rings import Rows
 from modelyard.storage import open_store
 
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from modelyard._core.clock import ManualClock
 from modelyard._core.errors import ConfigError, IntegrityError, RequestNotFoundError
 from modelyard.monitor import ModelMonitor
+from modelyard.monitor.recording.arrays import as_rows
 from modelyard.monitor.recording.labels import Labels, code_of
-from modelyard.monitor.recording.rings import Rows, Series, as_rows
+from modelyard.monitor.recording.rings import Rows, Series
 
 
 @pytest.fixture
@@ -413,3 +414,13 @@ def test_windows_of_several_monitors_become_one(clock, rng):
     assert mean == pytest.approx(rows.mean(axis=0).tolist())
     with pytest.raises(IntegrityError):
         whole.absorb(parts[0].packed_window()[:-3])
+
+
+def test_an_id_that_is_no_text_finds_its_prediction_again():
+    monitor = ModelMonitor("ppo", background=False)
+    for request_id in (5, ("a", 1)):
+        monitor.record_prediction([1.0], 0.01, request_id=request_id)
+        monitor.record_outcome(request_id, {"pnl": 1.0})
+    with pytest.raises(RequestNotFoundError):
+        monitor.record_outcome([], {"pnl": 1.0})
+    assert monitor.health().metrics["pnl"].n == 2

@@ -79,7 +79,7 @@ class Predictor:
         if not is_array:
             if not cache.max_size and type(x) is torch.Tensor:
                 way = serving.ways.get((x.dtype, x.shape))
-                if way is not None and x.is_cpu:
+                if way is not None:
                     return self._by(way, serving, x, started_s)
             array = _shared(x) if cache.max_size or serving.takes_arrays else None
         letter = None if array is None else serving.letters.get(array.dtype)
@@ -216,11 +216,7 @@ class Predictor:
     def _by(self, way: Way, serving: Serving, x: torch.Tensor, started_s: float) -> Any:
         """As `predict` without a cache, for a tensor like one that was answered before."""
         backend, n = way
-        answer = serving.answer(backend, x)
-        if type(answer) is torch.Tensor and answer.is_cpu and not answer.requires_grad:
-            answer = answer.clone()
-        else:
-            answer = given_back(answer, x, as_arrays=False)
+        answer = given_back(serving.answer(backend, x), x, as_arrays=False)
         ended_s = _now_s()
         self._latency.add(ended_s - started_s, n, ended_s)
         return answer

@@ -14,8 +14,8 @@ from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.errors import ConfigError
 from modelyard._core.ids import checked_name
 from modelyard.monitor.arguments import as_number, at_least_one, names_of
+from modelyard.monitor.recording.arrays import as_rows
 from modelyard.monitor.recording.requests import NO_PREDICTION
-from modelyard.monitor.recording.rings import as_rows
 from modelyard.monitor.recording.windows import Window
 from modelyard.monitor.worker import worker
 
@@ -187,7 +187,9 @@ class Recorder:
         else:
             truth = self._window.outcomes.truth_of(metrics)
         with self._lock:
-            position = self._window.requests.finish(request_id)
+            position = self._window.requests.finish(
+                request_id if type(request_id) is str else text_of(request_id)
+            )
             if position is None:
                 return
             for name, value in values.items():

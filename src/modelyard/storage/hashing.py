@@ -50,7 +50,7 @@ class HashingWriter:
     thread-safe; `close` it, or use it in a `with` block.
 
     Args:
-        open_file: Opens the file; called when there are more than 64 kB, or by `close_to_file`.
+        open_file: Opens the file; called when there are more than 64 kB, or by `to_file`.
     """
 
     def __init__(self, open_file: Callable[[], IO[bytes]]) -> None:
@@ -172,7 +172,8 @@ def background_thread(purpose: str) -> ThreadPoolExecutor:
 @functools.cache
 def _n_cores() -> int:
     """Cores that hash one file: more than a few wait for memory."""
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, 4)
+    has_affinity = hasattr(os, "sched_getaffinity")
+    return min(len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1, 4)
 
 
 def verify(path: Path, digest: str) -> None:

@@ -17,7 +17,6 @@ _COLUMNS = frozenset({"timestamp", "version_id", "model_name", "size_bytes", "da
 
 _MOST_NAMED = 500  # databases limit how many values a query may name
 _IS_THERE = select(t.version.c.seq).where(t.version.c.version_id == bindparam("version_id"))
-
 _NEWEST_ID = (
     select(t.version.c.version_id)
     .where(t.version.c.model_name == bindparam("model_name"))

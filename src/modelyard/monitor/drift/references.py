@@ -11,7 +11,7 @@ from modelyard._core.errors import ConfigError
 from modelyard.monitor.drift.categories import Categories, compare_categories
 from modelyard.monitor.drift.methods import ColumnMethod
 from modelyard.monitor.drift.sketches import array_from_plain, array_to_plain, sketch_of
-from modelyard.monitor.recording.rings import as_rows
+from modelyard.monitor.recording.arrays import as_rows
 from modelyard.stats.autocorrelation import lag1, variance_ratio
 from modelyard.stats.calibration import MIN_SCORES, leave_one_out
 from modelyard.stats.quantiles import midpoint_sketch

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard._core.errors import ConfigError
+from modelyard.monitor.recording.arrays import as_rows
 from modelyard.monitor.recording.labels import Labels
-from modelyard.monitor.recording.rings import as_rows
 
 Row = NDArray[np.float64]
 Pair = tuple[Row, Row]

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard._core.errors import ConfigError
+from modelyard.monitor.recording.arrays import as_rows
 from modelyard.monitor.recording.labels import Labels
-from modelyard.monitor.recording.rings import as_rows
 
 # Thirty years: longer ones are no latencies, and sums of them would overflow.
 MAX_LATENCY_S = 1e9

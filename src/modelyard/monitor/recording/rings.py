@@ -4,13 +4,10 @@ Nothing here locks: the window that owns a ring does.
 """
 
 import math
-import sys
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from modelyard.monitor.recording.labels import Labels
 
 # Wider rows (a whole sequence, say) would cost more memory than they tell.
 MAX_WIDTH = 4096
@@ -150,7 +147,7 @@ class Rows:
     @property
     def n_non_finite(self) -> int:
         """Rows so far that held NaN or infinities."""
-        self._check()
+        self._look_over()
         return self._n_non_finite
 
     def add(self, rows: NDArray[Any]) -> None:
@@ -164,7 +161,7 @@ class Rows:
             kept[self.n_added % len(kept)] = rows
             self.n_added += 1
             if self.n_added - self._n_checked >= self._check_every:
-                self._check()
+                self._look_over()
         else:
             self._add_table(rows)
 
@@ -183,7 +180,7 @@ class Rows:
         """
         if self._rows is None:
             return False
-        self._check()
+        self._look_over()
         self._rows[self.n_added % len(self._rows)] = math.nan
         self.n_added += 1
         self._n_checked = self.n_added
@@ -219,7 +216,7 @@ class Rows:
 
         Of finite values only; NaN where a column had none.
         """
-        self._check()
+        self._look_over()
         if self.n_added == self._means_from:
             return None
         means = finite_ratio(self._sums, self._counts)
@@ -238,14 +235,14 @@ class Rows:
             if self._rows is None:
                 return
             table = np.full((min(len(table), self._size), self.width), math.nan)
-            self._check()
+            self._look_over()
             self._n_checked += len(table)  # these are counted as refused
-        self._check()  # a part may overwrite what was not looked at
+        self._look_over()  # a part may overwrite what was not looked at
         for start in range(0, len(table), self._check_every):
             part = table[start : start + self._check_every]
             _put(self._rows, self.n_added, part)
             self.n_added += len(part)
-            self._check()
+            self._look_over()
 
     def _take_width(self, width: int) -> None:
         if 0 < width <= MAX_WIDTH:
@@ -263,7 +260,8 @@ class Rows:
         self._other_end = self.n_added + min(n_rows, self._size)
         return self._n_other > _MOST_OTHERS
 
-    def _check(self) -> None:
+    def _look_over(self) -> None:
+        """Count the new rows that hold NaN or infinities, and add up what is finite."""
         n_new = self.n_added - self._n_checked
         if n_new > 0 and self._rows is not None:
             newest = self.look(newest=n_new)
@@ -280,55 +278,6 @@ class Rows:
         self._n_checked = max(self._n_checked, self.n_added)
 
 
-class Partners:
-    """Of each row of features, the number of the prediction it goes with.
-
-    Both are counted up side by side, so that only a change of the distance is kept.
-
-    Args:
-        size: How many of the last rows are asked for.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._distance: int | None = None
-        # From which row on which distance holds; None where rows have no partner.
-        self._changes: list[tuple[int, int | None]] = [(0, None)]
-
-    def add(self, row: int, prediction: int | None) -> None:
-        """Note that rows from this one on go with predictions from that one on, or with none."""
-        distance = None if prediction is None else prediction - row
-        if distance != self._distance:
-            self._distance = distance
-            self._changes.append((row, distance))
-            if len(self._changes) > 2 * self._size:
-                self._forget(row)
-
-    def values(self, n_rows: int) -> NDArray[np.intp]:
-        """The partner of each of the last rows, -1 for none, oldest first.
-
-        Args:
-            n_rows: How many rows there were in all.
-        """
-        first = max(0, n_rows - self._size)
-        found = np.full(n_rows - first, -1, np.intp)
-        stop = n_rows
-        for start, distance in reversed(self._changes):
-            if distance is not None and start < stop:
-                rows = np.arange(max(start, first), stop)
-                found[rows - first] = rows + distance
-            stop = min(stop, start)
-            if stop <= first:
-                break
-        return found
-
-    def _forget(self, row: int) -> None:
-        """Leave out what held only for rows that nobody asks for any more."""
-        starts = [start for start, _ in self._changes]
-        n_gone = sum(start <= row - self._size for start in starts[1:])
-        del self._changes[:n_gone]
-
-
 def finite_means(table: NDArray[np.float64]) -> NDArray[np.float64]:
     """Means of the finite values of each column; NaN where there are none."""
     known = np.isfinite(table)
@@ -341,57 +290,6 @@ def finite_ratio(sums: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArra
         return np.asarray(
             np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
         )
-
-
-def as_rows(value: Any, labels: Labels | None = None) -> NDArray[Any] | None:
-    """Numbers, at least one-dimensional, from a number, list, array or tensor; else None.
-
-    Args:
-        value: What was handed in.
-        labels: Where text among the numbers is noted, which then stands as its code; without it
-            text is refused.
-    """
-    if isinstance(value, np.ma.MaskedArray):
-        value = np.ma.filled(value.astype(np.float64), np.nan)
-    if not isinstance(value, np.ndarray):
-        value = _as_array(value, labels)
-        if value is None:
-            return None
-    if value.dtype.kind not in "biuf":
-        value = _coded(value, labels)
-        if value is None:
-            return None
-    if value.size == 0:
-        return None
-    return value if value.ndim else np.atleast_1d(value)
-
-
-def _as_array(value: Any, labels: Labels | None) -> NDArray[Any] | None:
-    # A tensor cannot exist before torch was imported, so torch is never imported here.
-    torch = sys.modules.get("torch")
-    try:
-        if isinstance(value, int | float):
-            return np.array([float(value)])
-        if torch is None or not isinstance(value, torch.Tensor):
-            array = np.asarray(value)
-            # Numbers beside text would have become text as well.
-            return _coded(value, labels) if array.dtype.kind in "UO" else array
-        plain = value.detach().cpu()
-        # NumPy has no bfloat16.
-        return np.asarray(plain.float() if plain.dtype == torch.bfloat16 else plain)
-    except Exception:  # noqa: BLE001 - whatever is handed in must not stop the caller's loop
-        return None
-
-
-def _coded(value: Any, labels: Labels | None) -> NDArray[np.float64] | None:
-    """What text and numbers stand for; None where nothing is either."""
-    if labels is None:
-        return None
-    try:
-        codes = labels.coded(value)
-    except Exception:  # noqa: BLE001 - as above
-        return None
-    return codes if np.isfinite(codes).any() else None
 
 
 def _put(ring: NDArray[np.float64], n_added: int, values: NDArray[Any]) -> None:

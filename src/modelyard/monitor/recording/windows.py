@@ -12,9 +12,10 @@ from modelyard.monitor.recording.buckets import LatencyBuckets
 from modelyard.monitor.recording.data import WindowData
 from modelyard.monitor.recording.health import Health, health_of
 from modelyard.monitor.recording.outcomes import Outcomes
+from modelyard.monitor.recording.partners import Partners
 from modelyard.monitor.recording.reading import MAX_LATENCY_S, Reader, Reading
 from modelyard.monitor.recording.requests import NO_PREDICTION, OpenRequests
-from modelyard.monitor.recording.rings import Events, Partners, Rows, Series, finite_means
+from modelyard.monitor.recording.rings import Events, Rows, Series, finite_means
 
 _MS_PER_S = 1000.0
 
