@@ -155,7 +155,7 @@ def test_a_disk_that_fails_while_the_rest_is_written_leaves_no_blob(blobs, tmp_p
     assert blobs.open_verified(ref.digest).stat().st_size == len(data)
 
 
-def test_the_disk_begins_before_all_is_written(blobs, monkeypatch):
+def test_the_disk_begins_before_all_is_written(blobs, tmp_path, monkeypatch):
     sizes = []
     monkeypatch.setattr(
         "modelyard.storage.hashing._sync_data", lambda it: sizes.append(os.fstat(it).st_size)
@@ -165,6 +165,8 @@ def test_the_disk_begins_before_all_is_written(blobs, monkeypatch):
     assert SYNCED_BYTES <= sizes[0] <= 3 * SYNCED_BYTES + 1
     sizes.clear()
     blobs.put(writing(memoryview(bytes(SYNCED_BYTES - 1))))
+    copies = LocalBlobs(tmp_path / "copies", is_cache=True)
+    copies.put(writing(memoryview(bytes(3 * SYNCED_BYTES))))
     assert sizes == []
 
 

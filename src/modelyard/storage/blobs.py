@@ -98,10 +98,15 @@ class LocalBlobs:
     """Blobs in `folder/<first 2 hex>/<digest>`, read-only files.
 
     Thread-safe: files appear whole under their names; `_lock` guards `_syncing`.
+
+    Args:
+        folder: Where they lie.
+        is_cache: Whether they are copies, which nobody syncs.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, is_cache: bool = False) -> None:
         self._folder = folder
+        self._is_cache = is_cache
         self._lock = threading.Lock()
         self._syncing: dict[str, Future[None]] = {}
 
@@ -204,7 +209,8 @@ class LocalBlobs:
         (self._folder / _INCOMING / name).unlink(missing_ok=True)
 
     def _put(self, temporary: Path, fill: Fill) -> BlobRef:
-        with contextlib.closing(HashingWriter(lambda: _created(temporary))) as writer:
+        made = HashingWriter(lambda: _created(temporary), should_sync=not self._is_cache)
+        with contextlib.closing(made) as writer:
             fill(writer)
             path = self.path_of(writer.digest)
             if not self._is_sound(writer.digest):
@@ -248,7 +254,7 @@ class RemoteBlobs:
 
     def __init__(self, objects: ObjectStore, cache: Path) -> None:
         self._objects = objects
-        self._cache = LocalBlobs(cache)
+        self._cache = LocalBlobs(cache, is_cache=True)
 
     def put(self, fill: Fill) -> BlobRef:
         """As `BlobStore.put`; the bytes pass through the local cache."""

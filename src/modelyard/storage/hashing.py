@@ -51,10 +51,12 @@ class HashingWriter:
 
     Args:
         open_file: Opens the file; called when there are more than 64 kB, or by `to_file`.
+        should_sync: Whether the file will be made durable, so that the disk may as well begin.
     """
 
-    def __init__(self, open_file: Callable[[], IO[bytes]]) -> None:
+    def __init__(self, open_file: Callable[[], IO[bytes]], *, should_sync: bool = True) -> None:
         self._open_file = open_file
+        self._should_sync = should_sync
         self._file: IO[bytes] | None = None
         self._small: list[bytes] = []
         self._blake3 = blake3()
@@ -127,7 +129,7 @@ class HashingWriter:
             self.to_file().write(chunk)
             self._unsynced_bytes += len(chunk)
         self._blake3.update(chunk)
-        if self._unsynced_bytes >= SYNCED_BYTES:
+        if self._should_sync and self._unsynced_bytes >= SYNCED_BYTES:
             self._begin_to_sync()
 
     def _update_sha256(self, chunk: memoryview) -> None:
