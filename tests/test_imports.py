@@ -89,6 +89,7 @@ def test_both_import_paths_give_the_same_objects(module):
         assert getattr(alias, name) is getattr(home, name)
 
 
+@pytest.mark.slow
 def test_documents_imports_work_in_a_checkout_that_was_never_installed(tmp_path):
     """No site packages of an editable install: only the dependencies are on the path."""
     site = next(path for path in sys.path if path.endswith("site-packages"))

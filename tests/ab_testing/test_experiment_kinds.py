@@ -26,6 +26,7 @@ def rng():
     return np.random.default_rng(8)
 
 
+@pytest.mark.slow
 def test_shares_of_ones_are_compared_by_the_pooled_test(rng):
     a, b = rng.random(2000) < 0.05, rng.random(2000) < 0.11
     test = experiment(metric_type="proportion")

@@ -80,6 +80,7 @@ def test_a_version_is_exported_and_inspected(run, run_json, ids):
     assert "Gemm" in run("inspect", written["path"]).stdout
 
 
+@pytest.mark.slow
 def test_an_onnx_file_is_checked_and_written_again(run_json, ids):
     first = run_json("export", ids[0], "--target-dir", "a")
     again = run_json("export", first["path"], "--target-dir", "b")

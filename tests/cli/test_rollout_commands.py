@@ -211,6 +211,7 @@ def test_the_page_shows_every_rollout_with_its_reasons(run, ids, registry, clock
     run("rollout", "report", "nobody", exit_code=1)
 
 
+@pytest.mark.slow
 def test_a_reason_in_brackets_is_shown_as_it_is(run, ids):
     run("rollout", "start", "ppo", ids[1])
     run("rollout", "pause", "ppo", "--reason", "see [/wiki/x] [bold]")

@@ -188,6 +188,7 @@ def test_nothing_changes_when_nothing_keeps_the_limits(compressor, accuracy):
     assert compressor.get_compression_stats()["steps"] == []
 
 
+@pytest.mark.slow
 def test_pruning_that_loses_too_much_is_not_taken_further(compressor, accuracy):
     """One epoch over four samples mends nothing."""
     found = compressor.search(
@@ -235,6 +236,7 @@ def test_a_metric_that_is_no_number_is_refused(compressor):
         compressor.search(lambda _: "high")
 
 
+@pytest.mark.slow
 def test_a_candidate_whose_metric_is_nan_never_wins(compressor, accuracy):
     found = compressor.search(
         lambda model: float("nan") if isinstance(model, OnnxModule) else accuracy(model)
@@ -242,6 +244,7 @@ def test_a_candidate_whose_metric_is_nan_never_wins(compressor, accuracy):
     assert found["best"] == "float"
 
 
+@pytest.mark.slow
 def test_a_smaller_metric_can_be_better(compressor, trained):
     model, x, _ = trained
     with torch.no_grad():

@@ -74,6 +74,7 @@ def stop_after(epoch):
 # ── chance ──────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

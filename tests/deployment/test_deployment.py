@@ -160,6 +160,7 @@ def test_users_are_split_by_share_and_stay_where_they_are(deployment):
     assert versions_of(deployment) == first
 
 
+@pytest.mark.slow
 def test_moving_shares_moves_only_who_must(deployment):
     deployment.set_shares({"a": 0.9, "b": 0.1}, stable="a")
     before = versions_of(deployment)

@@ -253,6 +253,7 @@ def test_graph_of_a_quantized_model_is_its_export(exporter, new_mlp):
         exporter.export_to_onnx(compressor.model, "int8", opset_version=17)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimize", [True, False])
 def test_optimized_files_are_standard_and_equal(exporter, optimize):
     model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()

@@ -257,6 +257,7 @@ def test_wrong_options_are_named(exporter, model, options, message):
         exporter.export(model, "net", **{"input_shape": (1, 8)} | options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", [14, pytest.param(25, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("preset", "name"), [("ts2vec", "ts2vec"), ("transformer", "transformer"), ("ppo", "policy")]

@@ -62,6 +62,7 @@ def test_every_figure_is_valid_for_plotly_and_plain_json(figures):
         json.dumps(figure, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_every_figure_has_a_title_and_every_axis_with_values_a_unit(figures):
     for name, figure in figures.items():
         assert figure["layout"]["title"]["text"], name

@@ -66,6 +66,7 @@ SIZES = st.sampled_from([0, 1, SMALL_BYTES - 1, SMALL_BYTES, SMALL_BYTES + 1]) |
 )
 
 
+@pytest.mark.slow
 @given(chunks=st.lists(st.builds(repeated, st.binary(min_size=1, max_size=9), SIZES), max_size=3))
 def test_writer_hashes_what_passes_through_it(chunks):
     writer = HashingWriter(tempfile.TemporaryFile)

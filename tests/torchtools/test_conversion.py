@@ -87,6 +87,7 @@ def test_every_model_is_converted_at_the_documents_opset(name):
         np.testing.assert_allclose(run(graph.data, x)[0], want.numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", [13, 17, 18, pytest.param(20, marks=pytest.mark.slow)])
 def test_the_opset_asked_for_is_the_one_written(opset, mlp):
     graph = onnx.load_from_string(to_onnx(mlp, torch.zeros(2, 8), opset=opset).data)
@@ -105,6 +106,7 @@ def test_example_of_one_sample_gives_a_dynamic_batch():
     assert run(graph.data, torch.randn(6, 5, 4))[0].shape == (6, 5, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", [14, 18, pytest.param(25, marks=pytest.mark.slow)])
 def test_branches_on_data_are_found_and_their_line_is_named(opset):
     message = r"test_conversion.py:\d+: return 2 \* x if.*branches on the data.*torch.where"

@@ -142,6 +142,7 @@ class Decoder(nn.Module):
         return self.net(source, target, tgt_mask=mask)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", [14, pytest.param(18, marks=pytest.mark.slow)])
 def test_lengths_vary_in_encoders_and_causal_decoders(opset):
     torch.manual_seed(0)

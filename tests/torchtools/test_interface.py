@@ -121,6 +121,7 @@ def test_outputs_are_named_by_what_the_model_calls_them(form, names):
     assert [value.name for value in graph.input] == ["input"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", [14, 18])
 def test_a_name_that_is_also_an_operators_is_the_outputs_own(opset):
     model = Answers(lambda x: {"softmax": torch.softmax(x, 1), "Add": x + 1, "x": x * 2})

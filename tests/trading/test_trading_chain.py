@@ -51,6 +51,7 @@ def with_other_future(stock, day, *, factor=1.7):
     return replace(stock, **prices)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(tiny_settings, tiny_stocks, tiny_chain):
     assert same_weights(tiny_chain, train_chain(tiny_settings, seed=7, stocks=tiny_stocks))
     assert not same_weights(tiny_chain, train_chain(tiny_settings, seed=8, stocks=tiny_stocks))
@@ -106,6 +107,7 @@ def test_progress_names_each_stage_and_ends_at_one(tiny_settings, tiny_stocks):
     assert dict(told) == dict.fromkeys(STAGES, 1.0)
 
 
+@pytest.mark.slow
 def test_market_states_of_the_same_stocks_are_those_of_the_training(tiny_stocks, tiny_chain):
     told = []
     paths = market_states(tiny_chain, tiny_stocks, progress=told.append)

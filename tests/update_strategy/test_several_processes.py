@@ -182,6 +182,7 @@ def test_a_command_is_tried_again_when_the_leader_was_quicker(yard, ids, pair, m
         follower.resume()
 
 
+@pytest.mark.slow
 def test_two_that_finish_one_promotion_agree(yard, ids, pair, monkeypatch):
     # The other process finishes between this one's pointer and its last word.
     _, (leader, follower) = pair

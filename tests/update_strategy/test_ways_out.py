@@ -70,6 +70,7 @@ def test_nothing_is_promoted_while_updates_are_stopped(
     assert answered_by(deployment, x) == {ids[0]}
 
 
+@pytest.mark.slow
 def test_a_bake_is_not_ended_while_updates_are_stopped(yard, ids, deployment, ask, x):
     strategy = yard.strategy(deployment, bake_minutes=1.0)
     strategy.update_model(ids[1], smooth_transition=False)
@@ -284,6 +285,7 @@ def test_a_window_that_holds_too_little_is_refused(yard, ids, caplog):
 # What is compared
 
 
+@pytest.mark.slow
 def test_steps_without_a_stable_version_say_that_nothing_was_compared(yard, ids, deployment, ask):
     strategy = yard.strategy(deployment, steps=[100.0])
     strategy.update_model(ids[1])
@@ -329,6 +331,7 @@ def test_errors_of_before_the_rollout_excuse_no_candidate(yard, ids, deployment,
     assert last(strategy)["status"] == "rolled_back"
 
 
+@pytest.mark.slow
 def test_what_the_stable_version_and_the_baseline_did_are_told_apart(yard, ids, deployment, ask):
     for i in range(500):
         yard.monitor.record_prediction([0.0], 0.123, error=i % 50 == 0)
@@ -403,6 +406,7 @@ def test_a_clock_that_was_set_back_leaves_no_lease_behind(tmp_path, clock):
 # Requests wait for nothing
 
 
+@pytest.mark.slow
 def test_a_locked_store_or_a_slow_version_keeps_no_request_waiting(yard, ids, monkeypatch, x):
     registry = type(yard.registry)(yard.folder)
     deployment = Deployment(registry, "ppo", seed=0)

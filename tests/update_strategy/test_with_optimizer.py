@@ -94,6 +94,7 @@ def test_errors_of_the_model_before_are_not_the_new_ones(yard, ids):
     assert not strategy.should_rollback()["should_rollback"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_version_that_does_not_answer_its_example_is_not_exchanged(yard, ids, value):
     broken = nn.Linear(4, 2)
