@@ -11,6 +11,7 @@ from modelyard.inference_optimizer.backends.compiled import make_compiled
 from modelyard.inference_optimizer.backends.cuda_graph import make_cuda_graph
 from modelyard.inference_optimizer.backends.eager import make_autocast, make_bfloat16, make_eager
 from modelyard.inference_optimizer.backends.graphs import Written, written
+from modelyard.inference_optimizer.backends.guarded import LARGEST, guarded, is_usual
 from modelyard.inference_optimizer.backends.onnx import (
     make_onnxruntime,
     onnxruntime_backend,
@@ -20,11 +21,14 @@ from modelyard.inference_optimizer.backends.openvino import openvino_backend
 from modelyard.inference_optimizer.backends.torchscript import make_torchscript
 
 __all__ = [
+    "LARGEST",
     "Array",
     "Backend",
     "Maker",
     "Settings",
     "Written",
+    "guarded",
+    "is_usual",
     "label_of",
     "make_autocast",
     "make_bfloat16",

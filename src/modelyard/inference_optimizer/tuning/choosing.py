@@ -217,7 +217,12 @@ class _Choosing:
             made=tuple(tried.made.values()),
             candidates=in_order(
                 [
-                    recorded_row(tried.contenders[label], tried.gaps[label], record)
+                    recorded_row(
+                        tried.contenders[label],
+                        tried.gaps[label],
+                        record,
+                        is_guarded=label in tried.guarded,
+                    )
                     for label in tried.made
                 ]
             ),
@@ -309,7 +314,14 @@ class _Choosing:
                 raise ConfigError(_refusal(asked, tried.lost))
         won = winners(times, order, eager="eager" if asked == "auto" else None)
         rows = [
-            timed_row(tried.contenders[label], tried.gaps[label], times, won, asked=asked)
+            timed_row(
+                tried.contenders[label],
+                tried.gaps[label],
+                times,
+                won,
+                asked=asked,
+                is_guarded=label in tried.guarded,
+            )
             for label in tried.made
         ]
         best = chunk_size(

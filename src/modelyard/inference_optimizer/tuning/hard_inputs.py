@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from modelyard.inference_optimizer.backends import LARGEST
 from modelyard.torchtools.inputs import Inputs, mapped, synthetic_like, tensors_of, with_batch
 
-# Sizes that prices and volumes have. What ends below it, float16, gets what it can hold.
-_LARGE = 1e6
+# What ends below `LARGEST`, float16, gets what it can hold.
 _LARGE_HALF = 1e4
 # Beyond 32 bits, and zero in none of the ways to cut it to them.
 _WIDE = 2**33 + 12_345
@@ -117,8 +117,8 @@ def _held(value: float, dtype: torch.dtype) -> float:
 def _enlarged(normal: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
     if not _is_inexact(own):
         return own
-    size = _LARGE_HALF if own.dtype == torch.float16 else _LARGE
-    return normal * size
+    size = _LARGE_HALF if own.dtype == torch.float16 else LARGEST
+    return normal.clamp(-1.0, 1.0) * size
 
 
 def _is_inexact(tensor: torch.Tensor) -> bool:

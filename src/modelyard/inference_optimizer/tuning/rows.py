@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from modelyard.inference_optimizer.backends import label_of
+from modelyard.inference_optimizer.backends import LARGEST, label_of
 from modelyard.inference_optimizer.records import Candidate
 from modelyard.inference_optimizer.tuning.contenders import BACKENDS, Contender
 from modelyard.inference_optimizer.tuning.deciding import NEEDED_GAIN
@@ -10,6 +10,7 @@ from modelyard.inference_optimizer.tuning.record import TuningRecord
 from modelyard.torchtools.timing import MS_PER_S
 
 Times = Mapping[int, Mapping[str, float]]
+_GUARDED = f"; inputs with NaN, infinity or more than {LARGEST:g} go to eager"
 
 
 def lost_row(contender: Contender, reason: str, max_abs_diff: float | None = None) -> Candidate:
@@ -33,6 +34,7 @@ def timed_row(
     winners: Mapping[int, str],
     *,
     asked: str,
+    is_guarded: bool,
 ) -> Candidate:
     """The row of what was timed.
 
@@ -42,21 +44,25 @@ def timed_row(
         times: Seconds of a call, by batch size and label.
         winners: Label of the chosen one by batch size.
         asked: "auto", or the family that had to be chosen.
+        is_guarded: Whether it gets usual numbers only.
     """
     label = contender.label
+    reason = _reason(contender, times, winners, asked=asked)
     return {
         "name": contender.name,
         "settings": dict(contender.settings),
         "is_chosen": label in winners.values(),
         "chosen_at": [n for n, winner in winners.items() if winner == label],
-        "reason": _reason(contender, times, winners, asked=asked),
+        "reason": reason + _GUARDED * is_guarded,
         "max_abs_diff": max_abs_diff,
         "latency_ms": {str(n): by_label[label] * MS_PER_S for n, by_label in times.items()},
         "speedup": {str(n): by_label["eager"] / by_label[label] for n, by_label in times.items()},
     }
 
 
-def recorded_row(contender: Contender, max_abs_diff: float, record: TuningRecord) -> Candidate:
+def recorded_row(
+    contender: Contender, max_abs_diff: float, record: TuningRecord, *, is_guarded: bool
+) -> Candidate:
     """The row of what is used again, with the figures it was chosen for."""
     won = {
         n: winner
@@ -71,7 +77,7 @@ def recorded_row(contender: Contender, max_abs_diff: float, record: TuningRecord
         "settings": dict(contender.settings),
         "is_chosen": bool(won),
         "chosen_at": [*won],
-        "reason": told,
+        "reason": told + _GUARDED * is_guarded,
         "max_abs_diff": max_abs_diff,
         "latency_ms": {str(n): one.latency_ms for n, one in won.items()},
         "speedup": {str(n): one.eager_latency_ms / one.latency_ms for n, one in won.items()},

@@ -1,12 +1,13 @@
 """Contenders become backends, or rows that say why not."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from modelyard.inference_optimizer.backends import Backend, Written
+from modelyard.inference_optimizer.backends import Backend, Written, guarded, is_usual
 from modelyard.inference_optimizer.records import Candidate
 from modelyard.inference_optimizer.tuning.checking import Check, Refusal, Sample, checked
 from modelyard.inference_optimizer.tuning.contenders import Contender, tolerance_of
@@ -14,6 +15,7 @@ from modelyard.inference_optimizer.tuning.deciding import worth_making
 from modelyard.inference_optimizer.tuning.probing import Probe, ProbeFiles, Prober
 from modelyard.inference_optimizer.tuning.rows import lost_row
 from modelyard.inference_optimizer.tuning.sampling import Samples
+from modelyard.torchtools.nan_births import can_make_nan
 from modelyard.torchtools.onnx_module import as_array
 
 _TOLD_CHARACTERS = 300
@@ -32,12 +34,14 @@ class Tried:
         made: Backends that answer as eager does, by label.
         contenders: Theirs.
         gaps: Their largest difference from eager.
+        guarded: Labels of those that get usual numbers only; eager answers the rest.
         lost: Rows of the others.
     """
 
     made: dict[str, Backend] = field(default_factory=dict)
     contenders: dict[str, Contender] = field(default_factory=dict)
     gaps: dict[str, float] = field(default_factory=dict)
+    guarded: set[str] = field(default_factory=set)
     lost: list[Candidate] = field(default_factory=list)
 
     def add(self, contender: Contender, backend: Backend, *, gap: float) -> None:
@@ -58,6 +62,7 @@ class _Passed:
     contender: Contender
     gap: float
     latency_s: dict[int, float]
+    needs_guard: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +90,7 @@ class Trial:
         *,
         gap: float = 0.0,
         samples: Sequence[Sample] | None = None,
+        needs_guard: bool = False,
     ) -> None:
         """Make a backend, compare its answers, and note what came of it.
 
@@ -93,12 +99,15 @@ class Trial:
             contender: What to make.
             gap: Largest difference seen before, elsewhere.
             samples: What to compare on; by default all there are.
+            needs_guard: Whether eager is to answer inputs with unusual numbers.
         """
         samples = self.samples.compared if samples is None else samples
         if contender.is_half:  # it ends at 65,504, as who admits it knows
             samples = [sample for sample in samples if not sample.is_beyond_half]
         try:
             backend = contender.make()
+            if needs_guard:
+                backend = guarded(backend, tried.made["eager"])
             answers = [self._answer_of(backend, sample) for sample in samples]
         except Exception as error:  # noqa: BLE001 - converters and compilers raise anything
             tried.lost.append(lost_row(contender, f"could not run: {in_short(error)}"))
@@ -108,6 +117,8 @@ class Trial:
             tried.lost.append(lost_row(contender, check.problem, check.max_abs_diff))
             return
         tried.add(contender, backend, gap=max(gap, check.max_abs_diff or 0.0))
+        if needs_guard:
+            tried.guarded.add(contender.label)
 
     def make_probed(
         self,
@@ -130,6 +141,7 @@ class Trial:
         """
         arrays = [[as_array(t) for t in graph.tensors(s.inputs)] for s in self.samples.compared]
         passed: list[_Passed] = []
+        can_guard = functools.cache(lambda: not can_make_nan(graph.data))
         with ProbeFiles(graph.data, arrays, n_timed=len(self.samples.checked)) as files:
             for contender in contenders:
                 probe = prober.probe(
@@ -138,7 +150,7 @@ class Trial:
                     settings=contender.engine_settings,
                     timeout_s=self.probe_timeout_s,
                 )
-                found = self._judged(contender, probe, graph)
+                found = self._judged(contender, probe, graph, can_guard=can_guard)
                 if isinstance(found, _Passed):
                     passed.append(found)
                 else:
@@ -149,18 +161,28 @@ class Trial:
         else:
             self._make_fastest(tried, passed)
 
-    def _judged(self, contender: Contender, probe: Probe, graph: Written) -> _Passed | Candidate:
+    def _judged(
+        self,
+        contender: Contender,
+        probe: Probe,
+        graph: Written,
+        *,
+        can_guard: Callable[[], bool],
+    ) -> _Passed | Candidate:
         if probe.problem:
             return lost_row(contender, probe.problem)
         try:
             answers = self._probed_answers(probe, graph)
             check = self._checked(contender, self.samples.compared, answers)
+            usual = self._checked_on_usual(contender, answers) if check.problem else None
         except (StopIteration, ValueError, TypeError) as error:
             return lost_row(contender, f"answers with something else: {in_short(error)}")
         except _UnlikeEagerError as error:
             return lost_row(contender, f"could not run: {error}")
         if check.problem:
-            return lost_row(contender, check.problem, check.max_abs_diff)
+            if usual is None or usual.problem or not can_guard():
+                return lost_row(contender, check.problem, check.max_abs_diff)
+            check = usual
         # The last of a size is the steadiest: what comes first pays for memory it takes.
         latency_s = {
             sample.n: seconds
@@ -171,6 +193,7 @@ class Trial:
             contender=contender,
             gap=check.max_abs_diff or 0.0,
             latency_s={n: latency_s[n] for n in sizes},
+            needs_guard=check is usual,
         )
 
     def _probed_answers(self, probe: Probe, graph: Written) -> list[Any]:
@@ -217,13 +240,27 @@ class Trial:
     def _make_passed(self, tried: Tried, passed: _Passed) -> None:
         # The other process has compared the rest; this one looks at what connects the two.
         first = self.samples.checked[:1]
-        self.make(tried, passed.contender, gap=passed.gap, samples=first)
+        self.make(
+            tried,
+            passed.contender,
+            gap=passed.gap,
+            samples=first,
+            needs_guard=passed.needs_guard,
+        )
 
     def _checked(
         self, contender: Contender, samples: Sequence[Sample], answers: Sequence[Any]
     ) -> Check:
         tolerance = tolerance_of(contender.name, self.tolerance, use_amp=self.use_amp)
         return checked(samples, answers, tolerance=tolerance)
+
+    def _checked_on_usual(self, contender: Contender, answers: Sequence[Any]) -> Check | None:
+        """How the answers to inputs of usual numbers compare; None where all inputs are that."""
+        pairs = zip(self.samples.compared, answers, strict=True)
+        usual = [(sample, answer) for sample, answer in pairs if is_usual(sample.inputs)]
+        if not usual or len(usual) == len(answers):
+            return None
+        return self._checked(contender, [one for one, _ in usual], [answer for _, answer in usual])
 
 
 def in_short(error: Exception) -> str:
