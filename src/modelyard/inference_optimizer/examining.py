@@ -1,5 +1,7 @@
 """What a model's first input shows of it: whether it repeats itself, whether it spoils inputs."""
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,8 +9,11 @@ import torch
 
 from modelyard._core.errors import InputError, ModelyardError
 from modelyard.inference_optimizer.serving import Serving
+from modelyard.torchtools.apart import apart
 from modelyard.torchtools.inputs import Inputs, mapped, tensors_of
 from modelyard.torchtools.parity import flat_outputs
+
+_LARGE = 1000.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,31 +32,55 @@ class Examination:
 
 
 def examination(serving: Serving, inputs: Inputs) -> Examination | None:
-    """Run the model twice on copies of an input, or once where there is no cache.
+    """Run the model on a copy of an input, and where there is a cache see whether it repeats it.
+
+    That is tried on a copy of the model, after other inputs: a model that keeps a state, a running
+    mean say, does not repeat itself then.
 
     Returns:
         None where it does not take the input: nothing was learnt.
     """
-    copies = [mapped(inputs, torch.clone) for _ in range(2 if serving.cache.max_size else 1)]
+    given = mapped(inputs, torch.clone)
     try:
-        answers = [serving.run(copy) for copy in copies]
+        answer = serving.run(given)
+        reason = _reason(serving, inputs, answer) if serving.cache.max_size else ""
     except ModelyardError:
         return None
-    pairs = zip(tensors_of(copies[0]), tensors_of(inputs), strict=True)
+    pairs = zip(tensors_of(given), tensors_of(inputs), strict=True)
     return Examination(
-        answer=answers[0],
+        answer=answer,
         writes_inputs=not all(same_values(a, b) for a, b in pairs),
-        reason_not_to_cache=_reason(answers) if serving.cache.max_size else "",
+        reason_not_to_cache=reason,
     )
 
 
-def _reason(answers: list[Any]) -> str:
+def _reason(serving: Serving, inputs: Inputs, answer: Any) -> str:
     try:
-        first, second = (flat_outputs(answer) for answer in answers)
+        first = [tensor.clone() for tensor in flat_outputs(answer)]
     except InputError:
-        return f"answers with a {type(answers[0]).__name__}, which cannot be copied"
+        return f"answers with a {type(answer).__name__}, which cannot be copied"
+    with apart(serving.model) as model:
+        trial = serving.on(model)
+        for other in _others(inputs):
+            with contextlib.suppress(ModelyardError):  # it need not take them
+                trial.run(other)
+        second = flat_outputs(trial.run(mapped(inputs, torch.clone)))
     is_same = len(first) == len(second) and all(map(same_values, first, second))
     return "" if is_same else "gives two answers to one input"
+
+
+def _others(inputs: Inputs) -> list[Inputs]:
+    """Large values, and NaN: whatever keeps something of them answers otherwise afterwards."""
+
+    def changed(change: Callable[[torch.Tensor], torch.Tensor]) -> Inputs:
+        # Whole numbers stay what they are, and so valid, in another order.
+        return mapped(inputs, lambda t: change(t) if t.is_floating_point() else t.flip(*_dims(t)))
+
+    return [changed(lambda t: t * _LARGE + 1.0), changed(lambda t: t * torch.nan)]
+
+
+def _dims(tensor: torch.Tensor) -> range:
+    return range(tensor.ndim)
 
 
 def same_values(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -13,6 +13,7 @@ from modelyard.inference_optimizer.kept import from_kept, kept
 from modelyard.inference_optimizer.keys import Key, array_key, key_of
 from modelyard.inference_optimizer.serving import Form, RunArray, Serving, form_of
 from modelyard.inference_optimizer.taking import taken
+from modelyard.torchtools.apart import apart
 from modelyard.torchtools.inputs import Inputs, batch_size, mapped, synthetic_like
 from modelyard.torchtools.parity import differences
 
@@ -131,9 +132,11 @@ def can_join(serving: Serving, inputs: list[Inputs], *, bound: float, seed: int)
         if len(serving.joinable) >= _MOST_FORMS:
             serving.joinable.clear()
         large = synthetic_like(inputs[1], 2, seed=seed, scale=10.0)
-        known = serving.joins([*inputs, large], bound=bound) and not _is_spoiled(
-            serving, inputs[0], bound=bound
-        )
+        with apart(serving.model) as model:
+            trial = serving.on(model)
+            known = trial.joins([*inputs, large], bound=bound) and not _is_spoiled(
+                trial, inputs[0], bound=bound
+            )
         serving.joinable[form] = known
     return known
 

@@ -25,15 +25,17 @@ from modelyard.inference_optimizer.devices import finished, memory_mb
 from modelyard.inference_optimizer.predicting import Predictor
 from modelyard.inference_optimizer.records import Benchmark, Optimization
 from modelyard.inference_optimizer.report import report_of
-from modelyard.inference_optimizer.serving import Serving, form_of
+from modelyard.inference_optimizer.serving import Reach, Serving, form_of
 from modelyard.inference_optimizer.taking import taken
 from modelyard.reporting import render
+from modelyard.torchtools.apart import apart
 from modelyard.torchtools.inputs import Inputs, mapped, resolve_example, with_batch
+from modelyard.torchtools.onnx_module import OnnxModule
 from modelyard.torchtools.signature import noted_signature
 from modelyard.torchtools.timing import summarized, time_calls
 
 # What measuring sets.
-_TUNED = ("by_batch", "form", "chunk_size", "example", "optimization", "record")
+_TUNED = ("by_batch", "form", "reach", "chunk_size", "example", "optimization", "record")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,12 +238,15 @@ class MeasuredPredictor(Predictor):
             generator = torch.Generator().manual_seed(self._seed)
             x: Inputs = torch.randn(tuple(input_shape), generator=generator)
         else:
-            x = with_batch(resolve_example(serving.model, serving.example), 1)
+            with apart(serving.model) as model:
+                x = with_batch(resolve_example(model, serving.example), 1)
         x = mapped(x, lambda tensor: tensor.to(self.device))
-        serving.run(x)
-        durations = time_calls(
-            lambda: finished(serving.run(x)), n=num_iterations, warmup=warmup_iterations
-        )
+        with apart(serving.model) as model:
+            trial = serving.on(model)
+            trial.run(x)
+            durations = time_calls(
+                lambda: finished(trial.run(x)), n=num_iterations, warmup=warmup_iterations
+            )
         return {
             **summarized(durations, items_per_call=n_samples(x)),
             "memory_mb": memory_mb(self.device),
@@ -253,22 +258,22 @@ class MeasuredPredictor(Predictor):
         if not isinstance(model, nn.Module):
             raise ConfigError(f"model must be an nn.Module, got {type(model).__name__}.")
         model.eval().to(self.device)
-        floats = (p.dtype for p in model.parameters() if p.is_floating_point())
         return Serving(
             model=model,
             eager=make_eager(model, torch.empty(0), self.device),
             cache=self._cache.renewed(),
             signature=noted_signature(model),
-            float_dtype=next(floats, torch.float32),
+            float_dtype=_float_dtype(model),
         )
 
     def _example_for(self, serving: Serving, before: Serving | None, given: Any) -> Inputs | None:
         """What the caller gives; else what the model before was measured on, if it runs."""
-        if given is not None:
-            return resolve_example(serving.model, _as_example(given, serving))
-        if before is not None and before.example is not None:
-            with contextlib.suppress(InputError):
-                return resolve_example(serving.model, before.example)
+        with apart(serving.model) as model:
+            if given is not None:
+                return resolve_example(model, _as_example(given, serving))
+            if before is not None and before.example is not None:
+                with contextlib.suppress(InputError):
+                    return resolve_example(model, before.example)
         return None
 
     def _warm_up(self, serving: Serving, given: Any) -> None:
@@ -287,29 +292,35 @@ class MeasuredPredictor(Predictor):
         reuse: Mapping[str, Any] | None = None,
     ) -> tuple[Serving, Optimization]:
         """The same module with its fastest backends, and what was measured."""
-        try:
-            example = resolve_example(serving.model, _as_example(example_input, serving))
-        except ExampleInputRequiredError as error:
-            found = self._eager_only(str(error))
-            return replace(serving, optimization=found), found
-        self._options = options
-        choice = tuning.chosen(
-            serving.model,
-            example,
-            self.device,
-            asked=self._backend,
-            use_amp=self._use_amp,
-            tolerance=self._tolerance,
-            batch_sizes=options.batch_sizes or tuning.sizes_that_matter(self.batch_size),
-            budget_s=options.budget_s,
-            seed=self._seed,
-            reuse=None if reuse is None else tuning.TuningRecord.from_dict(reuse),
-        )
+        with apart(serving.model) as model:
+            try:
+                example = resolve_example(model, _as_example(example_input, serving))
+            except ExampleInputRequiredError as error:
+                found = self._eager_only(str(error))
+                return replace(serving, optimization=found), found
+            self._options = options
+            choice = tuning.chosen(
+                model,
+                example,
+                self.device,
+                asked=self._backend,
+                use_amp=self._use_amp,
+                tolerance=self._tolerance,
+                batch_sizes=options.batch_sizes or tuning.sizes_that_matter(self.batch_size),
+                budget_s=options.budget_s,
+                seed=self._seed,
+                reuse=None if reuse is None else tuning.TuningRecord.from_dict(reuse),
+            )
         found = choice.to_optimization()
         tuned = replace(
             serving,
-            by_batch=choice.by_batch,
+            # The module itself, not the copy that was measured.
+            by_batch={
+                n: serving.eager if backend.name == "eager" else backend
+                for n, backend in choice.by_batch.items()
+            },
             form=form_of(example),
+            reach=Reach(compared=choice.largest),
             chunk_size=choice.chunk_size,
             example=with_batch(example, 2),
             optimization=found,
@@ -340,3 +351,11 @@ class MeasuredPredictor(Predictor):
 def _as_example(given: Any, serving: Serving) -> Inputs | None:
     """What the caller gives, as `predict` would take it."""
     return None if given is None else taken(given, serving)[0]
+
+
+def _float_dtype(model: nn.Module) -> torch.dtype | None:
+    """The floating-point type a module computes in, by its weights, buffers or declared inputs."""
+    if isinstance(model, OnnxModule):
+        return model.float_dtype
+    tensors = (*model.parameters(), *model.buffers())
+    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)

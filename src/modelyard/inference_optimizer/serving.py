@@ -1,7 +1,9 @@
 """What answers at one moment: a module, its backends, and the inputs they were proved on."""
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Any, NoReturn
 
 import numpy as np
@@ -10,12 +12,12 @@ from torch import nn
 
 from modelyard._core.errors import InputError, ModelyardError
 from modelyard.inference_optimizer.answers import concatenated, n_samples, split
-from modelyard.inference_optimizer.backends import Backend
+from modelyard.inference_optimizer.backends import Backend, make_eager
 from modelyard.inference_optimizer.cache import AnswerCache
 from modelyard.inference_optimizer.expecting import expectation
 from modelyard.inference_optimizer.records import Optimization
-from modelyard.inference_optimizer.tuning import TuningRecord
-from modelyard.torchtools.inputs import Inputs, batch_size, mapped, tensors_of
+from modelyard.inference_optimizer.tuning import TuningRecord, tolerance_of
+from modelyard.torchtools.inputs import Inputs, batch_size, device_of, mapped, tensors_of
 from modelyard.torchtools.parity import differences
 from modelyard.torchtools.signature import Signature
 
@@ -24,6 +26,22 @@ Array = np.ndarray[Any, Any]
 RunArray = Callable[[Array], Array]
 Way = tuple[Backend, int]
 _MOST_WAYS = 256
+_TOLERANCE = 1e-5
+
+
+@dataclass(slots=True)
+class Reach:
+    """Batch sizes at which backends were compared with eager beyond those that were measured.
+
+    Two threads that change it at once may each compare once more.
+
+    Attributes:
+        compared: The largest at which they answered alike.
+        differing: The smallest at which one did not: from there on eager answers.
+    """
+
+    compared: int = 0
+    differing: float = math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +54,7 @@ class Serving:
         by_batch: The fastest backend by measured batch size; empty before measuring.
         form: Form of the inputs that those were proved on. A traced or exported graph may fail
             on another length or, worse, answer wrongly: such inputs go to `eager`.
+        reach: Up to which batch size they were compared with eager.
         chunk_size: Samples at a time for which one takes least; None before measuring.
         cache: Answers; of size 0 when off.
         is_checked: Whether the model was looked at on a first input.
@@ -44,7 +63,8 @@ class Serving:
         signature: What the model was stored as taking, if it came from a registry.
         optimization: What measuring found, as it is told; None before.
         record: The same, to be kept.
-        float_dtype: The floating-point type the module computes in, which arrays are given in.
+        float_dtype: The floating-point type the module computes in, which arrays are given in;
+            None for one without any of its own, which gets them in theirs.
         lean_row: Shape and type of the one-row arrays that need nothing but the shortest way;
             None where there is none, or a cache to ask.
         takes_arrays: Whether a backend computes on arrays.
@@ -60,6 +80,7 @@ class Serving:
     cache: AnswerCache
     by_batch: Mapping[int, Backend] = field(default_factory=dict)
     form: Form | None = None
+    reach: Reach = field(default_factory=Reach)
     chunk_size: int | None = None
     is_checked: bool = False
     writes_inputs: bool = False
@@ -67,7 +88,7 @@ class Serving:
     example: Inputs | None = None
     optimization: Optimization | None = None
     record: TuningRecord | None = None
-    float_dtype: torch.dtype = torch.float32
+    float_dtype: torch.dtype | None = torch.float32
     joinable: dict[Form, bool] = field(default_factory=dict)
     lean_row: "tuple[tuple[int, ...], np.dtype[Any]] | None" = field(init=False, repr=False)
     takes_arrays: bool = field(init=False, repr=False)
@@ -92,8 +113,7 @@ class Serving:
             row = ((1, *self._lean[1]), self._lean[0])
         object.__setattr__(self, "lean_row", row)
         object.__setattr__(self, "_one", _one_tensor(self.form))
-        own = _array_dtype(self.float_dtype)
-        plain = [*map(np.dtype, "lihbB?"), *([] if own is None else [own])]
+        plain = [*map(np.dtype, "lihbB?"), *_float_dtypes(self.float_dtype)]
         object.__setattr__(self, "letters", {dtype: dtype.char for dtype in plain})
         object.__setattr__(self, "ways", {})  # never another one's: what serves may differ
 
@@ -103,9 +123,19 @@ class Serving:
         return self.is_checked and self.cache.max_size > 0
 
     def backend_for(self, n: int) -> Backend:
-        """The backend measured at the largest batch size up to `n`."""
+        """The backend measured at the largest batch size up to `n`; eager beyond the reach."""
         table = self._table
-        return table[n] if n < len(table) else table[-1]
+        if n < len(table):
+            return table[n]
+        return table[-1] if n <= self.reach.compared else self.eager
+
+    def on(self, model: nn.Module) -> "Serving":
+        """The same with another module in the place of its own: a copy to try things on."""
+        if model is self.model:
+            return self
+        eager = make_eager(model, torch.empty(0), device_of(model))
+        by_batch = {n: eager if b is self.eager else b for n, b in self.by_batch.items()}
+        return replace(self, model=model, eager=eager, by_batch=by_batch)
 
     def lean(self, array: Array) -> RunArray | None:
         """The shortest way from this array to an array, or None if there is none.
@@ -124,6 +154,8 @@ class Serving:
         Raises:
             InputError: The model does not take them.
         """
+        if self._is_beyond_reach(inputs):
+            return self._compared(inputs)
         return self.answer(self._chosen(inputs), inputs)
 
     def learn_way(self, x: Any) -> None:
@@ -149,6 +181,39 @@ class Serving:
             raise  # not of the input's making
         except Exception as error:  # noqa: BLE001 - converters, backends and models raise anything
             self.refuse(inputs, error)
+
+    def _is_beyond_reach(self, inputs: Inputs) -> bool:
+        reach = self.reach
+        if not self.by_batch or not reach.compared < n_samples(inputs) < reach.differing:
+            return False
+        return self._is_of_form(inputs)
+
+    def _compared(self, inputs: Inputs) -> Any:
+        """Eager's answer to a batch larger than any before, compared with the backend's.
+
+        A module may do something else with many samples than a trace of it with few.
+        """
+        backend, n = self._table[-1], n_samples(inputs)
+        answer = self.answer(self.eager, inputs)
+        try:
+            gaps = differences(answer, self.answer(backend, inputs))
+        except InputError:  # the backend does not take so many
+            is_alike = False
+        else:
+            bound = self._tolerance_of(backend)
+            is_alike = all(gap.max_abs <= bound * gap.scale for gap in gaps)
+        if is_alike:
+            self.reach.compared = n
+        else:
+            self.reach.differing = n
+        return answer
+
+    def _tolerance_of(self, backend: Backend) -> float:
+        record = self.record
+        if record is None:
+            return _TOLERANCE
+        admitted = record.is_reduced_admitted
+        return tolerance_of(backend.name, record.tolerance, use_amp=admitted)
 
     def _chosen(self, inputs: Inputs) -> Backend:
         is_proved = bool(self.by_batch) and self._is_of_form(inputs)
@@ -185,12 +250,13 @@ class Serving:
             alone = [self.run(item) for item in inputs]
             sizes = [batch_size(item) for item in inputs]
             parts = split(self.run(concatenated(inputs)), sizes)
+            gaps = [differences(want, got) for want, got in zip(alone, parts, strict=True)]
         except (InputError, RuntimeError):
             return False
+        # By output. One sample's may happen to be small, so the size is that of the middle one.
         return all(
-            gap.is_within(rtol=bound, atol=bound)
-            for want, got in zip(alone, parts, strict=True)
-            for gap in differences(want, got)
+            max(gap.max_abs for gap in output) <= bound * median(gap.scale for gap in output)
+            for output in zip(*gaps, strict=True)
         )
 
 
@@ -229,6 +295,14 @@ def _lean_form(form: Form | None) -> tuple[np.dtype[Any], tuple[int, ...]] | Non
         return None
     dtype = _array_dtype(one[0])
     return None if dtype is None else (dtype, one[2])
+
+
+def _float_dtypes(dtype: torch.dtype | None) -> list[np.dtype[Any]]:
+    """Of the arrays that are given as they are."""
+    if dtype is None:
+        return [*map(np.dtype, "efd")]
+    own = _array_dtype(dtype)
+    return [] if own is None else [own]
 
 
 def _array_dtype(dtype: torch.dtype) -> np.dtype[Any] | None:

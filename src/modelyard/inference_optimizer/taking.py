@@ -36,4 +36,6 @@ def _as_tensors(x: Any, serving: Serving) -> tuple[Inputs, bool]:
     if any(isinstance(part, torch.Tensor) for part in parts):
         return inputs, False
     wanted = serving.float_dtype
+    if wanted is None:
+        return inputs, True
     return mapped(inputs, lambda t: t.to(wanted) if t.is_floating_point() else t), True

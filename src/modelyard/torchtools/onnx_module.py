@@ -70,6 +70,12 @@ class OnnxModule(nn.Module):
         return self.graph.cpu().numpy().tobytes()
 
     @property
+    def float_dtype(self) -> torch.dtype | None:
+        """Of the first input that holds floats; None where none does."""
+        dtypes = (_DTYPES.get(value.type) for value in self.session.get_inputs())
+        return next((dtype for dtype in dtypes if dtype and dtype.is_floating_point), None)
+
+    @property
     def session(self) -> Any:
         """The ONNX Runtime session."""
         if self._session is None:

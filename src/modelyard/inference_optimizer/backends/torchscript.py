@@ -17,7 +17,10 @@ from modelyard.torchtools.inputs import Inputs, answer_of, call, tensors_of
 
 # What the tracer says of values that leave the tensors: whatever follows from them is frozen.
 # Others, such as those about constants and the number of turns of a loop, tell of sizes.
-_FREEZING = re.compile(r"Converting a tensor to a (Python \w+|NumPy array)")
+_FREEZING = re.compile(
+    r"Converting a tensor to a (Python \w+|NumPy array)|Using len to get tensor shape|"
+    r"Iterating over a tensor"
+)
 _TORCH_NN = Path(nn.__file__).parent
 _TOLD_CHARACTERS = 120
 # The first is what most come down to; in inference mode PyTorch does not take them apart.

@@ -9,6 +9,7 @@ from modelyard.inference_optimizer.tuning.choosing import Choice, chosen, sizes_
 from modelyard.inference_optimizer.tuning.contenders import (
     BACKENDS,
     REDUCED_PRECISION_TOLERANCE,
+    tolerance_of,
 )
 from modelyard.inference_optimizer.tuning.explaining import explain
 from modelyard.inference_optimizer.tuning.hardware import hardware_of
@@ -24,4 +25,5 @@ __all__ = [
     "explain",
     "hardware_of",
     "sizes_that_matter",
+    "tolerance_of",
 ]

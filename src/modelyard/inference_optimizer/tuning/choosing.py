@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 from modelyard._core.errors import ConfigError, InputError
 from modelyard.inference_optimizer.backends import Backend, label_of, written
 from modelyard.inference_optimizer.records import Candidate, Optimization
+from modelyard.inference_optimizer.tuning.checking import checked
 from modelyard.inference_optimizer.tuning.contenders import (
     BACKENDS,
     GRAPH_FAMILIES,
@@ -27,6 +28,7 @@ from modelyard.inference_optimizer.tuning.hardware import hardware_of
 from modelyard.inference_optimizer.tuning.probing import Prober, prober
 from modelyard.inference_optimizer.tuning.racing import race
 from modelyard.inference_optimizer.tuning.record import TuningRecord, Winner, form_of
+from modelyard.inference_optimizer.tuning.rounding import Rounding
 from modelyard.inference_optimizer.tuning.rows import (
     Times,
     in_order,
@@ -36,10 +38,11 @@ from modelyard.inference_optimizer.tuning.rows import (
 )
 from modelyard.inference_optimizer.tuning.sampling import Samples, sampled
 from modelyard.inference_optimizer.tuning.trying import Trial, Tried, in_short
-from modelyard.torchtools.inputs import Inputs, tensors_of, with_batch
+from modelyard.torchtools.inputs import Inputs, mapped, tensors_of, with_batch
 from modelyard.torchtools.timing import MS_PER_S
 
 _MIDDLE_SIZE = 8
+_UNSTEADY = "the module gives two answers to one input: it is random, or keeps a state"
 # However little of the budget is left, a batch size gets so much of it.
 _LEAST_RACE_S = 0.05
 
@@ -53,6 +56,7 @@ class Choice:
         made: Every backend made that gives eager's answers. Let go of it to free those that
             lost: they hold the weights once more.
         candidates: Every backend tried, with its figures.
+        largest: Batch size up to which answers were compared.
         chunk_size: Samples a call for answering many.
         record: To be kept, and passed as `reuse` another time.
         is_reused: Whether a record was used, and nothing timed.
@@ -62,6 +66,7 @@ class Choice:
     by_batch: Mapping[int, Backend]
     made: Sequence[Backend]
     candidates: list[Candidate]
+    largest: int
     chunk_size: int
     record: TuningRecord
     is_reused: bool
@@ -127,6 +132,7 @@ def chosen(
         InputError: The example holds no sample.
     """
     _check(example, batch_sizes, budget_s, probe_timeout_s)
+    example = mapped(example, torch.clone)  # the caller's own is not written into
     blank = TuningRecord(
         hardware=hardware_of(device),
         form=form_of(example),
@@ -206,7 +212,7 @@ class _Choosing:
         """The recorded backends, if they still answer as eager does; else as `measured`."""
         wanted = {_label(winner) for winner in record.winners.values()}
         names = tuple({winner.name for winner in record.winners.values()} - {"eager"})
-        _, tried = self._tried(names, only=wanted)
+        samples, tried = self._tried(names, only=wanted)
         missing = sorted(wanted - set(tried.made))
         if missing:
             row = next((r for r in tried.lost if r["name"] in missing[0]), None)
@@ -226,6 +232,7 @@ class _Choosing:
                     for label in tried.made
                 ]
             ),
+            largest=samples.largest,
             chunk_size=record.chunk_size,
             record=record,
             is_reused=True,
@@ -243,16 +250,25 @@ class _Choosing:
         eager = eager_contender(self.model, self.example, self.device)
         backend = eager.make()
         tried.add(eager, backend, gap=0.0)
+
+        def run(inputs: Inputs) -> Any:
+            # A copy: the module may write into its input.
+            return self._finished(backend.run(mapped(inputs, torch.clone)))
+
         samples = sampled(
-            lambda inputs: self._finished(backend.run(inputs)),
+            run,
             self.example,
             self.blank.batch_sizes,
             budget_s=self.budget_s,
             seed=self.seed,
             is_on_cpu=self.device.type == "cpu",
         )
+        if names and not _is_steady(run, samples, tolerance=self.blank.tolerance):
+            tried.lost += [lost_row(Contender(name=n, make=_never), _UNSTEADY) for n in names]
+            return samples, tried
         trial = Trial(
             samples=samples,
+            own_errors=Rounding(self.model),
             tolerance=self.blank.tolerance,
             use_amp=self.blank.is_reduced_admitted,
             finished=self._finished,
@@ -331,11 +347,18 @@ class _Choosing:
             by_batch={n: tried.made[label] for n, label in won.items()},
             made=tuple(tried.made.values()),
             candidates=in_order([*rows, *tried.lost]),
+            largest=samples.largest,
             chunk_size=best,
             record=replace(self.blank, winners=_recorded(won, tried, times), chunk_size=best),
             is_reused=False,
             reason="; ".join(filter(None, [reason, *_told(samples)])),
         )
+
+
+def _is_steady(run: Callable[[Inputs], Any], samples: Samples, *, tolerance: float) -> bool:
+    """Whether the module answers the first input as it did before it got all the others."""
+    first = samples.checked[:1]
+    return not checked(first, [run(one.inputs) for one in first], tolerance=tolerance).problem
 
 
 def _label(winner: Winner) -> str:

@@ -31,12 +31,14 @@ class Samples:
         sizes: Batch sizes to measure, ascending.
         checked: Inputs with eager's answers; the first of each size is the example's own.
         hard: Further inputs, some of which eager refuses, that nothing is timed on.
+        largest: Batch size up to which answers are compared.
         skipped: By batch size that is not measured, why.
     """
 
     sizes: tuple[int, ...]
     checked: tuple[Sample, ...]
     hard: tuple[Sample, ...]
+    largest: int
     skipped: dict[int, str]
 
     @property
@@ -83,9 +85,11 @@ def sampled(
     sizes = tuple(seconds) or (_own_size(example),)
     cheap = [n for n in sizes if seconds.get(n, 0.0) <= _MADE_UP_SHARE * budget_s]
     own = [with_batch(example, n) for n in sizes if n not in cheap]
+    checked = _answered(run, [*inputs_to_check(example, cheap, seed=seed), *own])
     return Samples(
         sizes=sizes,
-        checked=_answered(run, [*inputs_to_check(example, cheap, seed=seed), *own]),
+        checked=checked,
+        largest=max((sample.n for sample in checked), default=max(sizes)),
         hard=_hard(
             run,
             example,

@@ -15,6 +15,7 @@ from modelyard.inference_optimizer.tuning.deciding import worth_making
 from modelyard.inference_optimizer.tuning.probing import Probe, ProbeFiles, Prober
 from modelyard.inference_optimizer.tuning.rows import lost_row
 from modelyard.inference_optimizer.tuning.sampling import Samples
+from modelyard.torchtools.inputs import mapped
 from modelyard.torchtools.nan_births import can_make_nan
 from modelyard.torchtools.onnx_module import as_array
 
@@ -71,6 +72,7 @@ class Trial:
 
     Attributes:
         samples: What they are compared on.
+        own_errors: Tells what eager itself is off by.
         tolerance: Bound on the difference from eager.
         use_amp: Whether reduced precision is admitted beyond it.
         finished: Waits for a GPU.
@@ -78,6 +80,7 @@ class Trial:
     """
 
     samples: Samples
+    own_errors: Callable[[Sample], Sequence[float]]
     tolerance: float
     use_amp: bool
     finished: Callable[[Any], Any]
@@ -212,7 +215,7 @@ class Trial:
 
     def _answer_of(self, backend: Backend, sample: Sample) -> Any:
         try:
-            return self.finished(backend.run(sample.inputs))
+            return self.finished(backend.run(mapped(sample.inputs, torch.clone)))
         except Exception:
             if isinstance(sample.want, Refusal):
                 return Refusal()
@@ -252,7 +255,7 @@ class Trial:
         self, contender: Contender, samples: Sequence[Sample], answers: Sequence[Any]
     ) -> Check:
         tolerance = tolerance_of(contender.name, self.tolerance, use_amp=self.use_amp)
-        return checked(samples, answers, tolerance=tolerance)
+        return checked(samples, answers, tolerance=tolerance, own_errors=self.own_errors)
 
     def _checked_on_usual(self, contender: Contender, answers: Sequence[Any]) -> Check | None:
         """How the answers to inputs of usual numbers compare; None where all inputs are that."""

@@ -74,7 +74,7 @@ class Contents:
             for value in attributes.values():
                 self._keep(value)
         self._values = [
-            (buffer, buffer._version, buffer.detach().clone())  # noqa: SLF001 - the only count of writes there is
+            (buffer, buffer.detach().clone())
             for buffer in model.buffers()
             if not buffer.is_inference()
         ]
@@ -99,8 +99,9 @@ class Contents:
                 container.clear()
                 (container.extend if isinstance(container, deque) else container.update)(before)
         with torch.no_grad():
-            for buffer, version, value in self._values:
-                if buffer._version != version:  # noqa: SLF001 - as above
+            for buffer, value in self._values:
+                # Not by PyTorch's count of writes: what scripted modules write is not in it.
+                if not torch.equal(buffer, value):
                     buffer.copy_(value)
 
     def _keep(self, value: Any) -> None:
