@@ -304,3 +304,25 @@ def test_a_model_that_serves_can_be_optimized_meanwhile():
         for thread in threads:
             thread.join()
     assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("model", "example"),
+    [
+        (nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(8, 2)), torch.tensor([[1, 2]])),
+        (nn.Linear(2, 3).double(), torch.ones(1, 2, dtype=torch.float64)),
+    ],
+)
+def test_a_shape_alone_is_enough_whatever_the_type(model, example):
+    graph = OnnxModule(to_runnable(model.eval(), example.repeat(2, 1)).data)
+    for one in (model, graph):
+        optimizer = made(one)
+        assert optimizer.benchmark((1, 2), num_iterations=3)["median_latency_ms"] > 0
+    assert made(graph).benchmark(num_iterations=3)["median_latency_ms"] > 0
+    assert made(graph).optimize_for_inference(budget_s=0.2)["backend"]
+
+
+@pytest.mark.parametrize("shape", [5, (-1, 8), "1,8", (), (1.5, 8)])
+def test_what_is_no_shape_is_refused(shape):
+    with pytest.raises(ConfigError, match="input_shape must be whole numbers"):
+        made(nn.Linear(8, 2)).benchmark(shape)

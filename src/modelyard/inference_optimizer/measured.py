@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -221,27 +222,23 @@ class MeasuredPredictor(Predictor):
         """Latency of single calls of the backend in use, without the cache.
 
         Args:
-            input_shape: Of each call, batch first; standard normal values. By default one sample
-                of the example that backends were measured on.
+            input_shape: Of each call, batch first; made-up values. By default one sample of the
+                example that backends were measured on.
             num_iterations: Calls measured, 1 or more.
             warmup_iterations: Calls before that.
 
         Raises:
             NotReadyError: There is no model.
-            ConfigError: `num_iterations` below 1.
+            ConfigError: `num_iterations` below 1, or a shape that is none.
             InputError: The model does not take this shape.
         """
         if num_iterations < 1:
             raise ConfigError(f"num_iterations must be 1 or more, got {num_iterations}.")
         serving = self._current()
-        if input_shape is not None:
-            generator = torch.Generator().manual_seed(self._seed)
-            x: Inputs = torch.randn(tuple(input_shape), generator=generator)
-        else:
-            with apart(serving.model) as model:
-                x = with_batch(resolve_example(model, serving.example), 1)
-        x = mapped(x, lambda tensor: tensor.to(self.device))
+        shape = None if input_shape is None else _checked_shape(input_shape)
         with apart(serving.model) as model:
+            x = resolve_example(model, None if shape else serving.example, shape=shape)
+            x = mapped(x if shape else with_batch(x, 1), lambda tensor: tensor.to(self.device))
             trial = serving.on(model)
             trial.run(x)
             durations = time_calls(
@@ -359,3 +356,12 @@ def _float_dtype(model: nn.Module) -> torch.dtype | None:
         return model.float_dtype
     tensors = (*model.parameters(), *model.buffers())
     return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
+
+
+def _checked_shape(given: Any) -> tuple[int, ...]:
+    sizes = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else ()
+    if not sizes or not all(isinstance(size, int | np.integer) and size >= 1 for size in sizes):
+        raise ConfigError(
+            f"input_shape must be whole numbers of 1 or more such as (1, 263); got {given!r}."
+        )
+    return tuple(map(int, sizes))

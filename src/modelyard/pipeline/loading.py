@@ -52,7 +52,7 @@ def load_user_model(spec: str) -> nn.Module:
     path = Path(spec)
     if not path.is_file():
         raise ConfigError(
-            f"--model {spec!r} is neither a file nor 'package.module:factory', a function that "
+            f"The model {spec!r} is neither a file nor 'package.module:factory', a function that "
             "takes no arguments and gives an nn.Module."
         )
     return load_module_file(path).eval()
@@ -93,7 +93,7 @@ def _made(module_name: str, factory_name: str) -> nn.Module:
         factory = getattr(importlib.import_module(module_name), factory_name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            f"--model {module_name}:{factory_name} cannot be imported: {error}."
+            f"The model {module_name}:{factory_name} cannot be imported: {error}."
         ) from error
     try:
         model = factory()

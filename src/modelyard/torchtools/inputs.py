@@ -165,12 +165,14 @@ def resolve_example(
     Args:
         model: The module.
         given: What the caller passed, if anything.
-        shape: Instead of it, the shape of one float32 tensor, batch first.
+        shape: Instead of it, the shape of one tensor, batch first: of the model's own
+            floating-point type, or of whole numbers if it runs on those only.
         is_nested_allowed: Whether `given` may hold nested arguments, None and constants.
 
     Returns:
-        `given`, or a normal tensor of `shape`, or one inferred from the first Linear, Conv,
-        recurrent or Embedding layer and proved by a forward pass.
+        `given`, or normal values (zeros and ones of whole numbers) of `shape`, or an input
+        inferred from the first Linear, Conv, recurrent or Embedding layer, or from what a graph
+        declares, and proved by a forward pass.
 
     Raises:
         ExampleInputRequiredError: Nothing was given and nothing inferred runs.
@@ -178,7 +180,7 @@ def resolve_example(
     """
     if given is not None or shape is not None:
         convert = as_nested_inputs if is_nested_allowed else as_inputs
-        inputs = convert(given) if given is not None else _normal(tuple(shape))
+        inputs = convert(given) if given is not None else _of_shape(model, tuple(shape))
         problem = _problem(model, inputs)
         if problem is not None:
             hint = _hint(model, inputs, problem)
@@ -282,8 +284,32 @@ def _normal(shape: tuple[int, ...]) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
+def _of_shape(model: nn.Module, shape: tuple[int, ...]) -> torch.Tensor:
+    """Values of this shape in the type that the model runs on; normal floats if on none."""
+    own = (t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point())
+    normal = _normal(shape)
+    dtypes = dict.fromkeys([next(own, torch.float32), torch.float32, torch.float64])
+    tried = [*(normal.to(dtype) for dtype in dtypes), (normal > 0).long(), (normal > 0).int()]
+    return next((one for one in tried if _problem(model, one) is None), tried[0])
+
+
+def _declared(model: nn.Module) -> list[Inputs]:
+    """Inputs as a graph declares them; a size that it leaves open is 2."""
+    declared = getattr(model, "declared_inputs", None)
+    if not declared:
+        return []
+    made = []
+    for dtype, sizes in declared:
+        normal = _normal(tuple(size or 2 for size in sizes))
+        is_float = dtype.is_floating_point
+        made.append(normal.to(dtype) if is_float else (normal > 0).to(dtype))
+    return [made[0] if len(made) == 1 else tuple(made)]
+
+
 def _candidates(model: nn.Module) -> list[Inputs]:
     """Inputs worth trying, likeliest first. A batch of 2: a batch of 1 hides mistakes."""
+    if declared := _declared(model):
+        return declared
     layers = list(model.modules())
     is_sequential = any(
         isinstance(layer, nn.RNNBase | nn.MultiheadAttention | nn.Transformer) for layer in layers

@@ -70,10 +70,21 @@ class OnnxModule(nn.Module):
         return self.graph.cpu().numpy().tobytes()
 
     @property
+    def declared_inputs(self) -> list[tuple[torch.dtype, tuple[int | None, ...]]]:
+        """Dtype and shape of each input, None for a size that is open; empty if one has no dtype.
+
+        Those of the graph, in its order.
+        """
+        inputs = self.session.get_inputs()
+        if any(value.type not in _DTYPES for value in inputs):
+            return []
+        return [(_DTYPES[value.type], tuple(map(_size, value.shape))) for value in inputs]
+
+    @property
     def float_dtype(self) -> torch.dtype | None:
         """Of the first input that holds floats; None where none does."""
-        dtypes = (_DTYPES.get(value.type) for value in self.session.get_inputs())
-        return next((dtype for dtype in dtypes if dtype and dtype.is_floating_point), None)
+        dtypes = (dtype for dtype, _ in self.declared_inputs)
+        return next((dtype for dtype in dtypes if dtype.is_floating_point), None)
 
     @property
     def session(self) -> Any:
@@ -144,6 +155,10 @@ class OnnxModule(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         # A session holds threads and native memory; it is made again from the graph.
         return {**self.__dict__, "_session": None, "_takes": None}
+
+
+def _size(declared: Any) -> int | None:
+    return declared if isinstance(declared, int) and declared > 0 else None
 
 
 def dtype_named(name: str) -> torch.dtype:
