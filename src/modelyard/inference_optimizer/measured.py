@@ -20,9 +20,9 @@ from modelyard._core.files import make_folder, write_text
 from modelyard.inference_optimizer import tuning
 from modelyard.inference_optimizer.answers import n_samples
 from modelyard.inference_optimizer.backends import make_eager
+from modelyard.inference_optimizer.batches import BatchPredictor
 from modelyard.inference_optimizer.cache import AnswerCache
 from modelyard.inference_optimizer.devices import finished, memory_mb
-from modelyard.inference_optimizer.predicting import Predictor
 from modelyard.inference_optimizer.records import Benchmark, Optimization
 from modelyard.inference_optimizer.report import report_of
 from modelyard.inference_optimizer.serving import Serving, form_of
@@ -44,7 +44,7 @@ class _Tuning:
     budget_s: float = 3.0
 
 
-class MeasuredPredictor(Predictor):
+class MeasuredPredictor(BatchPredictor):
     """Answers inputs with the backends that measured fastest, of a module that can be exchanged.
 
     Args:
