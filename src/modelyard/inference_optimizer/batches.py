@@ -4,6 +4,9 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
+import numpy as np
+import torch
+
 from modelyard._core.errors import InputError
 from modelyard.inference_optimizer.answers import (
     given_back,
@@ -12,6 +15,7 @@ from modelyard.inference_optimizer.answers import (
     sample_of,
     to_array,
 )
+from modelyard.inference_optimizer.copying import own_copy
 from modelyard.inference_optimizer.joining import Item, can_join, computed, item_of
 from modelyard.inference_optimizer.kept import as_tensors, from_kept, kept_rows
 from modelyard.inference_optimizer.keys import keys_of_samples
@@ -99,8 +103,9 @@ class BatchPredictor(Predictor):
 
         Args:
             x_list: Inputs as `predict` takes them. An iterator is read as its answers are asked
-                for, at most two chunks of `batch_size` ahead; a feed whose next item waits for
-                the last answer is what `predict` is for.
+                for, at most two chunks of `batch_size` ahead, and may use its memory again: each
+                input is copied as it is read. A feed whose next item waits for the last answer is
+                what `predict` is for.
             return_numpy: Arrays instead of tensors.
             exact: Compute one input at a time, so that each equals `predict` bit for bit.
 
@@ -113,8 +118,11 @@ class BatchPredictor(Predictor):
                 the answers to those before.
         """
         serving = self._current()
+        # A source may write each input into the memory of the one before, as feeds do; what is in
+        # a list or a tensor already stays as it is until this has ended.
+        is_held = isinstance(x_list, list | tuple | torch.Tensor | np.ndarray)
         answers = streamed(
-            x_list,
+            x_list if is_held else map(own_copy, x_list),
             lambda xs: self._stream_chunk(xs, exact=exact),
             chunk_size=min(serving.chunk_size or self.batch_size, self.batch_size),
         )
