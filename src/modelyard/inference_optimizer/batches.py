@@ -206,10 +206,14 @@ class BatchPredictor(Predictor):
         self._latency.add(ended_s - started_s, n, ended_s)
         return answers
 
-    def _item_from_cache(self, item: Item) -> Any | None:
+    def _item_from_cache(self, item: Item | np.ndarray[Any, Any]) -> Any | None:
         """The answer to a prepared input if it is there, else None."""
-        cache = self._current().cache
-        if item.key is None or not cache.max_size:
+        serving = self._current()
+        cache = serving.cache
+        # A bare array waits where there was no cache when it came.
+        if isinstance(item, np.ndarray) or item.key is None or not cache.max_size:
+            return None
+        if item.made_for is not serving.eager:
             return None
         started_s = _now_s()
         found = cache.get_many([item.key])

@@ -9,6 +9,8 @@ import torch
 
 from modelyard._core.errors import InputError
 from modelyard.inference_optimizer.answers import concatenated, given_back, n_samples, split
+from modelyard.inference_optimizer.backends import Backend
+from modelyard.inference_optimizer.copying import own_copy
 from modelyard.inference_optimizer.kept import from_kept, kept
 from modelyard.inference_optimizer.keys import Key, array_key, key_of
 from modelyard.inference_optimizer.serving import Form, RunArray, Serving, form_of
@@ -34,12 +36,17 @@ class Item:
         as_arrays: Whether its answer is to be arrays.
         key: In the cache; None for none.
         n_samples: In it.
+        given: What it was made of, for when another module is to answer: that may compute in
+            another type, to which nothing that was rounded to this one's can be brought back.
+        made_for: The module's own backend.
     """
 
     inputs: Inputs | Array
     as_arrays: bool
     key: Key | None
     n_samples: int
+    given: Any
+    made_for: Backend
 
     @property
     def tensors(self) -> Inputs:
@@ -60,14 +67,29 @@ def item_of(x: Any, serving: Serving, *, is_copied: bool) -> Item:
     Raises:
         InputError: It does not fit.
     """
+    if is_copied:
+        x = own_copy(x)
     has_cache = serving.cache.max_size > 0
     if type(x) is np.ndarray and serving.lean(x) is not None:
-        array = x.copy() if is_copied or not x.flags.writeable else x
-        return Item(array, True, array_key(array) if has_cache else None, array.shape[0])
+        array = x if x.flags.writeable else x.copy()
+        key = array_key(array) if has_cache else None
+        return Item(array, True, key, array.shape[0], array, serving.eager)
     inputs, as_arrays = taken(x, serving)
-    if is_copied:
-        inputs = mapped(inputs, lambda tensor: tensor.detach().clone())
-    return Item(inputs, as_arrays, key_of(inputs) if has_cache else None, n_samples(inputs))
+    key = key_of(inputs) if has_cache else None
+    return Item(inputs, as_arrays, key, n_samples(inputs), x, serving.eager)
+
+
+def item_for(serving: Serving, waiting: Item | Array) -> Item:
+    """What waited, as the module that serves now takes it.
+
+    Raises:
+        InputError: It does not fit.
+    """
+    if isinstance(waiting, np.ndarray):
+        return item_of(waiting, serving, is_copied=False)
+    if waiting.made_for is not serving.eager:
+        return item_of(waiting.given, serving, is_copied=False)
+    return waiting
 
 
 def computed(

@@ -25,7 +25,7 @@ from modelyard.inference_optimizer.devices import (
     memory_mb,
 )
 from modelyard.inference_optimizer.engine import Engine
-from modelyard.inference_optimizer.joining import Item, item_of, lean_rows
+from modelyard.inference_optimizer.joining import Item, item_for, item_of, lean_rows
 from modelyard.inference_optimizer.measured import MeasuredPredictor
 from modelyard.inference_optimizer.records import (
     CacheStats,
@@ -181,10 +181,7 @@ class InferenceOptimizer(MeasuredPredictor):
             ended_s = time.perf_counter()
             self._latency.add(ended_s - started_s, len(rows), ended_s)
             return rows
-        items = [
-            item_of(one, serving, is_copied=False) if isinstance(one, np.ndarray) else one
-            for one in waiting
-        ]
+        items = [item_for(serving, one) for one in waiting]
         return self._joined_items(serving, items, exact=False, look_up=False)
 
     def close(self, *, drain: bool = True) -> None:
