@@ -184,6 +184,10 @@ class InferenceOptimizer(MeasuredPredictor):
         items = [item_for(serving, one) for one in waiting]
         return self._joined_items(serving, items, exact=False, look_up=False)
 
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        self._engine_lock = threading.Lock()
+
     def close(self, *, drain: bool = True) -> None:
         """End the engine after answering (or, without `drain`, cancelling) what is queued."""
         with self._engine_lock:

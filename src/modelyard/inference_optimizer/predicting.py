@@ -11,6 +11,7 @@ import torch
 from xxhash import xxh3_128_digest
 
 from modelyard._core.errors import NotReadyError
+from modelyard._core.forking import call_after_fork
 from modelyard.inference_optimizer.answers import given_back, n_samples
 from modelyard.inference_optimizer.cache import AnswerCache, Computation
 from modelyard.inference_optimizer.examining import Examination, examination
@@ -45,6 +46,7 @@ class Predictor:
         self._serving: Serving | None = None
         self._serving_lock = threading.Lock()  # guards the replacing of _serving, not its reading
         self._examining = threading.RLock()  # one thread looks at a new model, others wait for it
+        call_after_fork(self._after_fork)
 
     def predict(self, x: Any) -> Any:
         """The model's answer to one input.
@@ -206,6 +208,11 @@ class Predictor:
         if reason:
             _logger.warning("%s %s: the cache is off.", type(serving.model).__name__, reason)
         return examined
+
+    def _after_fork(self) -> None:
+        """In a child: whoever was looking at a model is not here, and nobody holds a lock."""
+        self._serving_lock = threading.Lock()
+        self._examining = threading.RLock()
 
 
 def _shared(x: Any) -> np.ndarray[Any, Any] | None:

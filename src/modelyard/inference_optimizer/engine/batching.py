@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.errors import ConfigError, ConflictError, NotReadyError
+from modelyard._core.forking import call_after_fork
 from modelyard.inference_optimizer.engine.core import Core
 from modelyard.inference_optimizer.engine.hosts import GRACE_S, Parts, closed_error, reading_of
 from modelyard.inference_optimizer.engine.loop_host import LoopHost
@@ -98,6 +99,7 @@ class Engine:
         self._host: LoopHost | ThreadHost | None = None
         self._start_lock = threading.Lock()  # guards the making and the leaving of _host
         self._process_id = os.getpid()
+        call_after_fork(self._after_fork)
 
     # ── requests ────────────────────────────────────────────────────────────────────────────
 
@@ -302,6 +304,9 @@ class Engine:
                 "one event loop or one worker thread at a time."
             )
         self._process_id = os.getpid()
+
+    def _after_fork(self) -> None:
+        self._start_lock = threading.Lock()
 
     def _leave(self, host: "LoopHost | ThreadHost | None") -> None:
         with self._start_lock:

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from modelyard._core.errors import ConflictError, NotReadyError
+from modelyard._core.forking import call_after_fork
 from modelyard.inference_optimizer.engine.core import Rejected
 from modelyard.inference_optimizer.engine.hosts import (
     GRACE_S,
@@ -55,6 +56,7 @@ class ThreadHost:
         self._thread.start()
         self._process_id = os.getpid()
         atexit.register(self._exit)
+        call_after_fork(self._after_fork)
 
     @property
     def is_usable(self) -> bool:
@@ -129,9 +131,13 @@ class ThreadHost:
             return [*self._running, *self._core.cancel_all()]
 
     def _exit(self) -> None:
-        # In a forked child the thread is not there, and the lock may be held by nobody.
+        # In a forked child the thread is not there.
         if self._process_id == os.getpid():
             self.close(drain=False, timeout_s=GRACE_S)
+
+    def _after_fork(self) -> None:
+        """In a child: the figures can still be read."""
+        self._lock = threading.Lock()
 
     def _ended_error(self) -> NotReadyError:
         return closed_error() if self._died_of is None else died_error(self._died_of)
