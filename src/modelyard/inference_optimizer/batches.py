@@ -19,6 +19,7 @@ from modelyard.inference_optimizer.copying import own_copy
 from modelyard.inference_optimizer.joining import Item, can_join, computed, item_of
 from modelyard.inference_optimizer.kept import as_tensors, from_kept, kept_rows
 from modelyard.inference_optimizer.keys import keys_of_samples
+from modelyard.inference_optimizer.ordinary import are_ordinary
 from modelyard.inference_optimizer.predicting import Predictor
 from modelyard.inference_optimizer.serving import Serving
 from modelyard.inference_optimizer.streaming import Failure, streamed
@@ -55,6 +56,8 @@ class BatchPredictor(Predictor):
         """
         serving = self._current()
         inputs, is_array = taken(x_batch, serving)
+        if not are_ordinary(inputs):
+            return self._predict_any(serving, inputs, _now_s())  # nothing that can be cut
         n = batch_size(inputs)
         if n == 0:
             raise InputError("x_batch holds no samples: its first dimension is 0.")
@@ -165,6 +168,8 @@ class BatchPredictor(Predictor):
             return answer
         if answer is not None:
             rows = kept_rows(answer, len(wanted))
+            if any(row is None for row in rows):  # so no other sample's is kept either
+                return answer if not found else self._in_chunks(serving, inputs, n, step)
             fresh = dict(zip((keys[i] for i in wanted), rows, strict=True))
             kept_last = dict(list(fresh.items())[-serving.cache.max_size :])
             serving.cache.put_many(kept_last, alone=step == 1)
@@ -192,7 +197,8 @@ class BatchPredictor(Predictor):
     ) -> list[Any]:
         """Answers to prepared inputs, computed together where that changes nothing."""
         started_s = _now_s()
-        serving, _ = self._examined(serving, items[0].tensors)
+        ordinary = (item.tensors for item in items if are_ordinary(item.tensors))
+        serving, _ = self._examined(serving, next(ordinary, items[0].tensors))
         is_looked_up = look_up and serving.has_cache
         keys = [item.key for item in items if item.key is not None] if is_looked_up else []
         answers = computed(

@@ -13,6 +13,7 @@ from modelyard.inference_optimizer.backends import Backend
 from modelyard.inference_optimizer.copying import own_copy
 from modelyard.inference_optimizer.kept import from_kept, kept
 from modelyard.inference_optimizer.keys import Key, array_key, key_of
+from modelyard.inference_optimizer.ordinary import are_ordinary
 from modelyard.inference_optimizer.serving import Form, RunArray, Serving, form_of
 from modelyard.inference_optimizer.taking import taken
 from modelyard.torchtools.inputs import Inputs, batch_size, mapped, synthetic_like
@@ -117,16 +118,15 @@ def computed(
     for places in _of_one_form(_first_of_equals(items, known)).values():
         group = [items[i] for i in places]
         computed, is_alone = _together(serving, group, can_join)
-        if group[0].key is not None:
-            fresh = {item.key: kept(one) for item, one in zip(group, computed, strict=True)}
-            known.update(fresh)
-            serving.cache.put_many(fresh, alone=is_alone)
+        pairs = zip(group, computed, strict=True)
+        copies = {item.key: _kept(one, item) for item, one in pairs if item.key is not None}
+        fresh = {key: copy for key, copy in copies.items() if copy is not None}
+        known.update(fresh)
+        serving.cache.put_many(fresh, alone=is_alone)
         for place, answer in zip(places, computed, strict=True):
             answers[place] = _given(answer, items[place])
     return [
-        answers[i]
-        if i in answers
-        else from_kept(known[item.key], item.tensors, as_arrays=item.as_arrays)
+        answers[i] if i in answers else _repeated(serving, item, known)
         for i, item in enumerate(items)
     ]
 
@@ -203,6 +203,8 @@ def _of_one_form(items: Sequence[tuple[int, Item]]) -> dict[Form, list[int]]:
         inputs = item.inputs
         if isinstance(inputs, np.ndarray):
             form: Form = (inputs.dtype, inputs.shape[1:])
+        elif not are_ordinary(inputs):
+            form = (i,)  # of a form of its own: it cannot be joined
         else:
             form = (*form_of(inputs), type(inputs))
         forms.setdefault(form, []).append(i)
@@ -263,6 +265,20 @@ def _alone(serving: Serving, item: Item) -> Any:
         if run_array is not None:
             return lean_answer(serving, run_array, item.inputs)
     return serving.run(item.tensors)
+
+
+def _kept(answer: Any, item: Item) -> Any | None:
+    """A copy for the cache; None where it cannot be kept."""
+    if isinstance(answer, np.ndarray) and isinstance(item.inputs, np.ndarray):
+        return answer.copy()  # in the shortest way: it stands for a tensor
+    return kept(answer)
+
+
+def _repeated(serving: Serving, item: Item, known: Mapping[Key, Any]) -> Any:
+    """The answer to an item that equals another; computed again where that was not kept."""
+    if item.key in known:
+        return from_kept(known[item.key], item.tensors, as_arrays=item.as_arrays)
+    return _given(_alone(serving, item), item)
 
 
 def _given(answer: Any, item: Item) -> Any:

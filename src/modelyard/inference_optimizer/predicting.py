@@ -16,15 +16,17 @@ from modelyard.inference_optimizer.answers import given_back, n_samples
 from modelyard.inference_optimizer.cache import AnswerCache, Computation
 from modelyard.inference_optimizer.examining import Examination, examination
 from modelyard.inference_optimizer.joining import lean_answer
-from modelyard.inference_optimizer.kept import from_kept, kept
+from modelyard.inference_optimizer.kept import from_kept, kept, reason_not_to_keep
 from modelyard.inference_optimizer.keys import Key, key_of
 from modelyard.inference_optimizer.latency import FOLDED_AT, LatencyRecord
+from modelyard.inference_optimizer.ordinary import are_ordinary
 from modelyard.inference_optimizer.serving import Serving, Way
 from modelyard.inference_optimizer.taking import taken
-from modelyard.torchtools.inputs import Inputs
+from modelyard.torchtools.inputs import Inputs, mapped
 
 _logger = logging.getLogger("modelyard")
 _now_s = time.perf_counter
+_UNCOMPARED = "gives or takes tensors that cannot be compared"
 
 
 class Predictor:
@@ -48,7 +50,7 @@ class Predictor:
         self._examining = threading.RLock()  # one thread looks at a new model, others wait for it
         call_after_fork(self._after_fork)
 
-    def predict(self, x: Any) -> Any:
+    def predict(self, x: Any) -> Any:  # noqa: C901 - calls of Python are what an answer costs
         """The model's answer to one input.
 
         Args:
@@ -62,7 +64,6 @@ class Predictor:
             NotReadyError: There is no model.
             InputError: The model does not take this input; says what it does take.
         """
-        # Written out in one piece: calls of Python are what a cached answer costs.
         serving = self._serving or self._current()
         started_s = _now_s()
         is_array = type(x) is np.ndarray
@@ -70,7 +71,10 @@ class Predictor:
         array: Any = x
         if not is_array:
             if not cache.max_size and type(x) is torch.Tensor:
-                way = serving.ways.get((x.dtype, x.shape))
+                try:
+                    way = serving.ways.get((x.dtype, x.shape))
+                except RuntimeError:  # a nested one has no shape
+                    way = None
                 if way is not None:
                     return self._by(way, serving, x, started_s)
             array = _shared(x) if cache.max_size or serving.takes_arrays else None
@@ -87,7 +91,7 @@ class Predictor:
         if answer is None:
             answer = self._computed(serving, x, array, key)
         elif type(answer) is np.ndarray:
-            answer = answer.copy()
+            answer = answer.copy() if is_array else torch.from_numpy(answer.copy())
         else:
             answer = from_kept(answer, x, as_arrays=is_array)
         ended_s = _now_s()
@@ -95,7 +99,7 @@ class Predictor:
         calls.append((ended_s, ended_s - started_s, len(array)))
         if len(calls) >= FOLDED_AT:
             self._latency.fold()
-        return answer if is_array or type(answer) is not np.ndarray else torch.from_numpy(answer)
+        return answer
 
     # ── one input ───────────────────────────────────────────────────────────────────────────
 
@@ -110,37 +114,45 @@ class Predictor:
     def _predict_any(self, serving: Serving, x: Any, started_s: float) -> Any:
         """As `predict`, for whatever is no plain array or tensor in the model's own type."""
         inputs, is_array = taken(x, serving)
-        key = key_of(inputs) if serving.cache.max_size else None
-        answer = self._finished(serving, inputs, key, as_arrays=is_array)
-        if not serving.cache.max_size:
-            serving.learn_way(x)
+        if are_ordinary(inputs):
+            key = key_of(inputs) if serving.cache.max_size else None
+            answer = self._finished(serving, inputs, key, as_arrays=is_array)
+            if not serving.cache.max_size:
+                serving.learn_way(x)
+        else:
+            answer = self._by_module(serving, inputs)
         ended_s = _now_s()
         self._latency.add(ended_s - started_s, n_samples(inputs), ended_s)
         return answer
 
+    def _by_module(self, serving: Serving, inputs: Inputs) -> Any:
+        """The answer to what no graph takes and nothing can be learnt from, as sparse tensors."""
+        own = inputs if serving.is_checked else mapped(inputs, torch.clone)
+        return given_back(serving.answer(serving.eager, own), inputs, as_arrays=False)
+
     def _computed(
         self, serving: Serving, x: Any, array: np.ndarray[Any, Any], key: Key | None
     ) -> Any:
-        """The answer to a plain array, or to the plain tensor it shares its memory with.
-
-        An array where the shortest way was taken or such a one was kept.
-        """
+        """The answer to a plain array, or to the plain tensor it shares its memory with."""
         run_array = serving.lean(array) if serving.is_checked else None
         if run_array is None:
             inputs, is_array = taken(x, serving)
             return self._finished(serving, inputs, key, as_arrays=is_array)
+        is_array = array is x
+        answer: Any
         if key is None or not serving.cache.max_size:
-            return lean_answer(serving, run_array, array)
+            answer = lean_answer(serving, run_array, array)
+            return answer if is_array else torch.from_numpy(answer)
         computation, to_keep = Computation(), None
         try:
             answer = serving.cache.begin(key, computation)
             if answer is not None:
-                return from_kept(answer, torch.empty(0), as_arrays=True)
+                return from_kept(answer, torch.empty(0), as_arrays=is_array)
             answer = lean_answer(serving, run_array, array)
             to_keep = answer.copy()
         finally:
             serving.cache.end(key, computation, to_keep)
-        return answer
+        return answer if is_array else torch.from_numpy(answer)
 
     def _finished(
         self, serving: Serving, inputs: Inputs, key: Key | None, *, as_arrays: bool
@@ -174,13 +186,13 @@ class Predictor:
 
     def _examined(self, serving: Serving, inputs: Inputs) -> tuple[Serving, Any]:
         """What serves, once the model was looked at on a first input, and its answer to that."""
-        if serving.is_checked:
+        if serving.is_checked or not are_ordinary(inputs):
             return serving, None
         with self._examining:
             now = self._serving
             if now is not None and now.eager is serving.eager and now.is_checked:
                 return now, None
-            seen = examination(serving, inputs)
+            seen = _seen(serving, inputs)
             if seen is None:
                 return serving, None
             return self._settled(serving, seen), seen.answer
@@ -188,6 +200,8 @@ class Predictor:
     def _settled(self, serving: Serving, seen: Examination) -> Serving:
         """What serves, with what was seen of the model."""
         reason = seen.reason_not_to_cache
+        if serving.cache.max_size and not reason:
+            reason = reason_not_to_keep(seen.answer)
         examined = replace(
             serving,
             is_checked=True,
@@ -213,6 +227,21 @@ class Predictor:
         """In a child: whoever was looking at a model is not here, and nobody holds a lock."""
         self._serving_lock = threading.Lock()
         self._examining = threading.RLock()
+
+
+def _seen(serving: Serving, inputs: Inputs) -> Examination | None:
+    """What a first input shows of the model; the worst where its values cannot be compared."""
+    try:
+        return examination(serving, inputs)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, AttributeError):
+        # The model's own errors are InputErrors; this one is of a kind that has no such operator.
+        return Examination(
+            answer=serving.run(mapped(inputs, torch.clone)),
+            writes_inputs=True,
+            reason_not_to_cache=_UNCOMPARED if serving.cache.max_size else "",
+        )
 
 
 def _shared(x: Any) -> np.ndarray[Any, Any] | None:
