@@ -69,8 +69,15 @@ def parts_of(answer: Any) -> Iterator[Any]:
         yield from parts_of(item)
 
 
-def _is_of_ordinary(answer: Any) -> bool:
-    return all(isinstance(p, torch.Tensor) and is_ordinary(p) for p in parts_of(answer))
+def _can_be_cut(answer: Any) -> bool:
+    """Whether it holds only tensors that can be cut, and texts, which are labels of the whole.
+
+    A number or an array may be worked out from the batch, and there is nothing to tell it by.
+    """
+    return all(
+        is_ordinary(part) if isinstance(part, torch.Tensor) else isinstance(part, str | bytes)
+        for part in parts_of(answer)
+    )
 
 
 def sample_of(inputs: Inputs, index: int) -> Inputs:
@@ -92,7 +99,7 @@ def split(answer: Any, sizes: list[int]) -> list[Any]:
         RuntimeError: The answer's first dimension is not the batch.
     """
     starts = np.cumsum([0, *sizes])
-    if not _is_of_ordinary(answer):
+    if not _can_be_cut(answer):
         raise RuntimeError("the answer holds something that cannot be cut")
     if any(tensor.shape[:1] != (starts[-1],) for tensor in flat_outputs(answer)):
         raise RuntimeError("the first dimension of the answer is not the batch")
@@ -110,7 +117,7 @@ def joined(answers: list[Any], sizes: list[int]) -> Any:
     """
     if len(answers) == 1:
         return answers[0]
-    if not _is_of_ordinary(answers):
+    if not _can_be_cut(answers):
         raise InputError(
             "The answers hold more than plain tensors, so parts cannot be joined. Call predict on "
             "the whole batch."

@@ -199,29 +199,22 @@ class Predictor:
 
     def _settled(self, serving: Serving, seen: Examination) -> Serving:
         """What serves, with what was seen of the model."""
-        reason = seen.reason_not_to_cache
-        if serving.cache.max_size and not reason:
-            reason = reason_not_to_keep(seen.answer)
-        examined = replace(
-            serving,
-            is_checked=True,
-            writes_inputs=seen.writes_inputs,
-            cache=AnswerCache(0) if reason else serving.cache,
-        )
         with self._serving_lock:
             now = self._serving
             if now is None or now.eager is not serving.eager:
-                return examined  # another model was set meanwhile; this call ends with its own
-            self._serving = replace(
-                now,
-                is_checked=True,
-                writes_inputs=seen.writes_inputs,
-                cache=AnswerCache(0) if reason else now.cache,
-            )
-            examined = self._serving
-        if reason:
-            _logger.warning("%s %s: the cache is off.", type(serving.model).__name__, reason)
+                # Another model was set meanwhile; this call ends with its own.
+                return _as_seen(serving, seen)
+            self._serving = examined = _as_seen(now, seen)
+        _warn_of(serving, seen)
         return examined
+
+    def _looked_at(self, serving: Serving, inputs: Inputs) -> Serving:
+        """What is to serve, after a look at the model before anybody's first input."""
+        seen = _seen(serving, inputs)
+        if seen is None:
+            return serving
+        _warn_of(serving, seen)
+        return _as_seen(serving, seen)
 
     def _after_fork(self) -> None:
         """In a child: whoever was looking at a model is not here, and nobody holds a lock."""
@@ -232,16 +225,34 @@ class Predictor:
 def _seen(serving: Serving, inputs: Inputs) -> Examination | None:
     """What a first input shows of the model; the worst where its values cannot be compared."""
     try:
-        return examination(serving, inputs)
+        seen = examination(serving, inputs)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, TypeError, AttributeError):
         # The model's own errors are InputErrors; this one is of a kind that has no such operator.
-        return Examination(
-            answer=serving.run(mapped(inputs, torch.clone)),
-            writes_inputs=True,
-            reason_not_to_cache=_UNCOMPARED if serving.cache.max_size else "",
-        )
+        answer = serving.run(mapped(inputs, torch.clone))
+        seen = Examination(answer=answer, writes_inputs=True, reason_not_to_cache=_UNCOMPARED)
+    if seen is not None and not seen.reason_not_to_cache:
+        seen = replace(seen, reason_not_to_cache=reason_not_to_keep(seen.answer))
+    return seen
+
+
+def _as_seen(serving: Serving, seen: Examination) -> Serving:
+    """The same, served as what was seen of the model demands."""
+    is_kept = not seen.reason_not_to_cache
+    return replace(
+        serving,
+        is_checked=True,
+        writes_inputs=seen.writes_inputs,
+        cache=serving.cache if is_kept else AnswerCache(0),
+    )
+
+
+def _warn_of(serving: Serving, seen: Examination) -> None:
+    """Say that the cache is off, to whoever asked for one."""
+    if seen.reason_not_to_cache and serving.cache.max_size:
+        name = type(serving.model).__name__
+        _logger.warning("%s %s: the cache is off.", name, seen.reason_not_to_cache)
 
 
 def _shared(x: Any) -> np.ndarray[Any, Any] | None:
