@@ -5,6 +5,7 @@ import math
 import operator
 import os
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from types import TracebackType
@@ -197,7 +198,10 @@ class Engine:
         """
         with self._start_lock:
             self._check_can_start()
-            self._host = ThreadHost(self._parts)
+            host = self._host = ThreadHost(self._parts)
+            # Not at exit: then the host ends itself.
+            self._letting_go = weakref.finalize(self, host.let_go)
+            self._letting_go.atexit = False
         return self
 
     async def astart(self) -> Self:
@@ -312,6 +316,8 @@ class Engine:
         with self._start_lock:
             if self._host is host:
                 self._host = None
+                if isinstance(host, ThreadHost):
+                    self._letting_go.detach()
 
 
 def _whole(priority: Any) -> int:
