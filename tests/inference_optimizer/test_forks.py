@@ -68,6 +68,26 @@ def test_figures_go_on_in_a_child_that_was_forked_while_they_were_folded(mlp):
         assert status_of_child(lambda: everything(optimizer)) == 0
 
 
+class TakenAtThisMoment:
+    """A lock another thread has just got, and has not come to say so: it waited without the GIL."""
+
+    def locked(self):
+        return False
+
+    def __enter__(self):
+        raise AssertionError("would wait for ever")
+
+    def __exit__(self, *_):
+        pass
+
+
+def test_figures_go_on_in_a_child_that_was_forked_while_their_lock_was_being_taken(mlp):
+    optimizer = InferenceOptimizer(mlp, device="cpu", backend="eager")
+    optimizer.predict(X)
+    optimizer._latency._lock = TakenAtThisMoment()
+    assert status_of_child(lambda: everything(optimizer)) == 0
+
+
 def test_child_that_was_forked_at_ease_keeps_the_figures(mlp):
     optimizer = InferenceOptimizer(mlp, device="cpu")
     optimizer.predict(X)

@@ -101,8 +101,10 @@ class LatencyRecord:
 
     def _after_fork(self) -> None:
         """In a child: whoever held the lock is not here, and left its work half done."""
-        if self._lock.locked():
-            self._lock = threading.Lock()
+        is_half_done = self._lock.locked()
+        # Anew in any case: one that was being acquired may be held and not say so.
+        self._lock = threading.Lock()
+        if is_half_done:
             self._forget()
 
     def _fold(self) -> None:
