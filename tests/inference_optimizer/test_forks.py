@@ -69,7 +69,7 @@ def test_figures_go_on_in_a_child_that_was_forked_while_they_were_folded(mlp):
 
 
 class TakenAtThisMoment:
-    """A lock that another thread has just got, waiting without the GIL, and does not yet say so."""
+    """A lock that another thread has just got, outside the GIL, and does not yet say so."""
 
     def locked(self):
         return False
