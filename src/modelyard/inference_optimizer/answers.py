@@ -42,15 +42,22 @@ def to_array(value: torch.Tensor) -> np.ndarray[Any, Any]:
     Raises:
         InputError: It is sparse, nested or quantized, for which there is no array.
     """
+    try:
+        array: np.ndarray[Any, Any] = value.detach().cpu().numpy()
+    except (RuntimeError, TypeError):
+        array = _as_numpy_has_it(value).numpy()
+    return array.copy()
+
+
+def _as_numpy_has_it(value: torch.Tensor) -> torch.Tensor:
     if not is_ordinary(value):
         raise InputError(
             f"The answer is {told(value)}, for which there is no array: give a tensor to get it."
         )
     plain = value.detach().cpu().resolve_conj().resolve_neg()
-    if not has_array_type(plain.dtype):
-        plain = plain.to(torch.complex64 if plain.is_complex() else torch.float32)
-    array: np.ndarray[Any, Any] = plain.numpy().copy()
-    return array
+    if has_array_type(plain.dtype):
+        return plain
+    return plain.to(torch.complex64 if plain.is_complex() else torch.float32)
 
 
 def parts_of(answer: Any) -> Iterator[Any]:
