@@ -42,8 +42,11 @@ def to_array(value: torch.Tensor) -> np.ndarray[Any, Any]:
     Raises:
         InputError: It is sparse, nested or quantized, for which there is no array.
     """
+    plain = value.detach().cpu()
     try:
-        array: np.ndarray[Any, Any] = value.detach().cpu().numpy()
+        # Common enough not to be told by an error, which costs four times as much.
+        plain = plain.float() if plain.dtype is torch.bfloat16 else plain
+        array: np.ndarray[Any, Any] = plain.numpy()
     except (RuntimeError, TypeError):
         array = _as_numpy_has_it(value).numpy()
     return array.copy()
