@@ -47,7 +47,10 @@ def test_arrays_of_a_bfloat16_model_come_back_as_float32():
     assert answer.dtype == np.float32
 
 
-@pytest.mark.parametrize("options", [{"tolerance": -1.0}, {"max_latency_ms": -1.0}])
-def test_limits_below_zero_are_refused(options):
-    with pytest.raises(ConfigError, match="0 or more"):
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [({"tolerance": -1.0}, "0 or more"), ({"max_latency_ms": -1.0}, "above 0")],
+)
+def test_limits_below_zero_are_refused(options, rule):
+    with pytest.raises(ConfigError, match=rule):
         InferenceOptimizer(nn.Linear(1, 1), **options)

@@ -3,11 +3,13 @@
 import threading
 from concurrent.futures import Future
 
+import numpy as np
 import pytest
 import torch
 
 from modelyard._core.errors import InputError
-from modelyard.inference_optimizer import InferenceOptimizer, streaming
+from modelyard.inference_optimizer import InferenceOptimizer, batches, streaming
+from modelyard.inference_optimizer.copying import own_copy
 from modelyard.inference_optimizer.streaming import streamed
 
 
@@ -153,3 +155,59 @@ def test_a_slow_source_does_not_hold_back_answers_that_are_there(monkeypatch):
     assert next(answers) == 0
     assert read == [0, 1, 2, 3]
     assert list(answers) == [2 * i for i in range(1, 12)]
+
+
+def one_buffer(make, n=20):
+    """Inputs as a feed gives them: each in the memory of the one before."""
+    buffer = make(1, 4)
+    for i in range(n):
+        buffer[:] = i
+        yield buffer
+
+
+def one_pair(make, n=20):
+    for buffer in one_buffer(make, n):
+        yield {"a": buffer, "b": (buffer,)}
+
+
+def zero_array(*shape):
+    return np.zeros(shape, np.float32)
+
+
+class First(torch.nn.Module):
+    def forward(self, x):
+        return x[:, :1] * 2
+
+
+class Feed:
+    """No iterator, but what it gives is made while it is read."""
+
+    def __iter__(self):
+        return one_buffer(torch.zeros)
+
+
+@pytest.mark.parametrize("make", [torch.zeros, zero_array])
+@pytest.mark.parametrize("cache_size", [0, 1000])
+def test_a_feed_may_use_its_memory_again(make, cache_size):
+    optimizer = InferenceOptimizer(First(), device="cpu", batch_size=8, cache_size=cache_size)
+    for _ in range(2):  # the second time from the cache, if there is one
+        answers = optimizer.predict_streaming(one_buffer(make))
+        assert [float(answer[0, 0]) for answer in answers] == [2.0 * i for i in range(20)]
+
+
+def test_what_is_no_iterator_may_use_its_memory_again_too():
+    answers = InferenceOptimizer(First(), device="cpu", batch_size=8).predict_streaming(Feed())
+    assert [float(answer[0, 0]) for answer in answers] == [2.0 * i for i in range(20)]
+
+
+@pytest.mark.parametrize("make", [torch.zeros, zero_array])
+def test_copies_reach_into_what_an_input_holds(make):
+    copies = list(map(own_copy, one_pair(make, 3)))
+    assert [float(one["a"][0, 0]) for one in copies] == [0.0, 1.0, 2.0]
+    assert [float(one["b"][0][0, 0]) for one in copies] == [0.0, 1.0, 2.0]
+
+
+def test_inputs_in_a_list_are_not_copied(monkeypatch):
+    monkeypatch.setattr(batches, "own_copy", None)  # would fail if it were called
+    optimizer = InferenceOptimizer(First(), device="cpu")
+    assert len(optimizer.predict_streaming([torch.zeros(1, 4)] * 3)) == 3

@@ -1,14 +1,13 @@
 """An exact cache of answers: the least recently used goes first, none is computed twice."""
 
-import os
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from modelyard._core.errors import ConflictError
+from modelyard._core.forking import call_after_fork
 from modelyard.inference_optimizer.keys import Key
 from modelyard.inference_optimizer.records import CacheStats
 
@@ -62,7 +61,7 @@ class AnswerCache:
         self._hits = 0
         self._misses = 0
         self._evictions = 0
-        _known_to_forks(self)
+        call_after_fork(self._after_fork)
 
     def renewed(self, max_size: int | None = None) -> "AnswerCache":
         """An empty cache of the same settings, with counts from zero."""
@@ -190,19 +189,3 @@ class AnswerCache:
         """In a child: whoever held the lock or was computing is not here."""
         self._lock = threading.Lock()
         self._computing = {}
-
-
-_caches: "weakref.WeakSet[AnswerCache]" = weakref.WeakSet()
-_is_registered = threading.Event()
-
-
-def _known_to_forks(cache: AnswerCache) -> None:
-    _caches.add(cache)
-    if not _is_registered.is_set() and hasattr(os, "register_at_fork"):
-        _is_registered.set()
-        os.register_at_fork(after_in_child=_freed)
-
-
-def _freed() -> None:
-    for cache in [*_caches]:
-        cache._after_fork()  # noqa: SLF001 - of this module

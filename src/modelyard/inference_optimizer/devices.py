@@ -17,18 +17,35 @@ def device_named(name: str) -> torch.device:
     """The device of this name; the CPU, with a warning, where there is no GPU.
 
     Raises:
-        ConfigError: An unknown name.
+        ConfigError: An unknown name, or a device that is not here or computes nothing.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ConfigError(f"device {name!r} is unknown: use 'auto', 'cpu' or 'cuda'.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         _logger.warning("device=%r, but there is no CUDA GPU here: running on the CPU.", name)
         return torch.device("cpu")
+    _check_is_here(device)
     return device
+
+
+def _check_is_here(device: torch.device) -> None:
+    if device.type == "cpu":
+        return
+    if device.type == "cuda":  # not tried, which would start CUDA before there is a model
+        n = torch.cuda.device_count()
+        if device.index is not None and device.index >= n:
+            raise ConfigError(f"device {str(device)!r} is not here: there are {n} GPUs.")
+        return
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, TypeError) as error:  # "meta" holds no numbers
+        raise ConfigError(
+            f"device {str(device)!r} cannot compute here: use 'auto', 'cpu' or 'cuda'."
+        ) from error
 
 
 def finished(answer: Any) -> Any:

@@ -9,8 +9,11 @@ import torch
 
 from modelyard._core.errors import InputError
 from modelyard.inference_optimizer.answers import concatenated, given_back, n_samples, split
+from modelyard.inference_optimizer.backends import Backend
+from modelyard.inference_optimizer.copying import own_copy
 from modelyard.inference_optimizer.kept import from_kept, kept
 from modelyard.inference_optimizer.keys import Key, array_key, key_of
+from modelyard.inference_optimizer.ordinary import are_ordinary
 from modelyard.inference_optimizer.serving import Form, RunArray, Serving, form_of
 from modelyard.inference_optimizer.taking import taken
 from modelyard.torchtools.apart import apart
@@ -35,12 +38,17 @@ class Item:
         as_arrays: Whether its answer is to be arrays.
         key: In the cache; None for none.
         n_samples: In it.
+        given: What it was made of, for when another module is to answer: that may compute in
+            another type, to which nothing that was rounded to this one's can be brought back.
+        made_for: The module's own backend.
     """
 
     inputs: Inputs | Array
     as_arrays: bool
     key: Key | None
     n_samples: int
+    given: Any
+    made_for: Backend
 
     @property
     def tensors(self) -> Inputs:
@@ -61,14 +69,29 @@ def item_of(x: Any, serving: Serving, *, is_copied: bool) -> Item:
     Raises:
         InputError: It does not fit.
     """
+    if is_copied:
+        x = own_copy(x)
     has_cache = serving.cache.max_size > 0
     if type(x) is np.ndarray and serving.lean(x) is not None:
-        array = x.copy() if is_copied or not x.flags.writeable else x
-        return Item(array, True, array_key(array) if has_cache else None, array.shape[0])
+        array = x if x.flags.writeable else x.copy()
+        key = array_key(array) if has_cache else None
+        return Item(array, True, key, array.shape[0], array, serving.eager)
     inputs, as_arrays = taken(x, serving)
-    if is_copied:
-        inputs = mapped(inputs, lambda tensor: tensor.detach().clone())
-    return Item(inputs, as_arrays, key_of(inputs) if has_cache else None, n_samples(inputs))
+    key = key_of(inputs) if has_cache else None
+    return Item(inputs, as_arrays, key, n_samples(inputs), x, serving.eager)
+
+
+def item_for(serving: Serving, waiting: Item | Array) -> Item:
+    """What waited, as the module that serves now takes it.
+
+    Raises:
+        InputError: It does not fit.
+    """
+    if isinstance(waiting, np.ndarray):
+        return item_of(waiting, serving, is_copied=False)
+    if waiting.made_for is not serving.eager:
+        return item_of(waiting.given, serving, is_copied=False)
+    return waiting
 
 
 def computed(
@@ -96,16 +119,15 @@ def computed(
     for places in _of_one_form(_first_of_equals(items, known)).values():
         group = [items[i] for i in places]
         computed, is_alone = _together(serving, group, can_join)
-        if group[0].key is not None:
-            fresh = {item.key: kept(one) for item, one in zip(group, computed, strict=True)}
-            known.update(fresh)
-            serving.cache.put_many(fresh, alone=is_alone)
+        pairs = zip(group, computed, strict=True)
+        copies = {item.key: _kept(one, item) for item, one in pairs if item.key is not None}
+        fresh = {key: copy for key, copy in copies.items() if copy is not None}
+        known.update(fresh)
+        serving.cache.put_many(fresh, alone=is_alone)
         for place, answer in zip(places, computed, strict=True):
             answers[place] = _given(answer, items[place])
     return [
-        answers[i]
-        if i in answers
-        else from_kept(known[item.key], item.tensors, as_arrays=item.as_arrays)
+        answers[i] if i in answers else _repeated(serving, item, known)
         for i, item in enumerate(items)
     ]
 
@@ -184,6 +206,8 @@ def _of_one_form(items: Sequence[tuple[int, Item]]) -> dict[Form, list[int]]:
         inputs = item.inputs
         if isinstance(inputs, np.ndarray):
             form: Form = (inputs.dtype, inputs.shape[1:])
+        elif not are_ordinary(inputs):
+            form = (i,)  # of a form of its own: it cannot be joined
         else:
             form = (*form_of(inputs), type(inputs))
         forms.setdefault(form, []).append(i)
@@ -244,6 +268,20 @@ def _alone(serving: Serving, item: Item) -> Any:
         if run_array is not None:
             return lean_answer(serving, run_array, item.inputs)
     return serving.run(item.tensors)
+
+
+def _kept(answer: Any, item: Item) -> Any | None:
+    """A copy for the cache; None where it cannot be kept."""
+    if isinstance(answer, np.ndarray) and isinstance(item.inputs, np.ndarray):
+        return answer.copy()  # in the shortest way: it stands for a tensor
+    return kept(answer)
+
+
+def _repeated(serving: Serving, item: Item, known: Mapping[Key, Any]) -> Any:
+    """The answer to an item that equals another; computed again where that was not kept."""
+    if item.key in known:
+        return from_kept(known[item.key], item.tensors, as_arrays=item.as_arrays)
+    return _given(_alone(serving, item), item)
 
 
 def _given(answer: Any, item: Item) -> Any:

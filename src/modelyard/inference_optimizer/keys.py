@@ -8,6 +8,7 @@ import torch
 import xxhash
 
 from modelyard.inference_optimizer.answers import sample_of
+from modelyard.inference_optimizer.ordinary import has_array_type, is_ordinary
 from modelyard.torchtools.inputs import Inputs, tensors_of
 
 Key = Hashable
@@ -43,7 +44,7 @@ def array_key(array: np.ndarray[Any, Any]) -> Key | None:
 
 
 def key_of(inputs: Inputs) -> Key | None:
-    """The key of any input; None for what cannot be hashed cheaply: a tensor on a GPU."""
+    """The key of any input; None for what cannot be hashed cheaply, as on a GPU or if sparse."""
     if isinstance(inputs, torch.Tensor):
         return _tensor_key(inputs)
     keys = tuple(_tensor_key(tensor) for tensor in tensors_of(inputs))
@@ -53,7 +54,7 @@ def key_of(inputs: Inputs) -> Key | None:
 
 
 def _tensor_key(tensor: torch.Tensor) -> Key | None:
-    if tensor.device.type != "cpu":
+    if tensor.device.type != "cpu" or not is_ordinary(tensor):
         return None
     plain = tensor.detach().contiguous().resolve_conj().resolve_neg()
     letter = _LETTERS.get(plain.dtype, str(plain.dtype))
@@ -64,8 +65,8 @@ def _tensor_key(tensor: torch.Tensor) -> Key | None:
 def keys_of_samples(inputs: Inputs, n: int) -> list[Key] | None:
     """Keys as `predict` has them of each sample alone; None if there are none."""
     if isinstance(inputs, torch.Tensor) and inputs.is_cpu:
-        plain = inputs.detach().contiguous()
-        if plain.dtype is not torch.bfloat16:
+        plain = inputs.detach().contiguous().resolve_conj().resolve_neg()
+        if has_array_type(plain.dtype):
             array = plain.numpy()
             keys = [array_key(array[i : i + 1]) for i in range(n)]
             return None if None in keys else keys

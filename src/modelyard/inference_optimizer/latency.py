@@ -9,6 +9,7 @@ from typing import TypedDict
 
 import numpy as np
 
+from modelyard._core.forking import call_after_fork
 from modelyard.stats.histogram import LogHistogram
 from modelyard.torchtools.timing import MS_PER_S
 
@@ -45,6 +46,7 @@ class LatencyRecord:
         self.buffer: deque[tuple[float, float, int]] = deque()
         self._lock = threading.Lock()
         self._forget()
+        call_after_fork(self._after_fork)
 
     def add(self, duration_s: float, n_samples: int = 1, ended_s: float | None = None) -> None:
         """Count a call that answered `n_samples` and ended at `ended_s`, by default now."""
@@ -96,6 +98,14 @@ class LatencyRecord:
         self._seconds: deque[tuple[int, int]] = deque(maxlen=WINDOW_S + 1)
         self._n_samples = 0
         self._first_s: float | None = None
+
+    def _after_fork(self) -> None:
+        """In a child: whoever held the lock is not here, and left its work half done."""
+        is_half_done = self._lock.locked()
+        # Anew in any case: one that was being acquired may be held and not say so.
+        self._lock = threading.Lock()
+        if is_half_done:
+            self._forget()
 
     def _fold(self) -> None:
         """Empty the buffer; the lock is held."""

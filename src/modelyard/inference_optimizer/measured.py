@@ -19,11 +19,11 @@ from modelyard._core.errors import (
 )
 from modelyard._core.files import make_folder, write_text
 from modelyard.inference_optimizer import tuning
-from modelyard.inference_optimizer.answers import n_samples
+from modelyard.inference_optimizer.answers import n_samples, sample_of
 from modelyard.inference_optimizer.backends import make_eager
+from modelyard.inference_optimizer.batches import BatchPredictor
 from modelyard.inference_optimizer.cache import AnswerCache
 from modelyard.inference_optimizer.devices import finished, memory_mb
-from modelyard.inference_optimizer.predicting import Predictor
 from modelyard.inference_optimizer.records import Benchmark, Optimization
 from modelyard.inference_optimizer.report import report_of
 from modelyard.inference_optimizer.serving import Reach, Serving, form_of
@@ -47,7 +47,7 @@ class _Tuning:
     budget_s: float = 3.0
 
 
-class MeasuredPredictor(Predictor):
+class MeasuredPredictor(BatchPredictor):
     """Answers inputs with the backends that measured fastest, of a module that can be exchanged.
 
     Args:
@@ -106,8 +106,10 @@ class MeasuredPredictor(Predictor):
     def swap(self, model: nn.Module, example_input: Any = None) -> Optimization:
         """Replace the model under load, once the new one has been made ready beside it.
 
-        Backends are measured for the new model if they were for the one before, and each batch
-        size is computed once, before it gets its first request. No call fails or waits.
+        Backends are measured for the new model if they were for the one before, each batch size
+        is computed once, and the model is looked at as else on its first input, before it gets
+        its first request. No call fails or waits for any of this, unless nothing is given and no
+        example can be inferred: then the first request does the looking.
 
         Args:
             model: The new module.
@@ -128,9 +130,9 @@ class MeasuredPredictor(Predictor):
             serving, found = self._tuned(serving, given, self._options)
         else:
             found = self._eager_only("backends were not measured for the model before")
-        self._warm_up(serving, given)
+        ready = self._warmed_up(serving, before, given)
         with self._serving_lock:
-            self._serving = serving
+            self._serving = ready
         return found
 
     def optimize_for_inference(
@@ -273,13 +275,19 @@ class MeasuredPredictor(Predictor):
                     return resolve_example(model, before.example)
         return None
 
-    def _warm_up(self, serving: Serving, given: Any) -> None:
+    def _warmed_up(self, serving: Serving, before: Serving | None, given: Any) -> Serving:
+        """What is to serve, with all done that its first requests would have to wait for."""
         try:
             example = resolve_example(serving.model, given)
         except ExampleInputRequiredError:
-            return  # its first request warms it up
-        for n in {1, *serving.by_batch}:
-            serving.run(with_batch(example, n))
+            return serving  # its first request warms it up
+        ready = self._looked_at(serving, with_batch(example, 1))
+        for n in {1, *ready.by_batch}:
+            ready.run(with_batch(example, n))
+        if before is not None and before.joinable:  # requests were joined: these will be, too
+            pair = with_batch(example, 2)
+            self._can_join(ready, [sample_of(pair, i) for i in range(2)])
+        return ready
 
     def _tuned(
         self,

@@ -6,17 +6,14 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import torch
 from torch import nn
 
 from modelyard._core.clock import Clock, SystemClock
-from modelyard._core.errors import (
-    ConfigError,
-)
-from modelyard.inference_optimizer import tuning
+from modelyard._core.errors import ConflictError
 from modelyard.inference_optimizer.cache import AnswerCache
 from modelyard.inference_optimizer.devices import (
     device_named,
@@ -25,11 +22,17 @@ from modelyard.inference_optimizer.devices import (
     memory_mb,
 )
 from modelyard.inference_optimizer.engine import Engine
-from modelyard.inference_optimizer.joining import Item, item_of, lean_rows
+from modelyard.inference_optimizer.joining import Item, item_for, item_of, lean_rows
 from modelyard.inference_optimizer.measured import MeasuredPredictor
 from modelyard.inference_optimizer.records import (
     CacheStats,
     PerformanceStats,
+)
+from modelyard.inference_optimizer.settings import (
+    check_backend,
+    check_flag,
+    check_number,
+    whole_number,
 )
 from modelyard.inference_optimizer.targets import TargetCheck, Targets, checked
 from modelyard.torchtools.timing import MS_PER_S
@@ -79,7 +82,16 @@ class InferenceOptimizer(MeasuredPredictor):
         clock: Clock | None = None,
         seed: int | None = None,
     ) -> None:
-        _check(batch_size, cache_size, backend, tolerance, max_latency_ms, cache_ttl_s)
+        batch_size = whole_number(batch_size, "batch_size", at_least=1)
+        cache_size = whole_number(cache_size, "cache_size", at_least=0, hint=" (off)")
+        check_flag(use_amp, "use_amp")
+        check_backend(backend)
+        check_number(tolerance, "tolerance")
+        for name, value in (("max_latency_ms", max_latency_ms), ("cache_ttl_s", cache_ttl_s)):
+            if value is not None:
+                check_number(value, name, above=0)
+        if seed is not None:
+            seed = whole_number(seed, "seed", at_least=0)
         clock = clock or SystemClock()
         super().__init__(
             device=device_named(device),
@@ -181,11 +193,12 @@ class InferenceOptimizer(MeasuredPredictor):
             ended_s = time.perf_counter()
             self._latency.add(ended_s - started_s, len(rows), ended_s)
             return rows
-        items = [
-            item_of(one, serving, is_copied=False) if isinstance(one, np.ndarray) else one
-            for one in waiting
-        ]
+        items = [item_for(serving, one) for one in waiting]
         return self._joined_items(serving, items, exact=False, look_up=False)
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        self._engine_lock = threading.Lock()
 
     def close(self, *, drain: bool = True) -> None:
         """End the engine after answering (or, without `drain`, cancelling) what is queued."""
@@ -204,6 +217,15 @@ class InferenceOptimizer(MeasuredPredictor):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        """Neither pickled nor copied: threads, locks and compiled graphs are of this process."""
+        raise ConflictError(
+            "An InferenceOptimizer cannot be pickled or copied: its threads, locks and compiled "
+            "graphs belong to one process. Send the model (optimizer.model) and "
+            "optimizer.tuning_record(), make a new InferenceOptimizer(model) there, and call "
+            "optimize_for_inference(example, reuse=record)."
+        )
 
     # ── figures ─────────────────────────────────────────────────────────────────────────────
 
@@ -246,28 +268,3 @@ class InferenceOptimizer(MeasuredPredictor):
     def reset_stats(self) -> None:
         """Count latencies and samples from zero."""
         self._latency.reset()
-
-
-def _check(
-    batch_size: int,
-    cache_size: int,
-    backend: str,
-    tolerance: float,
-    max_latency_ms: float | None,
-    cache_ttl_s: float | None,
-) -> None:
-    if batch_size < 1:
-        raise ConfigError(f"batch_size must be 1 or more, got {batch_size}.")
-    if not tolerance >= 0 or (max_latency_ms is not None and not max_latency_ms > 0):
-        raise ConfigError(
-            f"tolerance must be 0 or more and max_latency_ms above 0, got {tolerance} and "
-            f"{max_latency_ms}."
-        )
-    if cache_size < 0 or (cache_ttl_s is not None and not cache_ttl_s > 0):
-        raise ConfigError(
-            f"cache_size must be 0 (off) or more and cache_ttl_s above 0, got {cache_size} "
-            f"and {cache_ttl_s}."
-        )
-    if backend not in {"auto", *tuning.BACKENDS}:
-        known = ", ".join(("auto", *tuning.BACKENDS))
-        raise ConfigError(f"backend {backend!r} is not one of {known}.")

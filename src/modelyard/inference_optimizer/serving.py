@@ -15,6 +15,7 @@ from modelyard.inference_optimizer.answers import concatenated, n_samples, split
 from modelyard.inference_optimizer.backends import Backend, make_eager
 from modelyard.inference_optimizer.cache import AnswerCache
 from modelyard.inference_optimizer.expecting import expectation
+from modelyard.inference_optimizer.ordinary import are_ordinary, is_ordinary, told
 from modelyard.inference_optimizer.records import Optimization
 from modelyard.inference_optimizer.tuning import TuningRecord, tolerance_of
 from modelyard.torchtools.inputs import Inputs, batch_size, device_of, mapped, tensors_of
@@ -180,6 +181,8 @@ class Serving:
         except (ModelyardError, MemoryError, torch.OutOfMemoryError):
             raise  # not of the input's making
         except Exception as error:  # noqa: BLE001 - converters, backends and models raise anything
+            if backend is not self.eager and not are_ordinary(inputs):
+                return self.answer(self.eager, inputs)  # only the module may know what to do
             self.refuse(inputs, error)
 
     def _is_beyond_reach(self, inputs: Inputs) -> bool:
@@ -223,8 +226,9 @@ class Serving:
         one = self._one
         if one is not None and type(inputs) is torch.Tensor:
             dtype, ndim, tail = one
-            return inputs.dtype is dtype and inputs.ndim == ndim and inputs.shape[1:] == tail
-        return form_of(inputs) == self.form
+            is_alike = inputs.dtype is dtype and inputs.ndim == ndim and is_ordinary(inputs)
+            return is_alike and inputs.shape[1:] == tail
+        return are_ordinary(inputs) and form_of(inputs) == self.form
 
     def refuse(self, inputs: Inputs, error: Exception) -> NoReturn:
         """Say that the model does not take these inputs, and what it takes.
@@ -232,7 +236,7 @@ class Serving:
         Raises:
             InputError: Always.
         """
-        shapes = [f"{tuple(t.shape)} {t.dtype}" for t in tensors_of(inputs)]
+        shapes = map(told, tensors_of(inputs))
         wanted = expectation(self.model, self.form)
         raise InputError(
             f"{type(self.model).__name__} does not take this input "

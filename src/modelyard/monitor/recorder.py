@@ -1,8 +1,6 @@
 """Recording: what a prediction costs its caller, and nothing more."""
 
 import logging
-import os
-import weakref
 from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import Any
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 
 from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.errors import ConfigError
+from modelyard._core.forking import call_after_fork
 from modelyard._core.ids import checked_name
 from modelyard.monitor.arguments import as_number, at_least_one, names_of
 from modelyard.monitor.recording.arrays import as_rows
@@ -63,7 +62,7 @@ class Recorder:
         )
         self._n_before = 0
         self._is_stored = False
-        _recorders.add(self)
+        call_after_fork(self._after_fork)
 
     def record_prediction(
         self,
@@ -252,18 +251,6 @@ class Recorder:
         except Exception:
             # Whoever records must go on.
             _logger.exception("Monitor %r could not be evaluated.", self.model_name)
-
-
-_recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for recorder in list(_recorders):
-        recorder._after_fork()  # noqa: SLF001 - of this module's own class
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def text_of(value: Any) -> str:

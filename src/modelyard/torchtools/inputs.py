@@ -216,6 +216,11 @@ def _is_array(value: Any) -> bool:
 def _as_tensor(value: Any) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise InputError(
+            "An input is a masked array, and a tensor has no mask: say what the masked values "
+            "are, as x.filled(0.0) does, or give the mask as an argument of its own."
+        )
     try:
         if isinstance(value, list | tuple | float):  # in torch's own default type
             return torch.as_tensor(value)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from modelyard._core.errors import InputError
@@ -132,7 +133,8 @@ _INFINITE = Difference(
 def map_tensors(output: Any, change: Callable[[torch.Tensor], Any]) -> Any:
     """The same nested answer with `change` applied to each tensor.
 
-    Mappings of any kind become dicts; named tuples and dataclasses keep their type.
+    Mappings of any kind become dicts; named tuples and dataclasses keep their type. Arrays are
+    copied, so that the two share nothing that can be changed in place.
     """
     if isinstance(output, torch.Tensor):
         return change(output)
@@ -144,7 +146,7 @@ def map_tensors(output: Any, change: Callable[[torch.Tensor], Any]) -> Any:
         return type(output)(*(map_tensors(item, change) for item in output))
     if isinstance(output, tuple | list):
         return type(output)(map_tensors(item, change) for item in output)
-    return output
+    return output.copy() if isinstance(output, np.ndarray) else output
 
 
 def _replaced(output: Any, change: Callable[[torch.Tensor], Any]) -> Any:

@@ -5,6 +5,7 @@ import math
 import operator
 import os
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from types import TracebackType
@@ -12,6 +13,7 @@ from typing import Any, Self
 
 from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.errors import ConfigError, ConflictError, NotReadyError
+from modelyard._core.forking import call_after_fork
 from modelyard.inference_optimizer.engine.core import Core
 from modelyard.inference_optimizer.engine.hosts import GRACE_S, Parts, closed_error, reading_of
 from modelyard.inference_optimizer.engine.loop_host import LoopHost
@@ -98,6 +100,7 @@ class Engine:
         self._host: LoopHost | ThreadHost | None = None
         self._start_lock = threading.Lock()  # guards the making and the leaving of _host
         self._process_id = os.getpid()
+        call_after_fork(self._after_fork)
 
     # ── requests ────────────────────────────────────────────────────────────────────────────
 
@@ -195,7 +198,10 @@ class Engine:
         """
         with self._start_lock:
             self._check_can_start()
-            self._host = ThreadHost(self._parts)
+            host = self._host = ThreadHost(self._parts)
+            # Not at exit: then the host ends itself.
+            self._letting_go = weakref.finalize(self, host.let_go)
+            self._letting_go.atexit = False
         return self
 
     async def astart(self) -> Self:
@@ -303,10 +309,15 @@ class Engine:
             )
         self._process_id = os.getpid()
 
+    def _after_fork(self) -> None:
+        self._start_lock = threading.Lock()
+
     def _leave(self, host: "LoopHost | ThreadHost | None") -> None:
         with self._start_lock:
             if self._host is host:
                 self._host = None
+                if isinstance(host, ThreadHost):
+                    self._letting_go.detach()
 
 
 def _whole(priority: Any) -> int:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from modelyard._core.errors import ConflictError, NotReadyError
+from modelyard._core.forking import call_after_fork
 from modelyard.inference_optimizer.engine.hosts import (
     Parts,
     closed_error,
@@ -56,6 +57,7 @@ class LoopHost:
         self._is_closing = False
         self._is_abandoned = False
         self._ended = asyncio.Event()
+        call_after_fork(self._after_fork)
 
     @property
     def is_usable(self) -> bool:
@@ -91,6 +93,10 @@ class LoopHost:
                 raise closed_error()
             self._inbox.append(request)
         return request.future
+
+    def _after_fork(self) -> None:
+        """In a child: whoever held the lock is not here."""
+        self._lock = threading.Lock()
 
     def _check_thread(self) -> None:
         if threading.get_ident() == self._inside_model_id:

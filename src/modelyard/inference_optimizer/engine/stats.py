@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from modelyard._core.clock import Clock
+from modelyard._core.forking import call_after_fork
 from modelyard.inference_optimizer.latency import LatencyRecord, Percentiles
 from modelyard.stats.histogram import LogHistogram
 from modelyard.torchtools.timing import MS_PER_S
@@ -118,6 +119,7 @@ class SideCounts:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
+        call_after_fork(self._after_fork)
 
     def count(self, kind: str) -> None:
         """Count one: "cached", "closed" or "malformed"."""
@@ -128,6 +130,9 @@ class SideCounts:
         """All counters, of one moment."""
         with self._lock:
             return Counter(self._counts)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
 
 
 class Timings:
@@ -143,6 +148,7 @@ class Timings:
         self._queue = LogHistogram()
         self._total = LogHistogram()
         self._compute = LatencyRecord(clock.monotonic_s)
+        call_after_fork(self._after_fork)
 
     def add(
         self, submitted_s: list[float], *, started_s: float, ended_s: float, compute_s: float
@@ -183,6 +189,9 @@ class Timings:
             found = (*histogram.quantiles(_LEVELS), histogram.mean())
         p50, p95, p99, mean = (None if value is None else value * MS_PER_S for value in found)
         return {"p50": p50, "p95": p95, "p99": p99, "mean": mean}
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
 
     def _fold(self) -> None:
         """Empty the buffer; the lock is held."""

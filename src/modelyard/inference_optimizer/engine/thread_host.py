@@ -1,13 +1,16 @@
 """The engine on a worker thread of its own."""
 
 import atexit
+import contextlib
 import logging
 import os
 import threading
+import weakref
 from concurrent.futures import Future
 from typing import Any
 
 from modelyard._core.errors import ConflictError, NotReadyError
+from modelyard._core.forking import call_after_fork
 from modelyard.inference_optimizer.engine.core import Rejected
 from modelyard.inference_optimizer.engine.hosts import (
     GRACE_S,
@@ -33,17 +36,22 @@ class ThreadHost:
     there at exit is closed first, and waited for a moment. That happens after all other threads
     were joined: whoever waits for an answer gets it.
 
+    What computes is held only while there is something to compute, so that an engine nobody holds
+    any more goes with its model, once it has answered. Its owner then calls `let_go`.
+
     Args:
-        parts: What the engine keeps.
+        parts: What the engine keeps, and its owner holds.
     """
 
     def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._core = parts.core
+        self._idle_parts = weakref.ref(parts)
+        self._parts: Parts | None = parts
+        self._core, self._side, self._timings = parts.core, parts.side, parts.timings
         self._clock_s = reading_of(parts.clock)
         self._lock = threading.Lock()
         self._is_closing = False
         self._is_abandoned = False
+        self._is_let_go = False
         self._died_of: BaseException | None = None
         self._running: list[Request] = []
         # Released once by whoever finds the worker asleep: a semaphore without its cost.
@@ -55,6 +63,7 @@ class ThreadHost:
         self._thread.start()
         self._process_id = os.getpid()
         atexit.register(self._exit)
+        call_after_fork(self._after_fork)
 
     @property
     def is_usable(self) -> bool:
@@ -70,7 +79,7 @@ class ThreadHost:
         request = ThreadRequest(prepared, Future(), submitted_s, deadline_s, priority)
         with self._lock:
             if self._is_closing:
-                self._parts.side.count("closed")
+                self._side.count("closed")
                 raise self._ended_error()
             self._core.admit(request, submitted_s)
             self._wake_up()
@@ -99,13 +108,22 @@ class ThreadHost:
         if self._thread.is_alive():
             self._abandon()
 
+    def let_go(self) -> None:
+        """Let the worker end when it has nothing to do; nobody can ask for anything any more.
+
+        Takes no lock: the collector may call it at any moment, on a thread that holds one.
+        """
+        self._is_let_go = True
+        with contextlib.suppress(RuntimeError):  # the worker is being woken already
+            self._wake.release()
+
     def stats(self) -> EngineStats:
         """The figures, of one moment."""
         with self._lock:
             return engine_stats(
                 self._core.counts,
-                self._parts.side.read(),
-                self._parts.timings,
+                self._side.read(),
+                self._timings,
                 n_queued=self._core.n_queued,
                 n_coming=0,
             )
@@ -114,7 +132,9 @@ class ThreadHost:
         """Let the worker look at the queue; the lock is held."""
         if self._is_asleep:
             self._is_asleep = False
-            self._wake.release()
+            self._parts = self._idle_parts()
+            with contextlib.suppress(RuntimeError):  # the worker was let go meanwhile
+                self._wake.release()
 
     def _abandon(self) -> None:
         for request in self._left():
@@ -129,9 +149,13 @@ class ThreadHost:
             return [*self._running, *self._core.cancel_all()]
 
     def _exit(self) -> None:
-        # In a forked child the thread is not there, and the lock may be held by nobody.
+        # In a forked child the thread is not there.
         if self._process_id == os.getpid():
             self.close(drain=False, timeout_s=GRACE_S)
+
+    def _after_fork(self) -> None:
+        """In a child: the figures can still be read."""
+        self._lock = threading.Lock()
 
     def _ended_error(self) -> NotReadyError:
         return closed_error() if self._died_of is None else died_error(self._died_of)
@@ -145,6 +169,7 @@ class ThreadHost:
             for request in self._left():
                 request.fail(died_error(error))
         finally:
+            self._parts = None
             atexit.unregister(self._exit)
 
     def _serve_all(self) -> None:
@@ -154,9 +179,13 @@ class ThreadHost:
                 started_s = self._clock_s()
                 rejected = self._take(started_s)
                 is_asleep = self._is_asleep
-                is_ended = is_asleep and self._is_closing
+                is_ended = is_asleep and (self._is_closing or self._is_let_go)
+                parts, self._parts = self._parts, None if is_asleep else self._parts
             for request, error in rejected:
                 request.fail(error)
+            # Without the lock: the model may go with it, and what that does is not known.
+            del parts
+            rejected.clear()
             if self._running:
                 is_ended = not self._serve(self._running, started_s)
             elif is_asleep and not is_ended:
@@ -173,9 +202,10 @@ class ThreadHost:
         """Run a batch; False if nobody waits for it any more and the worker has to end."""
         self._is_inside_model = True
         began_s = self._clock_s()
-        answers, failures = answers_of(
-            self._parts.run_batch, [request.prepared for request in batch]
-        )
+        parts = self._parts
+        assert parts is not None  # noqa: S101 - given up only when there is nothing to run
+        answers, failures = answers_of(parts.run_batch, [request.prepared for request in batch])
+        del parts
         ended_s = self._clock_s()
         self._is_inside_model = False
         with self._lock:
@@ -189,7 +219,7 @@ class ThreadHost:
                 n_answered=len(batch) - len(failures),
                 n_failed=len(failures),
             )
-        self._parts.timings.add(
+        self._timings.add(
             [request.submitted_s for request in batch],
             started_s=started_s,
             ended_s=ended_s,
