@@ -278,7 +278,8 @@ class MeasuredPredictor(BatchPredictor):
     def _warmed_up(self, serving: Serving, before: Serving | None, given: Any) -> Serving:
         """What is to serve, with all done that its first requests would have to wait for."""
         try:
-            example = resolve_example(serving.model, given)
+            with apart(serving.model) as model:
+                example = resolve_example(model, given)
         except ExampleInputRequiredError:
             return serving  # its first request warms it up
         ready = self._looked_at(serving, with_batch(example, 1))

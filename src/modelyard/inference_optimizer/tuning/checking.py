@@ -73,7 +73,7 @@ def checked(
     answers: Sequence[Any],
     *,
     tolerance: float,
-    own_errors: Callable[[Sample], Sequence[float]] = lambda _: (),
+    own_errors: Callable[[], Sequence[float]] = lambda: (),
 ) -> Check:
     """Compare answers with eager's.
 
@@ -94,7 +94,7 @@ def checked(
         if problem := _other_form(sample.want, answer):
             return Check(problem=problem, max_abs_diff=None)
         found = differences(sample.want, answer)
-        is_within = is_within and _are_within(found, sample, tolerance, own_errors)
+        is_within = is_within and _are_within(found, tolerance, own_errors)
         gaps += found
         usual += [] if sample.is_hard else found
     # An answer of infinite difference has another shape, or is NaN where eager is not.
@@ -114,17 +114,14 @@ def checked(
 
 
 def _are_within(
-    gaps: Sequence[Difference],
-    sample: Sample,
-    tolerance: float,
-    own_errors: Callable[[Sample], Sequence[float]],
+    gaps: Sequence[Difference], tolerance: float, own_errors: Callable[[], Sequence[float]]
 ) -> bool:
     over = [i for i, gap in enumerate(gaps) if gap.max_abs > tolerance * gap.scale]
     if not over:
         return True
     if any(gaps[i].max_abs > tolerance * _SMALL for i in over):
         return False
-    own = own_errors(sample)
+    own = own_errors()
     return len(own) == len(gaps) and all(gaps[i].max_abs <= _OWN_ERRORS * own[i] for i in over)
 
 

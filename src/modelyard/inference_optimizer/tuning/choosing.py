@@ -268,7 +268,7 @@ class _Choosing:
             return samples, tried
         trial = Trial(
             samples=samples,
-            own_errors=Rounding(self.model),
+            rounding=Rounding(self.model, samples.checked),
             tolerance=self.blank.tolerance,
             use_amp=self.blank.is_reduced_admitted,
             finished=self._finished,

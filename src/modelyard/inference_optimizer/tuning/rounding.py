@@ -1,38 +1,43 @@
 """How far eager's own rounding takes it from the answer in float64."""
 
 import copy
-from typing import Any
+import functools
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from modelyard.inference_optimizer.tuning.checking import Sample
-from modelyard.torchtools.inputs import Inputs, answer_of, mapped
+from modelyard.torchtools.inputs import answer_of, mapped
 from modelyard.torchtools.parity import differences
 
 
 class Rounding:
-    """Tells eager's own errors. Makes a copy of the module in float64 when first asked.
+    """Tells what eager is off by, over inputs of usual numbers.
+
+    Not of one input alone: the few numbers of a small answer may all happen to be right.
 
     Args:
-        model: The module whose answers samples hold.
+        model: The module whose answers the samples hold.
+        samples: Inputs and answers.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, samples: Sequence[Sample]) -> None:
         self._model = model
-        self._exact: nn.Module | None = None
+        self._samples = [sample for sample in samples if not sample.is_hard]
 
-    def __call__(self, sample: Sample) -> list[float]:
+    @functools.cached_property
+    def errors(self) -> list[float]:
         """Largest error of each output; none where it cannot be told."""
         try:
-            return [gap.max_abs for gap in differences(self._answer(sample.inputs), sample.want)]
+            exact = copy.deepcopy(self._model).double()
+            gaps = [
+                differences(answer_of(exact, mapped(one.inputs, _doubled)), one.want)
+                for one in self._samples
+            ]
+            return [max(gap.max_abs for gap in output) for output in zip(*gaps, strict=True)]
         except Exception:  # noqa: BLE001 - a user's forward can raise anything in float64
             return []
-
-    def _answer(self, inputs: Inputs) -> Any:
-        if self._exact is None:
-            self._exact = copy.deepcopy(self._model).double()
-        return answer_of(self._exact, mapped(inputs, _doubled))
 
 
 def _doubled(tensor: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from modelyard.inference_optimizer.tuning.checking import Check, Refusal, Sample
 from modelyard.inference_optimizer.tuning.contenders import Contender, tolerance_of
 from modelyard.inference_optimizer.tuning.deciding import worth_making
 from modelyard.inference_optimizer.tuning.probing import Probe, ProbeFiles, Prober
+from modelyard.inference_optimizer.tuning.rounding import Rounding
 from modelyard.inference_optimizer.tuning.rows import lost_row
 from modelyard.inference_optimizer.tuning.sampling import Samples
 from modelyard.torchtools.inputs import mapped
@@ -72,7 +73,7 @@ class Trial:
 
     Attributes:
         samples: What they are compared on.
-        own_errors: Tells what eager itself is off by.
+        rounding: Tells what eager itself is off by.
         tolerance: Bound on the difference from eager.
         use_amp: Whether reduced precision is admitted beyond it.
         finished: Waits for a GPU.
@@ -80,7 +81,7 @@ class Trial:
     """
 
     samples: Samples
-    own_errors: Callable[[Sample], Sequence[float]]
+    rounding: Rounding
     tolerance: float
     use_amp: bool
     finished: Callable[[Any], Any]
@@ -255,7 +256,9 @@ class Trial:
         self, contender: Contender, samples: Sequence[Sample], answers: Sequence[Any]
     ) -> Check:
         tolerance = tolerance_of(contender.name, self.tolerance, use_amp=self.use_amp)
-        return checked(samples, answers, tolerance=tolerance, own_errors=self.own_errors)
+        return checked(
+            samples, answers, tolerance=tolerance, own_errors=lambda: self.rounding.errors
+        )
 
     def _checked_on_usual(self, contender: Contender, answers: Sequence[Any]) -> Check | None:
         """How the answers to inputs of usual numbers compare; None where all inputs are that."""
