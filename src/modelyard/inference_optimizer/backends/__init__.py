@@ -11,7 +11,6 @@ from modelyard.inference_optimizer.backends.compiled import make_compiled
 from modelyard.inference_optimizer.backends.cuda_graph import make_cuda_graph
 from modelyard.inference_optimizer.backends.eager import make_autocast, make_bfloat16, make_eager
 from modelyard.inference_optimizer.backends.graphs import Written, written
-from modelyard.inference_optimizer.backends.guarded import LARGEST, guarded, is_usual
 from modelyard.inference_optimizer.backends.onnx import (
     make_onnxruntime,
     onnxruntime_backend,
@@ -19,6 +18,7 @@ from modelyard.inference_optimizer.backends.onnx import (
 )
 from modelyard.inference_optimizer.backends.openvino import openvino_backend
 from modelyard.inference_optimizer.backends.torchscript import make_torchscript
+from modelyard.inference_optimizer.backends.usual_only import LARGEST, is_usual, usual_only
 
 __all__ = [
     "LARGEST",
@@ -27,7 +27,6 @@ __all__ = [
     "Maker",
     "Settings",
     "Written",
-    "guarded",
     "is_usual",
     "label_of",
     "make_autocast",
@@ -40,5 +39,6 @@ __all__ = [
     "onnxruntime_backend",
     "onnxruntime_cuda_backend",
     "openvino_backend",
+    "usual_only",
     "written",
 ]

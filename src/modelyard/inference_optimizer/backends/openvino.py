@@ -21,8 +21,8 @@ def openvino_backend(graph: Written, *, precision: str, threads: int) -> Backend
     """OpenVINO on the CPU.
 
     Its ReLU, and what else it clamps, makes a finite number of NaN, and it computes whole numbers
-    in 32 bits. What differs from eager there is guarded (`guarded`) or left out: NaN must not
-    become an ordinary answer.
+    in 32 bits. Where that differs from eager it gets usual numbers only (`usual_only`), or is left
+    out: NaN must not become an ordinary answer.
 
     Args:
         graph: What runs.

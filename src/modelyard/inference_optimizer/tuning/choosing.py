@@ -227,7 +227,7 @@ class _Choosing:
                         tried.contenders[label],
                         tried.gaps[label],
                         record,
-                        is_guarded=label in tried.guarded,
+                        is_usual_only=label in tried.usual_only,
                     )
                     for label in tried.made
                 ]
@@ -336,7 +336,7 @@ class _Choosing:
                 times,
                 won,
                 asked=asked,
-                is_guarded=label in tried.guarded,
+                is_usual_only=label in tried.usual_only,
             )
             for label in tried.made
         ]

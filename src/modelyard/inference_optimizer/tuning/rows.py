@@ -10,7 +10,7 @@ from modelyard.inference_optimizer.tuning.record import TuningRecord
 from modelyard.torchtools.timing import MS_PER_S
 
 Times = Mapping[int, Mapping[str, float]]
-_GUARDED = f"; inputs with NaN, infinity or more than {LARGEST:g} go to eager"
+_USUAL_ONLY = f"; inputs with NaN, infinity or more than {LARGEST:g} go to eager"
 
 
 def lost_row(contender: Contender, reason: str, max_abs_diff: float | None = None) -> Candidate:
@@ -34,7 +34,7 @@ def timed_row(
     winners: Mapping[int, str],
     *,
     asked: str,
-    is_guarded: bool,
+    is_usual_only: bool,
 ) -> Candidate:
     """The row of what was timed.
 
@@ -44,7 +44,7 @@ def timed_row(
         times: Seconds of a call, by batch size and label.
         winners: Label of the chosen one by batch size.
         asked: "auto", or the family that had to be chosen.
-        is_guarded: Whether it gets usual numbers only.
+        is_usual_only: Whether it gets usual numbers only.
     """
     label = contender.label
     reason = _reason(contender, times, winners, asked=asked)
@@ -53,7 +53,7 @@ def timed_row(
         "settings": dict(contender.settings),
         "is_chosen": label in winners.values(),
         "chosen_at": [n for n, winner in winners.items() if winner == label],
-        "reason": reason + _GUARDED * is_guarded,
+        "reason": reason + _USUAL_ONLY * is_usual_only,
         "max_abs_diff": max_abs_diff,
         "latency_ms": {str(n): by_label[label] * MS_PER_S for n, by_label in times.items()},
         "speedup": {str(n): by_label["eager"] / by_label[label] for n, by_label in times.items()},
@@ -61,7 +61,7 @@ def timed_row(
 
 
 def recorded_row(
-    contender: Contender, max_abs_diff: float, record: TuningRecord, *, is_guarded: bool
+    contender: Contender, max_abs_diff: float, record: TuningRecord, *, is_usual_only: bool
 ) -> Candidate:
     """The row of what is used again, with the figures it was chosen for."""
     won = {
@@ -77,7 +77,7 @@ def recorded_row(
         "settings": dict(contender.settings),
         "is_chosen": bool(won),
         "chosen_at": [*won],
-        "reason": told + _GUARDED * is_guarded,
+        "reason": told + _USUAL_ONLY * is_usual_only,
         "max_abs_diff": max_abs_diff,
         "latency_ms": {str(n): one.latency_ms for n, one in won.items()},
         "speedup": {str(n): one.eager_latency_ms / one.latency_ms for n, one in won.items()},

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from modelyard.inference_optimizer.backends import Backend, Written, guarded, is_usual
+from modelyard.inference_optimizer.backends import Backend, Written, is_usual, usual_only
 from modelyard.inference_optimizer.records import Candidate
 from modelyard.inference_optimizer.tuning.checking import Check, Refusal, Sample, checked
 from modelyard.inference_optimizer.tuning.contenders import Contender, tolerance_of
@@ -36,14 +36,14 @@ class Tried:
         made: Backends that answer as eager does, by label.
         contenders: Theirs.
         gaps: Their largest difference from eager.
-        guarded: Labels of those that get usual numbers only; eager answers the rest.
+        usual_only: Labels of those that get usual numbers only; eager answers the rest.
         lost: Rows of the others.
     """
 
     made: dict[str, Backend] = field(default_factory=dict)
     contenders: dict[str, Contender] = field(default_factory=dict)
     gaps: dict[str, float] = field(default_factory=dict)
-    guarded: set[str] = field(default_factory=set)
+    usual_only: set[str] = field(default_factory=set)
     lost: list[Candidate] = field(default_factory=list)
 
     def add(self, contender: Contender, backend: Backend, *, gap: float) -> None:
@@ -64,7 +64,7 @@ class _Passed:
     contender: Contender
     gap: float
     latency_s: dict[int, float]
-    needs_guard: bool
+    is_usual_only: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ class Trial:
         *,
         gap: float = 0.0,
         samples: Sequence[Sample] | None = None,
-        needs_guard: bool = False,
+        is_usual_only: bool = False,
     ) -> None:
         """Make a backend, compare its answers, and note what came of it.
 
@@ -103,15 +103,15 @@ class Trial:
             contender: What to make.
             gap: Largest difference seen before, elsewhere.
             samples: What to compare on; by default all there are.
-            needs_guard: Whether eager is to answer inputs with unusual numbers.
+            is_usual_only: Whether eager is to answer inputs with unusual numbers.
         """
         samples = self.samples.compared if samples is None else samples
         if contender.is_half:  # it ends at 65,504, as who admits it knows
             samples = [sample for sample in samples if not sample.is_beyond_half]
         try:
             backend = contender.make()
-            if needs_guard:
-                backend = guarded(backend, tried.made["eager"])
+            if is_usual_only:
+                backend = usual_only(backend, tried.made["eager"])
             answers = [self._answer_of(backend, sample) for sample in samples]
         except Exception as error:  # noqa: BLE001 - converters and compilers raise anything
             tried.lost.append(lost_row(contender, f"could not run: {in_short(error)}"))
@@ -121,8 +121,8 @@ class Trial:
             tried.lost.append(lost_row(contender, check.problem, check.max_abs_diff))
             return
         tried.add(contender, backend, gap=max(gap, check.max_abs_diff or 0.0))
-        if needs_guard:
-            tried.guarded.add(contender.label)
+        if is_usual_only:
+            tried.usual_only.add(contender.label)
 
     def make_probed(
         self,
@@ -145,7 +145,7 @@ class Trial:
         """
         arrays = [[as_array(t) for t in graph.tensors(s.inputs)] for s in self.samples.compared]
         passed: list[_Passed] = []
-        can_guard = functools.cache(lambda: not can_make_nan(graph.data))
+        makes_no_nan = functools.cache(lambda: not can_make_nan(graph.data))
         with ProbeFiles(graph.data, arrays, n_timed=len(self.samples.checked)) as files:
             for contender in contenders:
                 probe = prober.probe(
@@ -154,7 +154,7 @@ class Trial:
                     settings=contender.engine_settings,
                     timeout_s=self.probe_timeout_s,
                 )
-                found = self._judged(contender, probe, graph, can_guard=can_guard)
+                found = self._judged(contender, probe, graph, makes_no_nan=makes_no_nan)
                 if isinstance(found, _Passed):
                     passed.append(found)
                 else:
@@ -171,7 +171,7 @@ class Trial:
         probe: Probe,
         graph: Written,
         *,
-        can_guard: Callable[[], bool],
+        makes_no_nan: Callable[[], bool],
     ) -> _Passed | Candidate:
         if probe.problem:
             return lost_row(contender, probe.problem)
@@ -184,7 +184,7 @@ class Trial:
         except _UnlikeEagerError as error:
             return lost_row(contender, f"could not run: {error}")
         if check.problem:
-            if usual is None or usual.problem or not can_guard():
+            if usual is None or usual.problem or not makes_no_nan():
                 return lost_row(contender, check.problem, check.max_abs_diff)
             check = usual
         # The last of a size is the steadiest: what comes first pays for memory it takes.
@@ -197,7 +197,7 @@ class Trial:
             contender=contender,
             gap=check.max_abs_diff or 0.0,
             latency_s={n: latency_s[n] for n in sizes},
-            needs_guard=check is usual,
+            is_usual_only=check is usual,
         )
 
     def _probed_answers(self, probe: Probe, graph: Written) -> list[Any]:
@@ -249,7 +249,7 @@ class Trial:
             passed.contender,
             gap=passed.gap,
             samples=first,
-            needs_guard=passed.needs_guard,
+            is_usual_only=passed.is_usual_only,
         )
 
     def _checked(

@@ -19,7 +19,7 @@ _NUMPYS = frozenset({torch.float32, torch.float64})
 _SUMMED_BYTES = 4  # float16 cannot hold the sum
 
 
-def guarded(backend: Backend, eager: Backend) -> Backend:
+def usual_only(backend: Backend, eager: Backend) -> Backend:
     """The backend, with eager for inputs that hold NaN, infinity or what is beyond `LARGEST`.
 
     Args:
@@ -28,20 +28,20 @@ def guarded(backend: Backend, eager: Backend) -> Backend:
     """
     run, run_array = backend.run, backend.run_array
 
-    def run_guarded(inputs: Inputs) -> Any:
+    def run_usual(inputs: Inputs) -> Any:
         return run(inputs) if is_usual(inputs) else eager.run(inputs)
 
     if run_array is None:
-        return replace(backend, run=run_guarded)
+        return replace(backend, run=run_usual)
 
-    def run_array_guarded(array: Array) -> Array:
+    def run_usual_array(array: Array) -> Array:
         if _is_usual_array(array):
             return run_array(array)
         # A copy each way: the caller's may be read-only, and the module may answer with its input.
         answer: Array = eager.run(torch.from_numpy(array.copy())).detach().numpy().copy()
         return answer
 
-    return replace(backend, run=run_guarded, run_array=run_array_guarded)
+    return replace(backend, run=run_usual, run_array=run_usual_array)
 
 
 def is_usual(inputs: Inputs) -> bool:
