@@ -88,10 +88,47 @@ def test_a_small_channel_is_not_hidden_by_a_large_one():
 
 def test_of_many_channels_a_few_that_hardly_vary_do_not_decide():
     want = normal(64, 100)
-    want[:, :3] *= 1e-4
+    want[:, :3] = 1 + want[:, :3] * 1e-4
     got = want + 1e-3 * normal(64, 100, seed=1)
     assert quantization.relative_error(want, got) < 0.01
     assert quantization.relative_error(want[:, :10], got[:, :10]) > 1
+
+
+@pytest.mark.parametrize("n_channels", [10, 100, 1000])
+def test_of_many_channels_a_few_in_a_small_unit_count_like_the_others(n_channels):
+    want = normal(64, n_channels)
+    want[:, :3] *= 1e-5
+    got = want + 1e-4 * normal(64, n_channels, seed=1)
+    assert quantization.relative_error(want, got) > 1
+
+
+@pytest.mark.parametrize("shape", [(64, 2, 20), (64, 20, 2), (64, 2, 5, 6), (64, 5, 6, 2)])
+def test_channels_lie_along_the_second_axis_or_the_last(shape):
+    want = normal(*shape)
+    channel = want.select(shape.index(2), 1)
+    channel *= 1e-3
+    got = want.clone()
+    got.select(shape.index(2), 1).zero_()
+    assert quantization.relative_error(want, got) == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("n_outliers", [1, 10])
+@pytest.mark.parametrize("shape", [(1000, 1), (1000, 4), (1000, 3, 5)])
+def test_a_few_samples_far_out_do_not_hide_the_others(n_outliers, shape):
+    want = normal(*shape)
+    want[100 : 100 + n_outliers] *= 1e5
+    got = want.clone()
+    got[: 1000 - n_outliers] = torch.where(want.abs() > 100, want, 0.5)[: 1000 - n_outliers]
+    assert quantization.relative_error(want, got) > 0.9
+    got = want + 0.01 * normal(*shape, seed=1)
+    assert quantization.relative_error(want, got) == pytest.approx(0.01, rel=0.2)
+
+
+def test_what_is_rare_may_be_all_that_a_channel_says():
+    want = torch.zeros(1000, 3)
+    want[:, 0] = normal(1000)
+    want[5, 1:] = 3.0  # of this channel nothing is left without the rare sample
+    assert quantization.relative_error(want, want + 1e-3) < 0.1
 
 
 @pytest.mark.parametrize("fill", [-1e9, -1e4, float("-inf"), torch.finfo(torch.float32).min])
