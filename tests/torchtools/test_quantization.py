@@ -336,6 +336,23 @@ def test_unknown_method_is_named():
         Calibration([], "magic")
 
 
+@pytest.mark.parametrize("name", ["dynamic", "static"])
+def test_an_odd_row_of_an_embedding_takes_no_precision_from_the_others(name):
+    torch.manual_seed(0)
+    table = nn.Embedding(200, 32)
+    with torch.no_grad():
+        table.weight[7] *= 1500
+    model, ids = nn.Sequential(table, nn.Linear(32, 4)).eval(), torch.arange(200).reshape(40, 5)
+    source = source_of(model, ids[:2])
+    static = StaticInt8(Calibration([ids], "minmax"))
+    recipe = {"dynamic": DynamicInt8(), "static": static}[name]
+    graph = recipe(source, source.named(["1"]))
+    assert len(graph) < 200 * 32 * 2  # the table is stored in 8 bits
+    usual = [ids[2:]]
+    reference = reference_for(model, usual)
+    assert quantization.error_of(graph, reference) < 0.02
+
+
 # ── layers left in float ────────────────────────────────────────────────────────────────────
 
 

@@ -3,7 +3,7 @@
 import fnmatch
 import logging
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -184,6 +184,11 @@ def combined(old: Mapping[str, Mask], new: Mapping[str, Mask]) -> dict[str, Mask
     """Masks that take away what either takes: what has gone once stays gone."""
     both = {name: old[name] * mask for name, mask in new.items() if name in old}
     return {**old, **new, **both}
+
+
+def masks_of_zeros(model: nn.Module, layers: Collection[str]) -> dict[str, Mask]:
+    """Masks that keep the zeros of these layers: their channels have changed, not their names."""
+    return {t.layer: t.weight.detach() != 0 for t in all_targets(model) if t.layer in layers}
 
 
 def _warn_of_wiped_out(shares: Mapping[str, float]) -> None:
