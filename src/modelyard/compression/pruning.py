@@ -39,7 +39,7 @@ class Target:
     Attributes:
         layer: Name of the layer that holds it, the first where layers share it.
         weight: The parameter.
-        is_embedding: Whether that layer is an Embedding.
+        is_embedding: Whether nothing but Embeddings holds it.
         aliases: Names of the other layers that share it.
     """
 
@@ -166,18 +166,22 @@ def prune_(
     masks = masks_for(targets, method=method, amount=amount, scope=scope, seed=seed)
     apply_(model, masks)
     zeros = {t.layer: int((t.weight == 0).sum()) for t in targets}
-    shares = {t.layer: zeros[t.layer] / t.weight.numel() for t in targets}
+    shares = {t.layer: _share(zeros[t.layer], t.weight.numel()) for t in targets}
     _warn_of_wiped_out(shares)
     targeted = sum(t.weight.numel() for t in targets)
     return masks, {
         "method": method,
-        "actual_sparsity": sum(zeros.values()) / targeted,
+        "actual_sparsity": _share(sum(zeros.values()), targeted),
         "model_sparsity": sparsity(model),
         "pruned_params": sum(zeros.values()),
         "targeted_params": targeted,
         "total_params": n_parameters(model),
         "per_layer": shares,
     }
+
+
+def _share(n: int, of: int) -> float:
+    return n / of if of else 0.0  # layers without weights
 
 
 def combined(old: Mapping[str, Mask], new: Mapping[str, Mask]) -> dict[str, Mask]:
@@ -188,7 +192,11 @@ def combined(old: Mapping[str, Mask], new: Mapping[str, Mask]) -> dict[str, Mask
 
 def masks_of_zeros(model: nn.Module, layers: Collection[str]) -> dict[str, Mask]:
     """Masks that keep the zeros of these layers: their channels have changed, not their names."""
-    return {t.layer: t.weight.detach() != 0 for t in all_targets(model) if t.layer in layers}
+    return {
+        t.layer: (t.weight.detach() != 0).to(t.weight.dtype)
+        for t in all_targets(model)
+        if t.layer in layers
+    }
 
 
 def _warn_of_wiped_out(shares: Mapping[str, float]) -> None:
@@ -268,7 +276,10 @@ def all_targets(model: nn.Module) -> list[Target]:
             first = targets.setdefault(id(target.weight), target)
             if first is not target:
                 names = (*first.aliases, target.layer)
-                targets[id(target.weight)] = replace(first, aliases=names)
+                is_embedding = first.is_embedding and target.is_embedding
+                targets[id(target.weight)] = replace(
+                    first, aliases=names, is_embedding=is_embedding
+                )
     return list(targets.values())
 
 
