@@ -186,7 +186,8 @@ class ModelCompressor(QuantizingSteps, TrainingSteps):
 
         Args:
             test_loader: Batches `(inputs, targets)`, read several times.
-            metric_fn: `metric_fn(model, test_loader) -> float`, or `metric_fn(outputs, targets)`.
+            metric_fn: `metric_fn(model, test_loader) -> float`, `metric_fn(outputs, targets)`, or
+                in scikit-learn's order `metric_fn(y_true, y_pred)`: the names tell.
 
         Raises:
             ConfigError: `metric_fn` fits neither form.

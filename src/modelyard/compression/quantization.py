@@ -14,7 +14,13 @@ from modelyard.compression.evaluation import timed_in_turns
 from modelyard.compression.records import LayerTold, QuantizationStats
 from modelyard.torchtools import quantization
 from modelyard.torchtools.conversion import to_runnable
-from modelyard.torchtools.inputs import Inputs, batch_size, call, copied_for, with_batch
+from modelyard.torchtools.inputs import (
+    Inputs,
+    answer_of,
+    batch_size,
+    copied_for,
+    with_batch,
+)
 from modelyard.torchtools.layers import MB, size_mb
 from modelyard.torchtools.onnx_module import OnnxModule
 from modelyard.torchtools.parity import tree_of
@@ -210,7 +216,7 @@ def quantized(
         max_error=plan.max_error,
         keep_float=plan.keep_float,
     )
-    answer = call(model, copied_for(model, example))
+    answer = answer_of(model, copied_for(model, example))
     module = OnnxModule(result.data, recipe=result.recipe, output_tree=tree_of(answer)).eval()
     float_s, quantized_s = timed_in_turns(model, module, with_batch(example, 1))
     float_mb, quantized_mb = size_mb(model), len(result.data) / MB

@@ -22,7 +22,7 @@ from modelyard.compression.output_layers import (
 )
 from modelyard.compression.pruning import check_amount, find_targets, sparsity
 from modelyard.compression.records import PruningStats
-from modelyard.torchtools.inputs import Inputs, call, copied_for
+from modelyard.torchtools.inputs import Inputs, answer_of, copied_for
 from modelyard.torchtools.layers import evaluating, n_parameters
 from modelyard.torchtools.parity import flat_outputs
 
@@ -273,5 +273,6 @@ def _refuse_recurrent(model: nn.Module) -> None:
 def _output_shapes(model: nn.Module, example: Inputs) -> list[tuple[int, ...]]:
     with evaluating(model):
         return [
-            tuple(tensor.shape) for tensor in flat_outputs(call(model, copied_for(model, example)))
+            tuple(tensor.shape)
+            for tensor in flat_outputs(answer_of(model, copied_for(model, example)))
         ]

@@ -11,9 +11,9 @@ from torch import nn
 from modelyard._core.errors import InputError
 from modelyard.torchtools.inputs import (
     Inputs,
+    answer_of,
     as_inputs,
     batch_size,
-    call,
     copied_for,
     mapped,
     synthetic_like,
@@ -137,7 +137,9 @@ def reference_for(
     """
     try:
         with evaluating(model):
-            outputs = [flat_outputs(call(model, copied_for(model, batch))) for batch in batches]
+            outputs = [
+                flat_outputs(answer_of(model, copied_for(model, batch))) for batch in batches
+            ]
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise InputError(f"{type(model).__name__} does not run on this data: {error}") from error
     if any(bool(tensor.isnan().any()) for output in outputs for tensor in output):
