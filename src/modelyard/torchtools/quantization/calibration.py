@@ -13,7 +13,7 @@ from onnxruntime.quantization.calibrate import create_calibrator
 from modelyard._core.errors import ConfigError
 from modelyard.torchtools.inputs import Inputs, tensors_of
 from modelyard.torchtools.onnx_module import as_array
-from modelyard.torchtools.quantization.files import quiet
+from modelyard.torchtools.silence import quiet
 
 # By name: how, and what ONNX Runtime is told. Its symmetric ranges would waste half the steps of
 # unsigned activations that are never negative.

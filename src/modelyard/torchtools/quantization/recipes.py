@@ -12,10 +12,11 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from modelyard._core.errors import ConfigError
 from modelyard.torchtools.quantization.calibration import Calibration
-from modelyard.torchtools.quantization.files import quiet, through_files, without_notes
+from modelyard.torchtools.quantization.files import through_files, without_notes
 from modelyard.torchtools.quantization.half import bfloat16_weights
 from modelyard.torchtools.quantization.layers import WEIGHTED, Source
 from modelyard.torchtools.quantization.weights import with_block_weights, with_int8_weights
+from modelyard.torchtools.silence import quiet
 
 _DYNAMIC_OPERATORS = ("MatMul", "Gemm", "LSTM", "EmbedLayerNormalization")
 STATIC_OPERATORS = ("MatMul", "Gemm", "Conv")
