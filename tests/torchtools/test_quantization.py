@@ -19,6 +19,7 @@ from modelyard._core.errors import ConfigError, QuantizationError
 from modelyard.torchtools import quantization
 from modelyard.torchtools.conversion import to_runnable
 from modelyard.torchtools.quantization import Calibration, DynamicInt8, Source, StaticInt8
+from modelyard.torchtools.quantization.calibration import with_wider_bins
 from modelyard.torchtools.quantization.weights import with_int8_weights
 from modelyard.torchtools.samples import reference_for
 
@@ -321,6 +322,58 @@ def test_an_outlier_costs_less_by_percentile_than_by_minmax():
         "static_int8",
         "static_int8_percentile",
     ]
+
+
+@pytest.mark.parametrize("size", [1e3, 1e7])
+@pytest.mark.parametrize("method", ["percentile", pytest.param("entropy", marks=pytest.mark.slow)])
+def test_an_outlier_costs_neither_memory_nor_time(method, size):
+    """It took gigabytes, or five minutes."""
+    model = nn.Linear(16, 32)
+    data = normal(200, 16)
+    data[150] *= size
+    source = source_of(model, data[:2])
+    taken = Calibration(list(data.split(32)), method).ranges(source.prepared, ("Gemm", "MatMul"))
+    low, high = (float(np.ravel(end)[0]) for end in taken["input"].range_value)
+    assert float(data.min()) * 1.001 <= low < 0 < high <= float(data.max()) * 1.001
+
+
+@given(st.integers(1, 40), st.integers(0, 10))
+def test_wider_bins_count_the_same_around_the_same_middle(half, seed):
+    counts = np.random.default_rng(seed).integers(0, 9, 2 * half)
+    wide, end = with_wider_bins(counts, 1.0)
+    assert wide.sum() == counts.sum()
+    assert wide[: len(wide) // 2].sum() == counts[:half].sum()
+    assert 2 * end / len(wide) == pytest.approx(2 * (2 * 1.0 / len(counts)))
+
+
+def test_a_method_that_fails_is_an_attempt_that_failed(monkeypatch):
+    model, data = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4)), normal(64, 8)
+    source, reference = source_of(model, data[:2]), reference_of(model, data)
+    minmax, entropy = (StaticInt8(Calibration([data], name)) for name in ("minmax", "entropy"))
+
+    def failing(*_args):
+        raise ValueError("too many bins")
+
+    monkeypatch.setattr(entropy.calibration, "ranges", failing)
+    result = quantization.quantized_within(source, [entropy, minmax], reference, max_error=0.1)
+    assert [attempt.error is None for attempt in result.attempts] == [True, False]
+    assert "too many bins. Try another method." in result.attempts[0].outcome
+    with pytest.raises(QuantizationError, match=r"too many bins\. Try another method"):
+        quantization.quantized_within(source, [entropy], reference, max_error=0.1)
+    with pytest.raises(quantization.OverLimitError, match=r"static_int8 changes") as caught:
+        quantization.quantized_within(source, [entropy, minmax], reference, max_error=1e-6)
+    assert len(caught.value.attempts) == 2
+
+
+def test_data_of_another_length_is_told_so():
+    model = nn.Conv1d(4, 8, 3)
+    source = source_of(model, normal(2, 4, 20))
+    reference = reference_for(model, [normal(16, 4, 20), normal(16, 4, 30)])
+    with pytest.raises(QuantizationError, match=r"All but the batch are fixed: pass data of one"):
+        quantization.quantized_within(source, [DynamicInt8()], reference, max_error=0.1)
+    static = StaticInt8(Calibration([normal(16, 4, 30)]))
+    with pytest.raises(QuantizationError, match=r"All but the batch are fixed: pass data of one"):
+        quantization.quantized_within(source, [static], reference.first(1), max_error=0.1)
 
 
 def test_ranges_are_taken_once_a_graph(monkeypatch):
