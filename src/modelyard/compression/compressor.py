@@ -111,8 +111,8 @@ class ModelCompressor(QuantizingSteps, TrainingSteps):
             max_error=max_error,
             is_maximized=maximize,
         )
-        for amount in amounts:
-            pruning.check_amount(amount)
+        pruning.check_amounts(amounts)
+        plan = DistillationPlan(alpha=1.0, epochs=epochs, seed=self._seed)
         if train_loader is not None and iter(train_loader) is train_loader:
             raise InputError(
                 "train_loader can be read only once, but every amount is trained for several "
@@ -129,7 +129,6 @@ class ModelCompressor(QuantizingSteps, TrainingSteps):
             pruned, _ = structured.pruned(
                 model, self._inputs(), amount=amount, wanted=None, keep=kept
             )
-            plan = DistillationPlan(alpha=1.0, epochs=epochs, seed=self._seed)
             distil_(
                 pruned,
                 self.original_model,

@@ -3,7 +3,7 @@
 import fnmatch
 import logging
 import numbers
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -218,6 +218,18 @@ def check_amount(amount: float) -> None:
     is_number = isinstance(amount, numbers.Real)  # numpy's too
     if not is_number or not 0.0 <= float(amount) < 1.0:
         raise ConfigError(f"amount must be in [0, 1), got {amount}. 0.3 means 30 %.")
+
+
+def check_amounts(amounts: Any) -> None:
+    """Refuse what is no sequence of shares.
+
+    Raises:
+        ConfigError: It is none, or one of them lies outside [0, 1).
+    """
+    if not isinstance(amounts, Iterable) or isinstance(amounts, str):
+        raise ConfigError(f"amounts must be several shares, as (0.3, 0.5); got {amounts!r}.")
+    for amount in amounts:
+        check_amount(amount)
 
 
 def gradual_shares(amount: float, steps: int) -> list[float]:

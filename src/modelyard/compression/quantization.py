@@ -2,6 +2,7 @@
 
 import logging
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -63,12 +64,18 @@ class QuantizationPlan:
     calibration_method: str = "auto"
 
     def __post_init__(self) -> None:
-        if not self.max_error > 0:
-            raise ConfigError(f"max_error must be above 0, got {self.max_error}. 0.1 means 10 %.")
+        if not _is_above_0(self.max_error):
+            raise ConfigError(
+                f"max_error must be a number above 0, got {self.max_error!r}. 0.1 means 10 %."
+            )
         if self.backend not in BACKENDS:
             raise ConfigError(f"backend {self.backend!r} is not one of {', '.join(BACKENDS)}.")
         if self.calibration_method != "auto":
             quantization.check_method(self.calibration_method)
+
+
+def _is_above_0(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and float(value) > 0
 
 
 def dynamic_choices(graph: bytes, plan: QuantizationPlan, batches: Sequence[Inputs]) -> Choices:

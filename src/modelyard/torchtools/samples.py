@@ -165,6 +165,7 @@ def has_variety(batches: Sequence[Inputs]) -> bool:
 
 
 def _items(data: Any) -> Iterable[Any]:
+    _refuse_tables(data)
     is_whole = isinstance(data, torch.Tensor | np.ndarray | dict)
     is_tuple_of_tensors = isinstance(data, tuple) and all(
         isinstance(item, torch.Tensor | np.ndarray) for item in data
@@ -176,6 +177,23 @@ def _items(data: Any) -> Iterable[Any]:
             f"Expected a tensor, an array or an iterable of batches, got {type(data).__name__}."
         )
     return data
+
+
+def _refuse_tables(data: Any) -> None:
+    """Data frames and nested lists, which would be taken for batches of columns or of rows."""
+    if hasattr(data, "to_numpy"):
+        raise InputError(
+            f"A {type(data).__name__} is no tensor of samples: pass "
+            "data.to_numpy(dtype='float32'), with the columns in the model's order."
+        )
+    row = data[0] if isinstance(data, list) and data else None
+    while isinstance(row, list | tuple) and row:
+        row = row[0]
+    if isinstance(row, bool | int | float):
+        raise InputError(
+            "A list is taken for batches, and this is one of numbers: pass "
+            "numpy.array(data, dtype='float32')."
+        )
 
 
 def _without_targets(item: Any, n_inputs: int) -> Inputs:
