@@ -141,6 +141,14 @@ def test_search_judges_by_what_the_data_holds(run_json, model, data, metric):
         (["--prune", "0.95"], "pruning without training afterwards breaks models"),
         (["--method", "prune", "--prune", "0.95"], "differ from the original's by"),
         (["--prune", "2"], "0.3 means 30 %"),
+        (
+            ["--report", "net.pt/x.html", "--save-as", "small"],
+            "--report 'net.pt/x.html' cannot be",
+        ),
+        (
+            ["--method", "prune", "--prune", "0.3", "--max-error", "nan"],
+            "must be above 0, got nan",
+        ),
     ],
 )
 def test_mistakes_are_told_in_a_line(run, model, options, message):

@@ -295,7 +295,7 @@ def test_weights_may_be_signed_or_unsigned(compressor, dtype):
     [
         (lambda c: c.dynamic_quantization(torch.float16), "qint8 or torch.quint8"),
         (lambda c: c.quantize_model(backend="abacus"), "'abacus' is not one of fbgemm"),
-        (lambda c: c.dynamic_quantization(max_error=0), "max_error must be above 0"),
+        (lambda c: c.dynamic_quantization(max_error=0), "max_error must be a number above 0"),
         (lambda c: c.dynamic_quantization(layers_to_keep_float=["x"]), "No layer 'x' to keep"),
     ],
 )

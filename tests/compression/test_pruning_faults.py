@@ -195,3 +195,42 @@ def test_a_shared_weight_goes_by_each_of_its_names():
     compressor.prune_model(0.5, layers_to_prune=["h"])
     assert zeros(compressor.model.h.weight) == 0.5
     assert compressor.model.h.weight is compressor.model.e.weight
+
+
+def test_a_weight_that_a_linear_shares_with_an_embedding_is_pruned_without_being_named():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.e, self.h = nn.Embedding(10, 8), nn.Linear(8, 10, bias=False)
+            self.h.weight = self.e.weight
+
+        def forward(self, x):
+            return self.h(self.e(x))
+
+    compressor = ModelCompressor(Tied())
+    compressor.prune_model(0.5)
+    assert zeros(compressor.model.h.weight) == 0.5
+
+
+def test_removing_channels_keeps_what_was_pruned_before_at_zero():
+    layers = nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4)
+    compressor = ModelCompressor(nn.Sequential(*layers))
+    compressor.prune_model(0.6, layers_to_prune=["2"])
+    compressor.prune_model(0.3, "structured")
+    pruned = zeros(compressor.model[2].weight)
+    assert pruned > 0.3
+    compressor.fine_tune([(torch.randn(32, 8), torch.randn(32, 4))], 2, progress=False)
+    assert zeros(compressor.model[2].weight) == pruned
+    assert zeros(compressor.model[0].weight) == 0.0
+    compressor.make_pruning_permanent()
+    compressor.fine_tune([(torch.randn(32, 8), torch.randn(32, 4))], 1, progress=False)
+    assert zeros(compressor.model[2].weight) < 0.1
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_layers_without_weights_are_no_trouble(scope):
+    model = nn.Sequential(nn.Linear(16, 0), nn.Linear(0, 4))
+    stats = ModelCompressor(model).prune_model(0.5, scope=scope)
+    assert stats["actual_sparsity"] == 0.0
+    assert set(stats["per_layer"].values()) == {0.0}

@@ -19,6 +19,7 @@ from modelyard._core.errors import ConfigError, QuantizationError
 from modelyard.torchtools import quantization
 from modelyard.torchtools.conversion import to_runnable
 from modelyard.torchtools.quantization import Calibration, DynamicInt8, Source, StaticInt8
+from modelyard.torchtools.quantization.calibration import with_wider_bins
 from modelyard.torchtools.quantization.weights import with_int8_weights
 from modelyard.torchtools.samples import reference_for
 
@@ -88,10 +89,47 @@ def test_a_small_channel_is_not_hidden_by_a_large_one():
 
 def test_of_many_channels_a_few_that_hardly_vary_do_not_decide():
     want = normal(64, 100)
-    want[:, :3] *= 1e-4
+    want[:, :3] = 1 + want[:, :3] * 1e-4
     got = want + 1e-3 * normal(64, 100, seed=1)
     assert quantization.relative_error(want, got) < 0.01
     assert quantization.relative_error(want[:, :10], got[:, :10]) > 1
+
+
+@pytest.mark.parametrize("n_channels", [10, 100, 1000])
+def test_of_many_channels_a_few_in_a_small_unit_count_like_the_others(n_channels):
+    want = normal(64, n_channels)
+    want[:, :3] *= 1e-5
+    got = want + 1e-4 * normal(64, n_channels, seed=1)
+    assert quantization.relative_error(want, got) > 1
+
+
+@pytest.mark.parametrize("shape", [(64, 2, 20), (64, 20, 2), (64, 2, 5, 6), (64, 5, 6, 2)])
+def test_channels_lie_along_the_second_axis_or_the_last(shape):
+    want = normal(*shape)
+    channel = want.select(shape.index(2), 1)
+    channel *= 1e-3
+    got = want.clone()
+    got.select(shape.index(2), 1).zero_()
+    assert quantization.relative_error(want, got) == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("n_outliers", [1, 10])
+@pytest.mark.parametrize("shape", [(1000, 1), (1000, 4), (1000, 3, 5)])
+def test_a_few_samples_far_out_do_not_hide_the_others(n_outliers, shape):
+    want = normal(*shape)
+    want[100 : 100 + n_outliers] *= 1e5
+    got = want.clone()
+    got[: 1000 - n_outliers] = torch.where(want.abs() > 100, want, 0.5)[: 1000 - n_outliers]
+    assert quantization.relative_error(want, got) > 0.9
+    got = want + 0.01 * normal(*shape, seed=1)
+    assert quantization.relative_error(want, got) == pytest.approx(0.01, rel=0.2)
+
+
+def test_what_is_rare_may_be_all_that_a_channel_says():
+    want = torch.zeros(1000, 3)
+    want[:, 0] = normal(1000)
+    want[5, 1:] = 3.0  # of this channel nothing is left without the rare sample
+    assert quantization.relative_error(want, want + 1e-3) < 0.1
 
 
 @pytest.mark.parametrize("fill", [-1e9, -1e4, float("-inf"), torch.finfo(torch.float32).min])
@@ -286,6 +324,58 @@ def test_an_outlier_costs_less_by_percentile_than_by_minmax():
     ]
 
 
+@pytest.mark.parametrize("size", [1e3, 1e7])
+@pytest.mark.parametrize("method", ["percentile", pytest.param("entropy", marks=pytest.mark.slow)])
+def test_an_outlier_costs_neither_memory_nor_time(method, size):
+    """It took gigabytes, or five minutes."""
+    model = nn.Linear(16, 32)
+    data = normal(200, 16)
+    data[150] *= size
+    source = source_of(model, data[:2])
+    taken = Calibration(list(data.split(32)), method).ranges(source.prepared, ("Gemm", "MatMul"))
+    low, high = (float(np.ravel(end)[0]) for end in taken["input"].range_value)
+    assert float(data.min()) * 1.001 <= low < 0 < high <= float(data.max()) * 1.001
+
+
+@given(st.integers(1, 40), st.integers(0, 10))
+def test_wider_bins_count_the_same_around_the_same_middle(half, seed):
+    counts = np.random.default_rng(seed).integers(0, 9, 2 * half)
+    wide, end = with_wider_bins(counts, 1.0)
+    assert wide.sum() == counts.sum()
+    assert wide[: len(wide) // 2].sum() == counts[:half].sum()
+    assert 2 * end / len(wide) == pytest.approx(2 * (2 * 1.0 / len(counts)))
+
+
+def test_a_method_that_fails_is_an_attempt_that_failed(monkeypatch):
+    model, data = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4)), normal(64, 8)
+    source, reference = source_of(model, data[:2]), reference_of(model, data)
+    minmax, entropy = (StaticInt8(Calibration([data], name)) for name in ("minmax", "entropy"))
+
+    def failing(*_args):
+        raise ValueError("too many bins")
+
+    monkeypatch.setattr(entropy.calibration, "ranges", failing)
+    result = quantization.quantized_within(source, [entropy, minmax], reference, max_error=0.1)
+    assert [attempt.error is None for attempt in result.attempts] == [True, False]
+    assert "too many bins. Try another method." in result.attempts[0].outcome
+    with pytest.raises(QuantizationError, match=r"too many bins\. Try another method"):
+        quantization.quantized_within(source, [entropy], reference, max_error=0.1)
+    with pytest.raises(quantization.OverLimitError, match=r"static_int8 changes") as caught:
+        quantization.quantized_within(source, [entropy, minmax], reference, max_error=1e-6)
+    assert len(caught.value.attempts) == 2
+
+
+def test_data_of_another_length_is_told_so():
+    model = nn.Conv1d(4, 8, 3)
+    source = source_of(model, normal(2, 4, 20))
+    reference = reference_for(model, [normal(16, 4, 20), normal(16, 4, 30)])
+    with pytest.raises(QuantizationError, match=r"All but the batch are fixed: pass data of one"):
+        quantization.quantized_within(source, [DynamicInt8()], reference, max_error=0.1)
+    static = StaticInt8(Calibration([normal(16, 4, 30)]))
+    with pytest.raises(QuantizationError, match=r"All but the batch are fixed: pass data of one"):
+        quantization.quantized_within(source, [static], reference.first(1), max_error=0.1)
+
+
 def test_ranges_are_taken_once_a_graph(monkeypatch):
     model = nn.Sequential(nn.Linear(8, 32))
     source = source_of(model, normal(2, 8))
@@ -297,6 +387,23 @@ def test_ranges_are_taken_once_a_graph(monkeypatch):
 def test_unknown_method_is_named():
     with pytest.raises(ConfigError, match="'magic' is not one of minmax, percentile, entropy"):
         Calibration([], "magic")
+
+
+@pytest.mark.parametrize("name", ["dynamic", "static"])
+def test_an_odd_row_of_an_embedding_takes_no_precision_from_the_others(name):
+    torch.manual_seed(0)
+    table = nn.Embedding(200, 32)
+    with torch.no_grad():
+        table.weight[7] *= 1500
+    model, ids = nn.Sequential(table, nn.Linear(32, 4)).eval(), torch.arange(200).reshape(40, 5)
+    source = source_of(model, ids[:2])
+    static = StaticInt8(Calibration([ids], "minmax"))
+    recipe = {"dynamic": DynamicInt8(), "static": static}[name]
+    graph = recipe(source, source.named(["1"]))
+    assert len(graph) < 200 * 32 * 2  # the table is stored in 8 bits
+    usual = [ids[2:]]
+    reference = reference_for(model, usual)
+    assert quantization.error_of(graph, reference) < 0.02
 
 
 # ── layers left in float ────────────────────────────────────────────────────────────────────

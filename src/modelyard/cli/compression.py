@@ -90,7 +90,7 @@ def compress(
     as_json: AsJson = False,
 ) -> None:
     """Make a model smaller and faster, its error measured; refused where that is too large."""
-    _check(method, out, prune)
+    _check(method, out, prune, max_error)
     shape = None if input_shape is None else shape_of(input_shape)
     model, own_name, example = model_of(source, base_dir, database_url, storage_url)
     data = _data_in(calibration, target)
@@ -122,6 +122,8 @@ def compress(
     }
     if out is not None:
         told["path"] = _written(compressor, out)
+    if report is not None:
+        told["report"] = _reported(compressor, report)
     if save_as is not None:
         registry = open_registry(base_dir, database_url, storage_url, is_made=True)
         is_version = not Path(source).is_file() and ":" not in source
@@ -134,20 +136,19 @@ def compress(
             else [],
             example_input=example,
         )
-    if report is not None:
-        compressor.report(report)
-        told["report"] = str(report)
     if as_json:
         show_json(told)
     else:
         show_line(_summary(told))
 
 
-def _check(method: str, out: Path | None, prune: float) -> None:
+def _check(method: str, out: Path | None, prune: float, max_error: float) -> None:
     if method not in METHODS:
         raise ConfigError(f"--method {method!r} is not one of {', '.join(METHODS)}.")
     if out is not None and out.suffix != ".onnx":
         raise ConfigError(f"--out {str(out)!r} must end in .onnx.")
+    if not max_error > 0:  # NaN neither
+        raise ConfigError(f"--max-error must be above 0, got {max_error}. 0.1 is 10 %.")
     if method == "prune" and not prune:
         raise ConfigError("--method prune needs --prune, the share to take: 0.3 is 30 %.")
     if method == "search" and prune:
@@ -278,6 +279,14 @@ def _written(compressor: "ModelCompressor", out: Path) -> str:
         )
     except OSError as error:
         raise ConfigError(f"--out {str(out)!r} cannot be written: {error}") from error
+
+
+def _reported(compressor: "ModelCompressor", path: Path) -> str:
+    try:
+        compressor.report(path)
+    except OSError as error:
+        raise ConfigError(f"--report {str(path)!r} cannot be written: {error}") from error
+    return str(path)
 
 
 def _summary(told: dict[str, Any]) -> str:

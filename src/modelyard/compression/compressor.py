@@ -111,8 +111,8 @@ class ModelCompressor(QuantizingSteps, TrainingSteps):
             max_error=max_error,
             is_maximized=maximize,
         )
-        for amount in amounts:
-            pruning.check_amount(amount)
+        pruning.check_amounts(amounts)
+        plan = DistillationPlan(alpha=1.0, epochs=epochs, seed=self._seed)
         if train_loader is not None and iter(train_loader) is train_loader:
             raise InputError(
                 "train_loader can be read only once, but every amount is trained for several "
@@ -129,7 +129,6 @@ class ModelCompressor(QuantizingSteps, TrainingSteps):
             pruned, _ = structured.pruned(
                 model, self._inputs(), amount=amount, wanted=None, keep=kept
             )
-            plan = DistillationPlan(alpha=1.0, epochs=epochs, seed=self._seed)
             distil_(
                 pruned,
                 self.original_model,
@@ -186,7 +185,8 @@ class ModelCompressor(QuantizingSteps, TrainingSteps):
 
         Args:
             test_loader: Batches `(inputs, targets)`, read several times.
-            metric_fn: `metric_fn(model, test_loader) -> float`, or `metric_fn(outputs, targets)`.
+            metric_fn: `metric_fn(model, test_loader) -> float`, `metric_fn(outputs, targets)`, or
+                in scikit-learn's order `metric_fn(y_true, y_pred)`: the names tell.
 
         Raises:
             ConfigError: `metric_fn` fits neither form.

@@ -1,7 +1,6 @@
 """Original and compressed model measured side by side."""
 
 import functools
-import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -9,25 +8,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelyard._core.errors import ConfigError, InputError
+from modelyard._core.errors import InputError
+from modelyard.compression.metric_forms import value_of
 from modelyard.compression.records import Evaluation
-from modelyard.torchtools.inputs import Inputs, as_inputs, batch_size, call, copied_for, with_batch
+from modelyard.torchtools.inputs import (
+    Inputs,
+    answer_of,
+    as_inputs,
+    batch_size,
+    copied_for,
+    with_batch,
+)
 from modelyard.torchtools.layers import evaluating, size_mb
 from modelyard.torchtools.parity import flat_outputs
 from modelyard.torchtools.quantization import error_between
 from modelyard.torchtools.samples import batches_of
 from modelyard.torchtools.timing import MS_PER_S, interleaved_medians
 
-NO_PARAMETERS = (
-    "The metric fails with StopIteration: next(model.parameters()) finds nothing in a quantized "
-    "model, which is an ONNX graph. Take the device from the inputs instead."
-)
 _TIMING_BUDGET_S = 1.0
 _BLOCK = 5
-_OF_OUTPUTS = ("output", "pred", "logit", "yhat", "answer")
-_OF_TARGETS = ("target", "label", "true", "truth", "expected")
-# Whole names, or their beginning: "policy_net" is no "y_".
-_SHORT = ("y", "y_")
 
 
 def evaluated(
@@ -44,7 +43,8 @@ def evaluated(
         original: The model before.
         compressed: The model after.
         test_loader: Batches `(inputs, targets)`; read several times.
-        metric_fn: `metric_fn(model, test_loader)` or `metric_fn(outputs, targets)`; a number.
+        metric_fn: `metric_fn(model, test_loader)`, `metric_fn(outputs, targets)` or
+            `metric_fn(y_true, y_pred)`; a number.
         n_inputs: How many tensors the models take.
 
     Raises:
@@ -99,14 +99,14 @@ def side_by_side(
     with evaluating(*models.values()):
         seconds = interleaved_medians(
             {
-                step: functools.partial(call, model, copied_for(model, one))
+                step: functools.partial(answer_of, model, copied_for(model, one))
                 for step, model in models.items()
             },
             budget_s=_TIMING_BUDGET_S,
             block=_BLOCK,
         )
         answers = {
-            step: [flat_outputs(call(model, copied_for(model, batch))) for batch in batches]
+            step: [flat_outputs(answer_of(model, copied_for(model, batch))) for batch in batches]
             for step, model in models.items()
         }
     reference = next(iter(answers.values()))
@@ -129,8 +129,10 @@ def timed_in_turns(
     with evaluating(original, compressed):
         medians = interleaved_medians(
             {
-                "original": functools.partial(call, original, copied_for(original, inputs)),
-                "compressed": functools.partial(call, compressed, copied_for(compressed, inputs)),
+                "original": functools.partial(answer_of, original, copied_for(original, inputs)),
+                "compressed": functools.partial(
+                    answer_of, compressed, copied_for(compressed, inputs)
+                ),
             },
             budget_s=_TIMING_BUDGET_S,
             block=_BLOCK,
@@ -139,56 +141,9 @@ def timed_in_turns(
 
 
 def _metric(model: nn.Module, loader: Iterable[Any], metric_fn: Callable[..., Any]) -> float:
-    with evaluating(model), torch.inference_mode():
-        if not takes_model(metric_fn):
-            return float(metric_fn(*_answers(model, loader)))
-        try:
-            return float(metric_fn(model, loader))
-        except StopIteration as error:
-            raise InputError(NO_PARAMETERS) from error
-        except (AttributeError, TypeError) as error:
-            # Its names did not say, and it asked the model for what only a tensor has.
-            if type(model).__name__ not in str(error) and "unsupported operand" not in str(error):
-                raise
-            return _of_outputs_after_all(model, loader, metric_fn, error)
-
-
-def _of_outputs_after_all(
-    model: nn.Module, loader: Iterable[Any], metric_fn: Callable[..., Any], first: Exception
-) -> float:
-    try:
-        return float(metric_fn(*_answers(model, loader)))
-    except (AttributeError, TypeError, InputError) as error:
-        raise InputError(
-            f"metric_fn fails both as metric_fn(model, test_loader), with {first!r}, and as "
-            f"metric_fn(outputs, targets), with {error!r}. The quantized model is called like the "
-            "original, but has none of its other methods."
-        ) from first
-
-
-def takes_model(metric_fn: Callable[..., Any]) -> bool:
-    """Whether the function wants the model and the loader, as it does unless its names say not.
-
-    Raises:
-        ConfigError: It takes fewer than two arguments.
-    """
-    try:
-        names = [name.lower() for name in inspect.signature(metric_fn).parameters]
-    except (TypeError, ValueError):
-        return False
-    if len(names) < 2:  # noqa: PLR2004 - both forms take two
-        raise ConfigError(
-            "metric_fn must take (model, test_loader) or (outputs, targets); "
-            f"it takes ({', '.join(names)})."
-        )
-    if isinstance(metric_fn, nn.Module):  # a loss
-        return False
-    return not _sounds_like(names[0], _OF_OUTPUTS) and not _sounds_like(names[1], _OF_TARGETS)
-
-
-def _sounds_like(name: str, words: Sequence[str]) -> bool:
-    is_short = name == _SHORT[0] or name.startswith(_SHORT[1])
-    return is_short or any(word in name for word in words)
+    # Not inference_mode: what the model keeps of it may be trained with.
+    with evaluating(model), torch.no_grad():
+        return float(value_of(metric_fn, model, loader, lambda: _answers(model, loader)))
 
 
 def _answers(model: nn.Module, loader: Iterable[Any]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -201,7 +156,7 @@ def _answers(model: nn.Module, loader: Iterable[Any]) -> tuple[torch.Tensor, tor
             )
         *inputs, target = batch
         given = as_inputs(inputs[0] if len(inputs) == 1 else inputs)
-        outputs.append(flat_outputs(call(model, copied_for(model, given)))[0].cpu())
+        outputs.append(flat_outputs(answer_of(model, copied_for(model, given)))[0].cpu())
         targets.append(torch.as_tensor(target).cpu())
     if not outputs:
         raise InputError("test_loader yields no batch; a generator can be read only once.")

@@ -3,7 +3,7 @@
 import fnmatch
 import logging
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,7 +39,7 @@ class Target:
     Attributes:
         layer: Name of the layer that holds it, the first where layers share it.
         weight: The parameter.
-        is_embedding: Whether that layer is an Embedding.
+        is_embedding: Whether nothing but Embeddings holds it.
         aliases: Names of the other layers that share it.
     """
 
@@ -166,12 +166,12 @@ def prune_(
     masks = masks_for(targets, method=method, amount=amount, scope=scope, seed=seed)
     apply_(model, masks)
     zeros = {t.layer: int((t.weight == 0).sum()) for t in targets}
-    shares = {t.layer: zeros[t.layer] / t.weight.numel() for t in targets}
+    shares = {t.layer: _share(zeros[t.layer], t.weight.numel()) for t in targets}
     _warn_of_wiped_out(shares)
     targeted = sum(t.weight.numel() for t in targets)
     return masks, {
         "method": method,
-        "actual_sparsity": sum(zeros.values()) / targeted,
+        "actual_sparsity": _share(sum(zeros.values()), targeted),
         "model_sparsity": sparsity(model),
         "pruned_params": sum(zeros.values()),
         "targeted_params": targeted,
@@ -180,10 +180,23 @@ def prune_(
     }
 
 
+def _share(n: int, of: int) -> float:
+    return n / of if of else 0.0  # layers without weights
+
+
 def combined(old: Mapping[str, Mask], new: Mapping[str, Mask]) -> dict[str, Mask]:
     """Masks that take away what either takes: what has gone once stays gone."""
     both = {name: old[name] * mask for name, mask in new.items() if name in old}
     return {**old, **new, **both}
+
+
+def masks_of_zeros(model: nn.Module, layers: Collection[str]) -> dict[str, Mask]:
+    """Masks that keep the zeros of these layers: their channels have changed, not their names."""
+    return {
+        t.layer: (t.weight.detach() != 0).to(t.weight.dtype)
+        for t in all_targets(model)
+        if t.layer in layers
+    }
 
 
 def _warn_of_wiped_out(shares: Mapping[str, float]) -> None:
@@ -205,6 +218,18 @@ def check_amount(amount: float) -> None:
     is_number = isinstance(amount, numbers.Real)  # numpy's too
     if not is_number or not 0.0 <= float(amount) < 1.0:
         raise ConfigError(f"amount must be in [0, 1), got {amount}. 0.3 means 30 %.")
+
+
+def check_amounts(amounts: Any) -> None:
+    """Refuse what is no sequence of shares.
+
+    Raises:
+        ConfigError: It is none, or one of them lies outside [0, 1).
+    """
+    if not isinstance(amounts, Iterable) or isinstance(amounts, str):
+        raise ConfigError(f"amounts must be several shares, as (0.3, 0.5); got {amounts!r}.")
+    for amount in amounts:
+        check_amount(amount)
 
 
 def gradual_shares(amount: float, steps: int) -> list[float]:
@@ -263,7 +288,10 @@ def all_targets(model: nn.Module) -> list[Target]:
             first = targets.setdefault(id(target.weight), target)
             if first is not target:
                 names = (*first.aliases, target.layer)
-                targets[id(target.weight)] = replace(first, aliases=names)
+                is_embedding = first.is_embedding and target.is_embedding
+                targets[id(target.weight)] = replace(
+                    first, aliases=names, is_embedding=is_embedding
+                )
     return list(targets.values())
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +15,13 @@ from modelyard.compression.evaluation import timed_in_turns
 from modelyard.compression.records import LayerTold, QuantizationStats
 from modelyard.torchtools import quantization
 from modelyard.torchtools.conversion import to_runnable
-from modelyard.torchtools.inputs import Inputs, batch_size, call, copied_for, with_batch
+from modelyard.torchtools.inputs import (
+    Inputs,
+    answer_of,
+    batch_size,
+    copied_for,
+    with_batch,
+)
 from modelyard.torchtools.layers import MB, size_mb
 from modelyard.torchtools.onnx_module import OnnxModule
 from modelyard.torchtools.parity import tree_of
@@ -57,12 +64,18 @@ class QuantizationPlan:
     calibration_method: str = "auto"
 
     def __post_init__(self) -> None:
-        if not self.max_error > 0:
-            raise ConfigError(f"max_error must be above 0, got {self.max_error}. 0.1 means 10 %.")
+        if not _is_above_0(self.max_error):
+            raise ConfigError(
+                f"max_error must be a number above 0, got {self.max_error!r}. 0.1 means 10 %."
+            )
         if self.backend not in BACKENDS:
             raise ConfigError(f"backend {self.backend!r} is not one of {', '.join(BACKENDS)}.")
         if self.calibration_method != "auto":
             quantization.check_method(self.calibration_method)
+
+
+def _is_above_0(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and float(value) > 0
 
 
 def dynamic_choices(graph: bytes, plan: QuantizationPlan, batches: Sequence[Inputs]) -> Choices:
@@ -210,7 +223,7 @@ def quantized(
         max_error=plan.max_error,
         keep_float=plan.keep_float,
     )
-    answer = call(model, copied_for(model, example))
+    answer = answer_of(model, copied_for(model, example))
     module = OnnxModule(result.data, recipe=result.recipe, output_tree=tree_of(answer)).eval()
     float_s, quantized_s = timed_in_turns(model, module, with_batch(example, 1))
     float_mb, quantized_mb = size_mb(model), len(result.data) / MB

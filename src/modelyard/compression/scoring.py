@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from modelyard._core.errors import InputError
-from modelyard.torchtools.inputs import call, copied_for
+from modelyard.torchtools.inputs import answer_of, copied_for
 from modelyard.torchtools.parity import flat_outputs
 from modelyard.torchtools.quantization import relative_error
 
@@ -78,7 +78,7 @@ def score_of(
 
 def _answers(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     parts = [
-        flat_outputs(call(model, copied_for(model, part)))[0].cpu()
+        flat_outputs(answer_of(model, copied_for(model, part)))[0].cpu()
         for part in inputs.split(_BATCH)
     ]
     return torch.cat(parts)

@@ -22,9 +22,10 @@ from modelyard.compression.output_layers import (
 )
 from modelyard.compression.pruning import check_amount, find_targets, sparsity
 from modelyard.compression.records import PruningStats
-from modelyard.torchtools.inputs import Inputs, call, copied_for
+from modelyard.torchtools.inputs import Inputs, answer_of, copied_for
 from modelyard.torchtools.layers import evaluating, n_parameters
 from modelyard.torchtools.parity import flat_outputs
+from modelyard.torchtools.silence import settings_lock
 
 _STEPS = 12
 _LARGEST_RATIO = 0.98
@@ -194,7 +195,7 @@ def _remove_channels(
     attentions = heads.attentions(model).values()
     layers += [attention for attention in attentions if heads.has_own_widths(attention)]
     n_heads = heads.head_counts(model)
-    with warnings.catch_warnings(), torch.enable_grad():
+    with settings_lock, warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")  # torch-pruning reports parameters it treats by itself
         pruner = torch_pruning.pruner.BasePruner(
             model,
@@ -273,5 +274,6 @@ def _refuse_recurrent(model: nn.Module) -> None:
 def _output_shapes(model: nn.Module, example: Inputs) -> list[tuple[int, ...]]:
     with evaluating(model):
         return [
-            tuple(tensor.shape) for tensor in flat_outputs(call(model, copied_for(model, example)))
+            tuple(tensor.shape)
+            for tensor in flat_outputs(answer_of(model, copied_for(model, example)))
         ]

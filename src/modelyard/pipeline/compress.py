@@ -14,7 +14,7 @@ from modelyard._core.errors import QuantizationError
 from modelyard.compression import ModelCompressor
 from modelyard.pipeline.progress import Progress
 from modelyard.pipeline.source import ModelSource
-from modelyard.torchtools.inputs import call
+from modelyard.torchtools.inputs import answer_of
 from modelyard.torchtools.layers import size_mb
 from modelyard.torchtools.originals import mean_original
 from modelyard.torchtools.parity import flat_outputs
@@ -131,9 +131,9 @@ def compress_source(source: ModelSource, plan: CompressionPlan, progress: Progre
 def measured(source: ModelSource, models: Mapping[str, nn.Module]) -> list[dict[str, Any]]:
     """Size, latency, error and metrics of several modules, the first being the reference."""
     sample, inputs = source.held_out_inputs[:1], source.held_out_inputs[:1024]
-    expected = flat_outputs(call(source.model, inputs))
+    expected = flat_outputs(answer_of(source.model, inputs))
     latencies = interleaved_medians(
-        {name: functools.partial(call, model, sample) for name, model in models.items()},
+        {name: functools.partial(answer_of, model, sample) for name, model in models.items()},
         budget_s=_TIMING_BUDGET_S,
     )
     return [
@@ -142,7 +142,7 @@ def measured(source: ModelSource, models: Mapping[str, nn.Module]) -> list[dict[
             "step": name,
             "size_mb": size_mb(model),
             "latency_ms": latencies[name] * MS_PER_S,
-            "error": error_between([expected], [flat_outputs(call(model, inputs))]),
+            "error": error_between([expected], [flat_outputs(answer_of(model, inputs))]),
             "metrics": dict(source.evaluate(model)),
         }
         for name, model in models.items()

@@ -11,6 +11,13 @@ from torch import nn
 from modelyard._core.errors import InputError
 from modelyard.torchtools.graph_sessions import onnxruntime_session
 from modelyard.torchtools.inputs import tensors_of
+from modelyard.torchtools.non_finite import (
+    Swallowed,
+    are_finite,
+    is_blind,
+    spoil_,
+    without_swallowed,
+)
 from modelyard.torchtools.parity import from_tree
 
 # ONNX Runtime's names of tensor types, as PyTorch dtypes.
@@ -63,6 +70,7 @@ class OnnxModule(nn.Module):
         self.output_tree = output_tree
         self._session: Any = None
         self._takes: list[tuple[str, torch.dtype | None]] | None = None
+        self._swallowed: Swallowed | None = None
 
     @property
     def graph_bytes(self) -> bytes:
@@ -99,7 +107,9 @@ class OnnxModule(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The graph's output; several in the nesting of the module it was made from.
 
-        They are where the first input is, wherever the graph runs.
+        They are where the first input is, wherever the graph runs. To samples that hold NaN or
+        infinity, which int8 would make numbers of, the answer is NaN; of outputs that are not by
+        sample, throughout.
 
         Raises:
             InputError: Wrong number, shape or dtype; the message says what the graph takes.
@@ -111,14 +121,25 @@ class OnnxModule(nn.Module):
             names = [value.name for value in session.get_inputs()]
             feed = _feed(session, dict(zip(names, args, strict=False)) | kwargs, n_given=len(args))
         try:
-            outputs = [torch.from_numpy(value) for value in session.run(None, feed)]
+            arrays = self._arrays(session, feed)
         except ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
             raise InputError(f"{_expected(session)} {error}") from error
+        outputs = [torch.from_numpy(value) for value in arrays]
         if device != _CPU:
             outputs = [tensor.to(device) for tensor in outputs]
         if self.output_tree is not None:
             return from_tree(self.output_tree, iter(outputs))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def _arrays(self, session: Any, feed: dict[str, np.ndarray[Any, Any]]) -> Any:
+        if not is_blind(self.recipe) or are_finite(feed.values()):
+            return session.run(None, feed)
+        if self._swallowed is None:
+            self._swallowed = Swallowed.by(self.graph_bytes)
+        cleaned, is_spoiled = without_swallowed(feed, self._swallowed)
+        arrays = session.run(None, cleaned)
+        spoil_(arrays, is_spoiled)
+        return arrays
 
     def _plain_feed(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -150,11 +171,11 @@ class OnnxModule(nn.Module):
         if given is not None and given.shape != self.graph.shape:
             self.graph = torch.empty_like(given, device=self.graph.device)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._session, self._takes = None, None
+        self._session, self._takes, self._swallowed = None, None, None
 
     def __getstate__(self) -> dict[str, Any]:
         # A session holds threads and native memory; it is made again from the graph.
-        return {**self.__dict__, "_session": None, "_takes": None}
+        return {**self.__dict__, "_session": None, "_takes": None, "_swallowed": None}
 
 
 def _size(declared: Any) -> int | None:

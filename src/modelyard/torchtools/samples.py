@@ -11,9 +11,9 @@ from torch import nn
 from modelyard._core.errors import InputError
 from modelyard.torchtools.inputs import (
     Inputs,
+    answer_of,
     as_inputs,
     batch_size,
-    call,
     copied_for,
     mapped,
     synthetic_like,
@@ -30,6 +30,10 @@ _MOST_SAMPLES = 2048
 _MOST_READ = 200_000
 _FEW_SAMPLES = 32
 _FEWEST_TO_JUDGE = 8
+# Heavy tails reach ten times their 99th percentile.
+_FAR_OUT = 100.0
+_FEWEST_RANKED = 20
+_MOST_RANKED = 1_000_000
 
 
 def batches_of(
@@ -133,7 +137,9 @@ def reference_for(
     """
     try:
         with evaluating(model):
-            outputs = [flat_outputs(call(model, copied_for(model, batch))) for batch in batches]
+            outputs = [
+                flat_outputs(answer_of(model, copied_for(model, batch))) for batch in batches
+            ]
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise InputError(f"{type(model).__name__} does not run on this data: {error}") from error
     if any(bool(tensor.isnan().any()) for output in outputs for tensor in output):
@@ -159,6 +165,7 @@ def has_variety(batches: Sequence[Inputs]) -> bool:
 
 
 def _items(data: Any) -> Iterable[Any]:
+    _refuse_tables(data)
     is_whole = isinstance(data, torch.Tensor | np.ndarray | dict)
     is_tuple_of_tensors = isinstance(data, tuple) and all(
         isinstance(item, torch.Tensor | np.ndarray) for item in data
@@ -170,6 +177,23 @@ def _items(data: Any) -> Iterable[Any]:
             f"Expected a tensor, an array or an iterable of batches, got {type(data).__name__}."
         )
     return data
+
+
+def _refuse_tables(data: Any) -> None:
+    """Data frames and nested lists, which would be taken for batches of columns or of rows."""
+    if hasattr(data, "to_numpy"):
+        raise InputError(
+            f"A {type(data).__name__} is no tensor of samples: pass "
+            "data.to_numpy(dtype='float32'), with the columns in the model's order."
+        )
+    row = data[0] if isinstance(data, list) and data else None
+    while isinstance(row, list | tuple) and row:
+        row = row[0]
+    if isinstance(row, bool | int | float):
+        raise InputError(
+            "A list is taken for batches, and this is one of numbers: pass "
+            "numpy.array(data, dtype='float32')."
+        )
 
 
 def _without_targets(item: Any, n_inputs: int) -> Inputs:
@@ -195,5 +219,37 @@ def _check(batches: Sequence[Inputs], what: str, *, is_finite_needed: bool) -> N
             raise InputError(f"{what} holds NaN or infinity; clean it before calibrating.")
         if values.numel() > 1 and bool((values == values[0]).all()):
             _logger.warning("%s is constant: ranges taken from it mean little.", what)
+        if values.is_floating_point() and values.numel() > 1:
+            _warn_of_outliers([tensors_of(batch)[position] for batch in batches], what)
     if n < _FEW_SAMPLES:
         _logger.warning("%s holds only %d samples; %d or more are better.", what, n, _FEW_SAMPLES)
+
+
+def _warn_of_outliers(tensors: Sequence[torch.Tensor], what: str) -> None:
+    is_table = all(tensor.ndim == 2 for tensor in tensors)  # noqa: PLR2004 - samples and columns
+    width = tensors[0].shape[-1] if is_table else 1
+    sizes = torch.cat([tensor.detach().cpu().abs().reshape(-1, width) for tensor in tensors])
+    times = times_beyond(sizes.nan_to_num(0.0, 0.0, 0.0).double())
+    if times > _FAR_OUT:
+        _logger.warning(
+            "%s holds a value %.0f times as large as the 99th percentile of its like. If it is a "
+            "mistake, take it out: one such sample widens every range in 8 bits.",
+            what,
+            times,
+        )
+
+
+def times_beyond(sizes: torch.Tensor) -> float:
+    """How many times a column's largest size is its 99th percentile, zeros left out; the most.
+
+    Args:
+        sizes: Absolute values, shape (n, columns). Of millions, every so many are ranked. A column
+            with fewer than 20 that are not 0 is left out.
+    """
+    ranked = sizes[:: max(1, sizes.numel() // _MOST_RANKED)].sort(dim=0).values
+    n_zero = (ranked == 0).sum(dim=0)
+    n_ranked = len(ranked) - n_zero
+    places = n_zero + (n_ranked * 99).div(100, rounding_mode="floor") - 1
+    times = sizes.amax(dim=0) / ranked.gather(0, places.clamp_min(0)[None])[0]
+    is_known = n_ranked >= _FEWEST_RANKED
+    return float(times[is_known].max()) if bool(is_known.any()) else 0.0

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from modelyard._core.errors import ConfigError, InputError, ModelyardError, QuantizationError
-from modelyard.compression.evaluation import NO_PARAMETERS, timed_in_turns
+from modelyard.compression.evaluation import timed_in_turns
+from modelyard.compression.metric_forms import NO_PARAMETERS
 from modelyard.compression.quantization import Choices, float_graph
 from modelyard.compression.records import SearchResult
 from modelyard.compression.search.candidates import (
@@ -24,7 +25,7 @@ from modelyard.compression.search.candidates import (
 )
 from modelyard.compression.search.telling import Progress, teller, told
 from modelyard.torchtools import quantization
-from modelyard.torchtools.inputs import Inputs, call, copied_for, with_batch
+from modelyard.torchtools.inputs import Inputs, answer_of, copied_for, with_batch
 from modelyard.torchtools.layers import MB, evaluating, size_mb
 from modelyard.torchtools.onnx_module import OnnxModule
 from modelyard.torchtools.parity import tree_of
@@ -147,7 +148,7 @@ class Search:
     def _quantized(self, level: Level, recipes: Callable[[bytes], Mapping[str, Choices]]) -> None:
         source = Source(float_graph(level.model, self._example))
         reference = reference_for(level.model, self._batches, is_real=self._is_real)
-        tree = tree_of(call(level.model, copied_for(level.model, self._example)))
+        tree = tree_of(answer_of(level.model, copied_for(level.model, self._example)))
         for name, choices in recipes(source.graph).items():
             if self.is_over:
                 self.is_complete = False

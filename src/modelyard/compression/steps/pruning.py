@@ -55,7 +55,7 @@ class PruningSteps(CompressorState):
             self._float_model, stats = structured.pruned(
                 self._float_model, self._inputs(), amount=amount, wanted=wanted, keep=kept
             )
-            self._masks = {}
+            self._masks = pruning.masks_of_zeros(self._float_model, self._masks)
         else:
             if method == "ln_structured" and wanted is None:
                 kept = [*kept, *self._making_outputs(kept)]

@@ -175,7 +175,7 @@ class QuantizingSteps(CompressorState):
     def _plan(
         self, dtype: Any, max_error: float, layers: Sequence[Any], **options: Any
     ) -> quantization.QuantizationPlan:
-        names = pruning.layer_names(self.original_model, layers)
+        names = pruning.layer_names(self.original_model, layers, changed=self._float_model)
         for name in names or ():
             self._refuse_unknown(name)
         return quantization.QuantizationPlan(

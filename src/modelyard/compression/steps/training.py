@@ -207,7 +207,8 @@ class TrainingSteps(PruningSteps):
             feature_weight: Weight of the distance between those.
             validation_loader: Batches to judge by. The weights of the best epoch are kept, or
                 those of the start where none was better; without it those of the last epoch.
-            metric_fn: Judges in place of the loss: `metric_fn(outputs, targets)`, or
+            metric_fn: Judges in place of the loss: `metric_fn(outputs, targets)`,
+                `metric_fn(y_true, y_pred)` (the names tell the order), or
                 `metric_fn(model, validation_loader)`.
             maximize: Whether a larger metric is better.
             patience: Stop after this many epochs in a row without a better one.
@@ -312,7 +313,8 @@ class TrainingSteps(PruningSteps):
             loss_fn: `loss_fn(outputs, targets)`, a scalar, in place of the task's own loss.
             validation_loader: Batches to judge by. The weights of the best epoch are kept, or
                 those of the start where none was better; without it those of the last epoch.
-            metric_fn: Judges in place of the loss: `metric_fn(outputs, targets)`, or
+            metric_fn: Judges in place of the loss: `metric_fn(outputs, targets)`,
+                `metric_fn(y_true, y_pred)` (the names tell the order), or
                 `metric_fn(model, validation_loader)`.
             maximize: Whether a larger metric is better.
             patience: Stop after this many epochs in a row without a better one.

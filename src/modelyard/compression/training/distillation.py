@@ -48,7 +48,8 @@ def distil_(
         loss_fn: `loss_fn(outputs, targets)`, a scalar, in place of the task's own loss.
         validation_loader: Batches to judge the weights by, before the first epoch and after each;
             the best are kept. Where no epoch is better than the start, the start is.
-        metric_fn: `metric_fn(outputs, targets)` or `metric_fn(model, validation_loader)`, to judge
+        metric_fn: `metric_fn(outputs, targets)`, `metric_fn(y_true, y_pred)` (the names tell the
+            order) or `metric_fn(model, validation_loader)`, to judge
             by in place of the loss.
         checkpoint: File to write to after each epoch, and to go on from where it exists. It is
             refused where `student` has neither the weights it started from nor those it left.

@@ -1,5 +1,6 @@
 """The loop that trains: steps, epochs, validation, the best weights, and going on after a stop."""
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from modelyard.compression.training.steps import Stepper
 from modelyard.compression.training.validation import Validation
 from modelyard.torchtools.inputs import device_of
 
+_logger = logging.getLogger("modelyard")
 _WHAT = "train_loader"
 _PARTS = ("distillation", "task", "feature")
 
@@ -80,6 +82,12 @@ def train_(
     with objective.ready(), watching(progress, plan.epochs, "training") as watcher:
         if saved_at is not None and (found := checkpoint.read(*saved_at)) is not None:
             training.resume(found)
+            if training.has_all_epochs():
+                _logger.warning(
+                    "%s holds a training that is finished: nothing is left to train, and its "
+                    "weights are given. Delete it to train anew.",
+                    saved_at[0],
+                )
             saved_at = saved_at[0], found.identity  # with the weights that it all began with
         try:
             if not training.is_finished():
@@ -140,9 +148,12 @@ class _Training:
 
     def is_finished(self) -> bool:
         """Whether all epochs are done, patience is over, or the deadline has come."""
+        return self.has_all_epochs() or self.is_cut or self._is_late()
+
+    def has_all_epochs(self) -> bool:
+        """Whether all epochs are done, or patience is over."""
         is_over = validation.is_patience_over(self.history, self._plan.patience)
-        is_done = is_over or len(self.history) >= self._plan.epochs
-        return is_done or self.is_cut or self._is_late()
+        return is_over or len(self.history) >= self._plan.epochs
 
     def judge_start(self) -> None:
         """Take the weights that training starts from as the first best.

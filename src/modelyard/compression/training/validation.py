@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from modelyard._core.errors import InputError
-from modelyard.compression.evaluation import takes_model
+from modelyard.compression.metric_forms import value_of
 from modelyard.compression.records import DistillationEpoch
 from modelyard.compression.training.batches import batches
 from modelyard.compression.training.losses import first_output
@@ -28,8 +28,8 @@ class Validation:
 
     Attributes:
         loader: Yields batches as the training data does; read once or twice each time.
-        metric_fn: `metric_fn(model, loader)` or `metric_fn(outputs, targets)`, a number; None:
-            the loss decides.
+        metric_fn: `metric_fn(model, loader)`, `metric_fn(outputs, targets)` or
+            `metric_fn(y_true, y_pred)`, a number; None: the loss decides.
     """
 
     loader: Iterable[Any]
@@ -59,10 +59,7 @@ class Validation:
         if self.metric_fn is None:
             return None
         with evaluating(model), torch.no_grad():
-            if takes_model(self.metric_fn):
-                found = self.metric_fn(model, self.loader)
-            else:
-                found = self.metric_fn(*self._answers(model))
+            found = value_of(self.metric_fn, model, self.loader, lambda: self._answers(model))
         try:
             return float(found)
         except (TypeError, ValueError) as error:

@@ -1,6 +1,5 @@
 """The settings and the model as a conversion needs them, and as they were afterwards."""
 
-import io
 import logging
 import sys
 import threading
@@ -18,11 +17,9 @@ from torch.nn.modules import transformer
 
 from modelyard.torchtools.conversion.attention import masked_attention
 from modelyard.torchtools.layers import evaluating
+from modelyard.torchtools.silence import NotFrom, settings_lock
 
 _NOISY_LOGGERS = ("torch.onnx", "torch.fx.experimental.symbolic_shapes")
-
-# Settings of the whole process are changed while a model is traced.
-_lock = threading.RLock()
 
 
 @contextmanager
@@ -31,7 +28,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
     One thread at a time: these are settings of the process.
     """
-    with _lock, ExitStack() as stack:
+    with settings_lock, ExitStack() as stack:
         fast_path = torch.backends.mha.get_fastpath_enabled()
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
         torch.backends.mha.set_fastpath_enabled(False)  # its fused operator has no ONNX form
@@ -155,31 +152,13 @@ def _as_told(
     return bool(is_causal)
 
 
-class _NotFrom(io.TextIOBase):
-    """A stream that drops what one thread writes and passes on what the others do."""
-
-    def __init__(self, stream: Any, thread: int) -> None:
-        super().__init__()
-        self._stream = stream
-        self._thread = thread
-
-    def write(self, text: str, /) -> int:
-        if threading.get_ident() != self._thread and self._stream is not None:
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        if threading.get_ident() != self._thread and self._stream is not None:
-            self._stream.flush()
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     # The exporters announce progress and their own deprecation; what matters is verified.
     me = threading.get_ident()
-    with warnings.catch_warnings(), redirect_stdout(_NotFrom(sys.stdout, me)):
+    with warnings.catch_warnings(), redirect_stdout(NotFrom(sys.stdout, me)):
         warnings.simplefilter("ignore")
-        with redirect_stderr(_NotFrom(sys.stderr, me)), _no_graph_dump():
+        with redirect_stderr(NotFrom(sys.stderr, me)), _no_graph_dump():
             yield
 
 

@@ -15,7 +15,14 @@ _SMALLEST_VARIATION = 1e-6
 # Of made-up inputs: how many times the variation the size may count for.
 _LARGEST_SIZE = 10.0
 _MANY_CHANNELS = 64
-_OF_MANY = 0.95
+# Of many channels, those hardly vary that vary by less than this, beside the median one and beside
+# their own size. Trained embeddings are far from it: of 128 channels the least vary by a fifth.
+_HARDLY_OF_OTHERS = 3e-4
+_HARDLY_OF_SIZE = 1e-2
+_SHARE_OF_OUTLIERS = 0.01
+_FEWEST_FOR_OUTLIERS = 20
+# Without the outliers a channel is looked at again where less than this of its variation is left.
+_LEFT_BY_OUTLIERS = 0.5
 _SMALLEST_FILL = 1e3
 _FILL_RATIO = 100.0
 
@@ -61,12 +68,16 @@ def error_between(
 def relative_error(want: torch.Tensor, got: torch.Tensor, *, is_real: bool = True) -> float:
     """Norm of the difference, relative to how much the wanted answers vary from sample to sample.
 
-    It is taken for each channel (the last axis of an answer of two or more dimensions), and the
-    worst counts: a price must not hide a signal that is a thousand times smaller. Of more than 64
-    channels the 95th percentile counts, as some of an embedding's hardly ever vary. The variation
-    is the norm of a channel about its mean over the samples: an error that is small beside a price
-    of 1,000 may be all there is to know about its change of 1. A channel that does not vary is
-    compared with its own size.
+    It is taken for each channel, and the worst counts: a price must not hide a signal that is a
+    thousand times smaller. Channels lie along the second or the last axis, so of answers of three
+    and more dimensions it is taken along both. Of more than 64 channels those do not count that
+    hardly vary, beside the others and beside their own size, as some of an embedding's. The
+    variation is the norm of a channel about its mean over the samples: an error that is small
+    beside a price of 1,000 may be all there is to know about its change of 1. A channel that does
+    not vary is compared with its own size.
+
+    Nor may a few samples hide the others: where the hundredth of the samples that lie farthest
+    out holds most of a channel's variation, its error is taken without them as well.
 
     To made-up inputs the answers may vary far less than to real ones. There a channel's size is
     taken, but no more than ten times its variation.
@@ -87,22 +98,60 @@ def relative_error(want: torch.Tensor, got: torch.Tensor, *, is_real: bool = Tru
         return float((want.cpu() != got.cpu()).double().mean()) if want.numel() else 0.0
     if want.numel() == 0:
         return 0.0
-    expected, actual = _by_channel(want), _by_channel(got)
+    expected, actual = want.detach().cpu().double(), got.detach().cpu().double()
     is_fixed = _fills(expected) | ~expected.isfinite()
     is_met = (expected == actual) | (expected.isnan() & actual.isnan())
     gap = torch.where(is_met, torch.zeros_like(expected), expected - actual)
     if not bool(gap.isfinite().all()) or bool((is_fixed & ~is_met).any()):
         return math.inf
-    errors = gap.norm(dim=0) / _scales(expected, is_fixed, is_real=is_real)
-    if len(errors) > _MANY_CHANNELS:
-        return float(errors.quantile(_OF_MANY))
-    return float(errors.max())
+    present = torch.where(is_fixed, torch.zeros_like(expected), expected)
+    usual = _usual_samples(present)
+    axes = sorted({1, want.ndim - 1}) if want.ndim > 1 else [0]
+    return max(_worst_along(axis, gap, present, is_fixed, usual, is_real=is_real) for axis in axes)
 
 
-def _by_channel(values: torch.Tensor) -> torch.Tensor:
-    """The values as (samples and positions, channels), in double precision."""
-    flat = values.detach().cpu().double()
-    return flat.reshape(-1, flat.shape[-1] if flat.ndim > 1 else 1)
+def _worst_along(
+    axis: int,
+    gap: torch.Tensor,
+    values: torch.Tensor,
+    is_fixed: torch.Tensor,
+    usual: torch.Tensor | None,
+    *,
+    is_real: bool,
+) -> float:
+    """The largest error of a channel where the channels lie along `axis`."""
+    spread = _Spread.of(_by_channel(values, axis), _by_channel(is_fixed, axis))
+    errors = _by_channel(gap, axis).norm(dim=0) / spread.scales(is_real=is_real)
+    counts = ~spread.hardly_varies
+    worst = float(errors[counts].max())
+    if usual is None:
+        return worst
+    rest = _Spread.of(_by_channel(values[usual], axis), _by_channel(is_fixed[usual], axis))
+    counts &= rest.does_vary & (rest.variation < _LEFT_BY_OUTLIERS * spread.variation)
+    if not bool(counts.any()):
+        return worst
+    errors = _by_channel(gap[usual], axis).norm(dim=0) / rest.scales(is_real=is_real)
+    return max(worst, float(errors[counts].max()))
+
+
+def _by_channel(values: torch.Tensor, axis: int) -> torch.Tensor:
+    """The values as (samples and positions, channels)."""
+    if values.ndim < 2:  # noqa: PLR2004 - a vector has one channel
+        return values.reshape(-1, 1)
+    return values.movedim(axis, -1).reshape(-1, values.shape[axis])
+
+
+def _usual_samples(values: torch.Tensor) -> torch.Tensor | None:
+    """Places of all samples but the hundredth that lies farthest out; None of few samples."""
+    n = len(values)
+    if n < _FEWEST_FOR_OUTLIERS:
+        return None
+    flat = values.reshape(n, -1)
+    away = (flat - flat.mean(dim=0)).abs_()
+    # Each number in its own unit: a signal's outlier is small beside a price.
+    farthest = (away / away.mean(dim=0).clamp_min(torch.finfo(away.dtype).tiny)).amax(dim=1)
+    n_usual = n - math.ceil(_SHARE_OF_OUTLIERS * n)
+    return farthest.argsort()[:n_usual].sort().values
 
 
 def _fills(values: torch.Tensor) -> torch.Tensor:
@@ -120,19 +169,47 @@ def _fills(values: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def _scales(values: torch.Tensor, is_fixed: torch.Tensor, *, is_real: bool) -> torch.Tensor:
-    """What each channel's error is relative to; never 0."""
-    present = torch.where(is_fixed, torch.zeros_like(values), values)
-    n_present = (~is_fixed).sum(dim=0).clamp_min(1)
-    mean = present.sum(dim=0) / n_present
-    about_mean = torch.where(is_fixed, torch.zeros_like(values), values - mean)
-    size, variation = present.norm(dim=0), about_mean.norm(dim=0)
-    does_vary = variation > _SMALLEST_VARIATION * size
-    scale = torch.minimum(size, _LARGEST_SIZE * variation) if not is_real else variation
-    scale = torch.where(does_vary, scale, size)
-    # A channel that is always 0 has nothing of its own to be compared with.
-    whole = float(about_mean.norm()) / max(1, len(scale)) ** 0.5
-    return torch.where(scale > 0, scale, torch.full_like(scale, whole or 1.0))
+@dataclass(frozen=True)
+class _Spread:
+    """How large channels are, and how much they vary.
+
+    Attributes:
+        size: Norm of each channel.
+        variation: Norm of each about its mean.
+    """
+
+    size: torch.Tensor
+    variation: torch.Tensor
+
+    @classmethod
+    def of(cls, values: torch.Tensor, is_fixed: torch.Tensor) -> "_Spread":
+        """Of values as `_by_channel` gives them, 0 where they are fixed and count for nothing."""
+        mean = values.sum(dim=0) / (~is_fixed).sum(dim=0).clamp_min(1)
+        about_mean = torch.where(is_fixed, torch.zeros_like(values), values - mean)
+        return cls(size=values.norm(dim=0), variation=about_mean.norm(dim=0))
+
+    @property
+    def does_vary(self) -> torch.Tensor:
+        """Which channels vary by more than rounding."""
+        return self.variation > _SMALLEST_VARIATION * self.size
+
+    @property
+    def hardly_varies(self) -> torch.Tensor:
+        """Which of many channels hardly vary, beside the others and beside their own size."""
+        if len(self.size) <= _MANY_CHANNELS:
+            return torch.zeros_like(self.size, dtype=torch.bool)
+        is_least = self.variation < _HARDLY_OF_OTHERS * self.variation.median()
+        return is_least & (self.variation < _HARDLY_OF_SIZE * self.size)
+
+    def scales(self, *, is_real: bool) -> torch.Tensor:
+        """What each channel's error is relative to; never 0."""
+        scale = self.variation
+        if not is_real:
+            scale = torch.minimum(self.size, _LARGEST_SIZE * self.variation)
+        scale = torch.where(self.does_vary, scale, self.size)
+        # A channel that is always 0 has nothing of its own to be compared with.
+        whole = float(self.variation.norm()) / max(1, len(scale)) ** 0.5
+        return torch.where(scale > 0, scale, torch.full_like(scale, whole or 1.0))
 
 
 def _joined(parts: Any) -> torch.Tensor:

@@ -1,14 +1,12 @@
 """Running quantizers of ONNX Runtime, which read and write files, on bytes."""
 
-import io
-import logging
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
+
+from modelyard.torchtools.silence import quiet
 
 
 def through_files(graph: bytes, write: Callable[[Path, Path], None]) -> bytes:
@@ -33,34 +31,3 @@ def without_notes(graph: bytes) -> bytes:
     model.metadata_props.extend(notes)
     data: bytes = model.SerializeToString()
     return data
-
-
-@contextmanager
-def logging_untouched() -> Iterator[None]:
-    """Take back what the block does to the root logger, such as a library that sets it up."""
-    root = logging.getLogger()
-    level, handlers = root.level, [*root.handlers]
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-        root.handlers[:] = handlers
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep ONNX Runtime's advice about its own tools, some of it printed, from the user."""
-    loggers = [logging.getLogger(), *map(logging.getLogger, _CHATTY)]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-_CHATTY = ("onnxruntime.quantization.matmul_nbits_quantizer",)

@@ -1,7 +1,5 @@
 """Graphs with numbers of 16 bits: float16 to compute in, bfloat16 to store weights in."""
 
-import logging
-import warnings
 from typing import Any
 
 import ml_dtypes
@@ -14,6 +12,7 @@ from onnxruntime.transformers import float16 as converter
 
 from modelyard._core.errors import QuantizationError
 from modelyard.torchtools.probing import does_crash
+from modelyard.torchtools.silence import quiet
 
 # Below this a weight saves less than the operator that widens it costs.
 _FEWEST_ELEMENTS = 32
@@ -44,16 +43,10 @@ def float16(graph: bytes) -> bytes:
             f"A weight of {largest:.3g} is too large for float16: 65504 is its largest number. "
             'Use precision="bf16" or "fp32".'
         )
-    level = logging.getLogger().level
-    try:
-        logging.getLogger().setLevel(logging.ERROR)  # it tells of every tiny weight
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            halved = converter.convert_float_to_float16(
-                model, keep_io_types=True, op_block_list=[*_KEPT_IN_FLOAT32]
-            )
-    finally:
-        logging.getLogger().setLevel(level)
+    with quiet():  # it tells of every tiny weight
+        halved = converter.convert_float_to_float16(
+            model, keep_io_types=True, op_block_list=[*_KEPT_IN_FLOAT32]
+        )
     data = _sorted(halved)
     if does_crash(data):
         raise QuantizationError(

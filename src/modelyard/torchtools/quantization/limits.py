@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from modelyard._core.errors import ModelyardError, QuantizationError
 from modelyard.torchtools.quantization.error import Reference, error_of
+from modelyard.torchtools.quantization.failures import failure_told
 from modelyard.torchtools.quantization.layers import Source, is_portable, n_narrow
 from modelyard.torchtools.quantization.recipes import Recipe
 from modelyard.torchtools.quantization.weights import with_int8_weights
@@ -169,8 +170,14 @@ def quantized_within(
     """
     asked = source.named(keep_float)
     attempts: list[Attempt] = []
+    failures: list[QuantizationError] = []
     for recipe in recipes:
-        data, error = _tried(source, recipe, reference, asked)
+        try:
+            data, error = _tried(source, recipe, reference, asked)
+        except QuantizationError as failure:
+            attempts.append(Attempt(recipe=recipe.name, error=None, outcome=str(failure)))
+            failures.append(failure)
+            continue
         if not asked and n_narrow(data) <= source.n_narrow:
             raise QuantizationError(
                 f"Nothing could be quantized: the model has no float32 layer large enough that "
@@ -182,8 +189,14 @@ def quantized_within(
         if is_within:
             result = _result(source, recipe, data, error, asked=asked)
             return replace(result, attempts=attempts)
-    errors = [attempt.error or 0.0 for attempt in attempts]
-    recipe, error = recipes[errors.index(min(errors))], min(errors)
+    measured = [
+        (attempt.error, recipe)
+        for attempt, recipe in zip(attempts, recipes, strict=True)
+        if attempt.error is not None
+    ]
+    if not measured:
+        raise failures[0]
+    error, recipe = min(measured, key=lambda pair: pair[0])
     harm = layer_errors(source, recipe, reference.first(_RANKING_BATCHES), keep_float=asked)
     ranked = sorted(harm, key=lambda layer: harm[layer], reverse=True)
     found = _fewest_in_float(source, recipe, reference, ranked, asked, max_error)
@@ -290,12 +303,7 @@ def _tried(
     except ModelyardError:
         raise
     except Exception as error:
-        # The first line: quantizers raise with dumps of the graph.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise QuantizationError(
-            f"ONNX Runtime does not quantize this graph (opset {source.opset}) by {recipe.name}: "
-            f"{reason}. Try another opset, 14 or newer, or another method."
-        ) from error
+        raise QuantizationError(failure_told(source, recipe, error)) from error
 
 
 def _result(

@@ -12,16 +12,18 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from modelyard._core.errors import ConfigError
 from modelyard.torchtools.quantization.calibration import Calibration
-from modelyard.torchtools.quantization.files import quiet, through_files, without_notes
+from modelyard.torchtools.quantization.files import through_files, without_notes
 from modelyard.torchtools.quantization.half import bfloat16_weights
 from modelyard.torchtools.quantization.layers import WEIGHTED, Source
 from modelyard.torchtools.quantization.weights import with_block_weights, with_int8_weights
+from modelyard.torchtools.silence import quiet
 
-_DYNAMIC_OPERATORS = ("MatMul", "Gemm", "LSTM", "Gather", "EmbedLayerNormalization")
-STATIC_OPERATORS = ("MatMul", "Gemm", "Conv", "Gather")
-# Computed in float whichever recipe; their weights alone can be small.
-_STORED_BY_DYNAMIC = ("GRU", "RNN")
-_STORED_BY_STATIC = ("LSTM", "GRU", "RNN", "ConvTranspose")
+_DYNAMIC_OPERATORS = ("MatMul", "Gemm", "LSTM", "EmbedLayerNormalization")
+STATIC_OPERATORS = ("MatMul", "Gemm", "Conv")
+# Computed in float whichever recipe; their weights alone can be small. Embeddings too: ONNX
+# Runtime has one scale for a whole table, of which one large row takes all the steps.
+_STORED_BY_DYNAMIC = ("GRU", "RNN", "Gather")
+_STORED_BY_STATIC = ("LSTM", "GRU", "RNN", "ConvTranspose", "Gather")
 _WEIGHT_TYPES: Mapping[Any, Any] = {
     torch.qint8: ort_quantization.QuantType.QInt8,
     torch.int8: ort_quantization.QuantType.QInt8,
@@ -65,7 +67,8 @@ def weight_type(dtype: Any) -> Any:
 class DynamicInt8:
     """Weights in 8 bits, activations quantized as they come. For Linear, attention and LSTM.
 
-    GRU and plain recurrent layers are computed in float; their weights are stored in 8 bits.
+    GRU, plain recurrent layers and embeddings are computed in float; their weights are stored in
+    8 bits.
 
     Attributes:
         dtype: `torch.qint8` or `torch.quint8`, of the weights.
@@ -104,8 +107,8 @@ class DynamicInt8:
 class StaticInt8:
     """Weights and activations in 8 bits, ranges taken from calibration data. For any model.
 
-    Recurrent layers and transposed convolutions are computed in float; their weights are stored
-    in 8 bits.
+    Recurrent layers, transposed convolutions and embeddings are computed in float; their weights
+    are stored in 8 bits.
 
     Attributes:
         calibration: Where the ranges come from.

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 from onnxscript.optimizer import fold_constants
 
-from modelyard.torchtools.quantization.files import quiet
+from modelyard.torchtools.silence import quiet
 
 
 def with_plain_reshapes(graph: bytes) -> bytes:

@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization.onnx_model import ONNXModel
 
-from modelyard.torchtools.quantization.files import logging_untouched, quiet
+from modelyard.torchtools.silence import logging_untouched, quiet
 
 # Below this a weight saves less than the operators that widen it cost.
 _FEWEST_ELEMENTS = 256
