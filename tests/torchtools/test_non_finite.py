@@ -153,3 +153,13 @@ def test_large_numbers_are_finite(dtype):
     assert are_finite([large, np.arange(3), np.zeros((0, 2), dtype=dtype)])
     large[2, 3] = np.nan
     assert not are_finite([large])
+
+
+def test_a_module_stored_before_it_looked_for_nan_does_so_now():
+    compressor = ModelCompressor(nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4)))
+    compressor.dynamic_quantization()
+    old = compressor.model
+    del old.__dict__["_swallowed"]
+    x = torch.randn(3, 8)
+    x[1, 2] = float("nan")
+    assert old(x).isnan().any(1).tolist() == [False, True, False]

@@ -61,6 +61,8 @@ class OnnxModule(nn.Module):
     """
 
     graph: torch.Tensor
+    # Of the class too: modules stored before there was one have none of their own.
+    _swallowed: Swallowed | None = None
 
     def __init__(self, graph: bytes, *, recipe: str = "float", output_tree: Any = None) -> None:
         super().__init__()
@@ -70,7 +72,7 @@ class OnnxModule(nn.Module):
         self.output_tree = output_tree
         self._session: Any = None
         self._takes: list[tuple[str, torch.dtype | None]] | None = None
-        self._swallowed: Swallowed | None = None
+        self._swallowed = None
 
     @property
     def graph_bytes(self) -> bytes:

@@ -1,8 +1,8 @@
 """The choice of backends: which to try, whether they answer as eager does, which is the fastest.
 
-`chosen` is the way in. `contenders` says what is worth trying, `sampling`, `rounding` and `checking`
-compare answers, `probing` does so in another process first, `racing` times, `deciding` decides,
-`rows` and `explaining` tell, `record` keeps.
+`chosen` is the way in. `contenders` says what is worth trying, `sampling`, `rounding` and
+`checking` compare answers, `probing` does so in another process first, `racing` times, `deciding`
+decides, `rows` and `explaining` tell, `record` keeps.
 """
 
 from modelyard.inference_optimizer.tuning.choosing import Choice, chosen, sizes_that_matter
