@@ -83,7 +83,8 @@ class _Graph:
 
     def _is_node_proved(self, node: Any) -> bool:
         attributes = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
-        if node.domain not in _DOMAINS or node.op_type in _RANDOM:
+        is_known = node.domain in _DOMAINS or (node.domain, node.op_type) in _OF_ONNX_RUNTIME
+        if not is_known or node.op_type in _RANDOM:
             return False
         arrays = {name: _array_of(value) for name, value in attributes.items()}
         if not all(map(_is_finite, arrays.values())):
@@ -112,7 +113,8 @@ def _sign_of_outputs(graph: _Graph, node: Any, attributes: Mapping[str, Any]) ->
         return Sign.NON_NEGATIVE
     if kind in _KEEPING:
         return graph.sign_of(node.input[0])
-    return Sign.ANY if kind in _PLAIN else None
+    is_plain = kind in _PLAIN or (node.domain, kind) in _OF_ONNX_RUNTIME
+    return Sign.ANY if is_plain else None
 
 
 def _sum(graph: _Graph, inputs: Sequence[str]) -> Sign:
@@ -210,6 +212,10 @@ _RULES: dict[str, _Rule] = {
     "Clip": _clipped,
 }
 _DOMAINS = frozenset({"", "ai.onnx"})
+# Products with weights of few bits.
+_OF_ONNX_RUNTIME = frozenset(
+    {("com.microsoft", "MatMulNBits"), ("com.microsoft", "DynamicQuantizeLSTM")}
+)
 _OF_SHAPES = frozenset({"Shape", "Size"})
 _RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
