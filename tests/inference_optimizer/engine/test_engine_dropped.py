@@ -37,10 +37,15 @@ def is_gone(*references):
     return True
 
 
-def is_over(thread):
-    gc.collect()
-    thread.join(10)
-    return not thread.is_alive()
+def are_over(*threads):
+    """Whether all ended, after at most 10 s."""
+    end_s = time.monotonic() + 10
+    while any(thread.is_alive() for thread in threads):
+        if time.monotonic() > end_s:
+            return False
+        gc.collect()
+        time.sleep(0.01)
+    return True
 
 
 @pytest.mark.parametrize("cache_size", [0, 1000])
@@ -53,7 +58,7 @@ def test_an_optimizer_dropped_after_submit_goes_with_model_and_thread(cache_size
     del optimizer, model
     assert all(future.result(10).shape == (1, 2) for future in futures)
     assert is_gone(*references)
-    assert is_over(thread)
+    assert are_over(thread)
 
 
 @pytest.mark.parametrize("n_asked", [0, 1])
@@ -66,7 +71,7 @@ def test_a_started_engine_that_is_dropped_goes(n_asked):
     thread, reference = engine._host._thread, weakref.ref(run_batch)
     del engine, run_batch
     assert is_gone(reference)
-    assert is_over(thread)
+    assert are_over(thread)
 
 
 def test_what_was_submitted_is_answered_though_nobody_holds_the_engine():
@@ -79,7 +84,7 @@ def test_what_was_submitted_is_answered_though_nobody_holds_the_engine():
     gc.collect()
     gate.open.set()
     assert [future.result(10) for future in futures] == list(range(9))
-    assert is_over(thread)
+    assert are_over(thread)
 
 
 def test_an_engine_that_is_only_held_goes_on_after_each_rest():
@@ -100,4 +105,4 @@ def test_engines_dropped_while_they_are_woken_all_go():
         threads.append(engine._host._thread)
     del engine
     assert [future.result(10) for future in futures] == list(range(100))
-    assert all(map(is_over, threads))
+    assert are_over(*threads)
