@@ -420,5 +420,5 @@ def test_gc_that_is_killed_between_its_steps_frees_the_rest_the_next_time(
 
 
 def test_negative_grace_is_refused(registry):
-    with pytest.raises(ConfigError, match="0 or more"):
+    with pytest.raises(ConfigError, match="between 0 and"):
         registry.gc(grace_hours=-1)

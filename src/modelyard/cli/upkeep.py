@@ -239,9 +239,11 @@ def import_bundle(
 
 
 def _metrics(texts: Sequence[str]) -> dict[str, float]:
-    metrics = {}
+    metrics: dict[str, float] = {}
     for text in texts:
         name, _, value = text.partition("=")
+        if name in metrics:
+            raise ConfigError(f"--metric {name} is given twice.")
         try:
             metrics[name] = float(value)
         except ValueError as error:

@@ -1,6 +1,7 @@
 """Queries over the stored versions. Reads only; one function a question."""
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -153,18 +154,24 @@ def statistics(connection: Connection, model_name: str | None) -> Statistics:
     ids = select(v.version_id).where(v.removed_at.is_(None))
     if model_name is not None:
         ids = ids.where(v.model_name == model_name)
-    digests = select(t.artifact.c.digest).where(t.artifact.c.version_id.in_(ids)).distinct()
-    stored = select(func.coalesce(func.sum(t.blob.c.size_bytes), 0)).where(
-        t.blob.c.digest.in_(digests)
+    sizes = (
+        select(t.artifact.c.digest, t.blob.c.size_bytes)
+        .join(t.blob, t.blob.c.digest == t.artifact.c.digest)
+        .where(t.artifact.c.version_id.in_(ids))
     )
     return {
         "total_versions": len(versions),
         "versions_by_model": _counted(version["model_name"] for version in versions),
-        "total_size_bytes": sum(version["size_bytes"] for version in versions),
-        "stored_size_bytes": int(connection.execute(stored).scalar_one()),
+        "total_size_bytes": _added_up(connection, sizes),
+        "stored_size_bytes": _added_up(connection, sizes.distinct()),
         "metrics": _metric_statistics(versions),
         "versions_per_day": _counted(version["datetime"][:10] for version in reversed(versions)),
     }
+
+
+def _added_up(connection: Connection, sizes: Select[Any]) -> int:
+    size = sizes.subquery().c.size_bytes
+    return int(connection.execute(select(func.coalesce(func.sum(size), 0))).scalar_one())
 
 
 def as_versions(
@@ -352,7 +359,8 @@ def _metric_statistics(versions: Sequence[Version]) -> dict[str, Any]:
         name: {
             "count": len(pairs),
             "min": min(pairs)[0],
-            "mean": sum(value for value, _ in pairs) / len(pairs),
+            # Each divided first: of the largest numbers there are, the sum is infinite.
+            "mean": math.fsum(value / len(pairs) for value, _ in pairs),
             "max": max(pairs)[0],
             "best": (min if is_lower_better(name) else max)(pairs, key=lambda pair: pair[0])[1],
         }

@@ -1,5 +1,6 @@
 """Comparing versions: pure functions of what is stored about them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,10 +67,15 @@ def _metric(name: str, first: Version, second: Version) -> MetricComparison:
     return {
         "value1": value1,
         "value2": value2,
-        "difference": difference,
-        "relative_change": difference / abs(value1) if value1 else None,
+        "difference": _finite(difference),
+        "relative_change": _finite(difference / abs(value1)) if value1 else None,
         "better": better,
     }
+
+
+def _finite(value: float) -> float | None:
+    """The value; None of what overflows."""
+    return value if math.isfinite(value) else None
 
 
 def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

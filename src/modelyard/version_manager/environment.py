@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -18,23 +19,26 @@ from blake3 import blake3
 # A difference in these can change what a loaded model answers.
 WATCHED = ("modelyard", "torch", "numpy", "onnxruntime", "safetensors")
 _GIT_TIMEOUT_S = 5
+_GIT_HOLDS_S = 5
 
 
 def current_environment() -> dict[str, Any]:
-    """Versions and machine of this process, looked up once per working folder; do not change."""
-    return _environment_in(str(Path.cwd()))
+    """Versions and machine of this process, and the commit it works on.
+
+    Git is asked at most every 5 s: it takes longer than to save a small model.
+    """
+    try:
+        folder = str(Path.cwd())
+    except FileNotFoundError:  # somebody has deleted it
+        commit, is_dirty = None, False
+    else:
+        commit, is_dirty = _git_state(folder, int(time.monotonic() // _GIT_HOLDS_S))
+    return {**_of_this_process(), "git_commit": commit, "git_dirty": is_dirty}
 
 
 def digest_of(facts: Mapping[str, Any]) -> str:
     """What an environment is called in the database."""
-    if facts is current_environment():
-        return _digest_in(str(Path.cwd()))
     return blake3(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-@functools.lru_cache(maxsize=8)
-def _digest_in(folder: str) -> str:
-    return blake3(json.dumps(_environment_in(folder), sort_keys=True).encode()).hexdigest()
 
 
 def current_user() -> str:
@@ -46,7 +50,14 @@ def current_user() -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _environment_in(folder: str) -> dict[str, Any]:
+def _git_state(folder: str, _period: int) -> tuple[str | None, bool]:
+    """The commit, and whether files that git knows have changed since; once a period."""
+    dirty = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return _git(folder, "rev-parse", "HEAD"), bool(dirty)
+
+
+@functools.lru_cache(maxsize=1)
+def _of_this_process() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "packages": _packages(),
@@ -55,8 +66,6 @@ def _environment_in(folder: str) -> dict[str, Any]:
         "processor": _processor(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "n_cpus": os.cpu_count(),
-        "git_commit": _git(folder, "rev-parse", "HEAD"),
-        "git_dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no")),
     }
 
 

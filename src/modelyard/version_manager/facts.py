@@ -1,6 +1,7 @@
 """What is said about a version at its save: checked, and as plain values."""
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,9 +73,13 @@ def checked_metrics(
                 f"Metric name {str(name)[:40]!r}... has {len(str(name))} characters; "
                 f"{_LONGEST_METRIC_NAME} is the limit."
             )
+        if not str(name):
+            raise ConfigError("A metric needs a name; got ''.")
         value = to_plain(raw, where=f"metrics.{name}")
         if not isinstance(value, int | float):
             raise ConfigError(f"metrics.{name} must be a number, got {raw!r}.")
+        if isinstance(value, int) and abs(value) > sys.float_info.max:
+            raise ConfigError(f"metrics.{name} is larger than any float can be.")
         if str(name) in plain:
             raise ConfigError(f"Two metrics are called {str(name)!r} once their names are text.")
         plain[str(name)] = float(value) if math.isfinite(value) else None
@@ -114,11 +119,17 @@ def checked_parents(parents: str | Iterable[str | tuple[str, str]]) -> list[tupl
     """Parents as (version id, kind); the kind of a bare id is "retrained".
 
     Raises:
-        ConfigError: An unknown kind.
+        ConfigError: An unknown kind, or something else than ids and pairs.
     """
     if isinstance(parents, str):
         parents = [parents]
+    if not isinstance(parents, Iterable):
+        raise ConfigError(f"parents must be ids or (id, kind) pairs, got {parents!r}.")
     pairs = [(item, "retrained") if isinstance(item, str) else item for item in parents]
+    for pair in pairs:
+        is_pair = isinstance(pair, tuple | list) and len(pair) == 2  # noqa: PLR2004 - id and kind
+        if not is_pair or not isinstance(pair[0], str):
+            raise ConfigError(f"parents must be ids or (id, kind) pairs, got {pair!r}.")
     for _, kind in pairs:
         if kind not in LINEAGE_KINDS:
             raise ConfigError(f"Lineage kind {kind!r} is not one of {', '.join(LINEAGE_KINDS)}.")

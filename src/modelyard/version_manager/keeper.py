@@ -36,6 +36,7 @@ from modelyard.version_manager.records import GcReport, RebuildReport, VerifyRep
 from modelyard.version_manager.retention import Ranking, reasons_to_keep, removable
 
 _logger = logging.getLogger("modelyard")
+_LONGEST_GRACE_H = 876_000
 _LONGEST_LEASE_NAME = 200  # the database's column
 
 
@@ -179,10 +180,12 @@ class RegistryKeeper(RegistryReader):
             grace_hours: How long what was removed can be restored; 0 or more.
 
         Raises:
-            ConfigError: A negative `grace_hours`.
+            ConfigError: `grace_hours` below 0, or of more than a hundred years.
         """
-        if not grace_hours >= 0:
-            raise ConfigError(f"grace_hours must be 0 or more, got {grace_hours}.")
+        if not 0 <= grace_hours <= _LONGEST_GRACE_H:
+            raise ConfigError(
+                f"grace_hours must be between 0 and {_LONGEST_GRACE_H:,}, got {grace_hours}."
+            )
         return garbage.collect(
             self.store, now=self._clock.now(), dry_run=dry_run, grace_h=grace_hours
         )

@@ -1,5 +1,6 @@
 """What a registry tells, without changing anything."""
 
+import operator
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from modelyard.version_manager import catalog, contents, facts, lineage, promoti
 from modelyard.version_manager.comparison import compared, relation
 from modelyard.version_manager.needs import ancestors
 from modelyard.version_manager.records import AuditRecord, Comparison, Lineage, Statistics, Version
+
+_MOST_ROWS = 1 << 62  # databases count no further
 
 
 class RegistryReader:
@@ -60,8 +63,10 @@ class RegistryReader:
             ConfigError: `sort_by` is neither a column nor a metric that any version has, or a
                 negative `limit` or `offset`.
         """
-        if offset < 0 or (limit is not None and limit < 0):
-            raise ConfigError(f"limit and offset must be 0 or more, got {limit} and {offset}.")
+        _check_number("limit", 0 if limit is None else limit)
+        _check_number("offset", offset)
+        if not isinstance(sort_by, str):
+            raise ConfigError(f"sort_by must be text such as 'timestamp', got {sort_by!r}.")
         with self.store.database.reading() as connection:
             catalog.check_sort_key(connection, sort_by)
             found = catalog.listed(
@@ -177,3 +182,12 @@ class RegistryReader:
         """The version with its path in this store."""
         version["path"] = self.store.path_of(version["path"])
         return version
+
+
+def _check_number(name: str, given: Any) -> None:
+    try:
+        is_one = 0 <= operator.index(given) < _MOST_ROWS
+    except TypeError:
+        is_one = False
+    if not is_one:
+        raise ConfigError(f"{name} must be a whole number of 0 or more, got {given!r}.")

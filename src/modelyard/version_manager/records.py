@@ -60,8 +60,8 @@ class MetricComparison(TypedDict):
     Attributes:
         value1: Of the first; None where absent or not finite.
         value2: Of the second.
-        difference: `value2 - value1`.
-        relative_change: `difference / |value1|`; None where `value1` is 0.
+        difference: `value2 - value1`; None where it overflows.
+        relative_change: `difference / |value1|`; None where `value1` is 0 or it overflows.
         better: Id of the better version by the metric's direction; None when equal or unknown.
     """
 
@@ -108,7 +108,7 @@ class Statistics(TypedDict):
     Attributes:
         total_versions: Versions that are not removed.
         versions_by_model: Their number by model.
-        total_size_bytes: Weights of all versions added up.
+        total_size_bytes: All files of all versions added up.
         stored_size_bytes: Bytes really stored: equal blobs count once.
         metrics: By metric name.
         versions_per_day: Number of saves by day (`2023-11-20`).
