@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from modelyard._core.errors import ConfigError
+from modelyard._core.errors import ConfigError, InputError
 from modelyard.inference_optimizer import InferenceOptimizer
 from modelyard.torchtools.conversion import to_runnable
 from modelyard.torchtools.onnx_module import OnnxModule
@@ -326,3 +326,22 @@ def test_a_shape_alone_is_enough_whatever_the_type(model, example):
 def test_what_is_no_shape_is_refused(shape):
     with pytest.raises(ConfigError, match="input_shape must be whole numbers"):
         made(nn.Linear(8, 2)).benchmark(shape)
+
+
+class AnswersOnce(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.is_used = False
+
+    def forward(self, x):
+        if self.is_used:
+            raise RuntimeError("only once")
+        self.is_used = True
+        return x * 2
+
+
+def test_a_model_that_answers_once_has_answered():
+    optimizer = made(AnswersOnce(), cache_size=10)
+    assert torch.equal(optimizer.predict(torch.ones(1, 2)), torch.full((1, 2), 2.0))
+    with pytest.raises(InputError, match="only once"):
+        optimizer.predict(torch.ones(1, 2))
