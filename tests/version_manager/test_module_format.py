@@ -189,6 +189,15 @@ def test_lazy_and_sparse_tensors_are_refused_by_name():
         to_files(sparse)
 
 
+@pytest.mark.parametrize("name", ["__metadata__", "\ud800"])
+def test_names_that_no_file_can_have_are_refused_at_once(name, registry):
+    model = nn.Module()
+    model.register_buffer(name, torch.ones(2))
+    with pytest.raises(InputError, match="another name"):
+        registry.save_model(model, "ppo")
+    assert registry.list_versions() == []
+
+
 def test_weights_of_another_module_are_refused(tmp_path):
     (tmp_path / "module.pt").write_bytes(to_files(nn.Linear(2, 2)).description)
     (tmp_path / "weights").write_bytes(written({"weight": torch.zeros(2, 2)}))
