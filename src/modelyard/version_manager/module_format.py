@@ -23,6 +23,7 @@ from torch import nn
 from modelyard._core.errors import InputError, IntegrityError
 from modelyard.torchtools.layers import named_parts, own_tensors, unwrapped
 from modelyard.version_manager.archives import archive_in
+from modelyard.version_manager.placeholders import in_place_of, on_meta
 from modelyard.version_manager.programs import names_in
 from modelyard.version_manager.restricted import restricted_load
 from modelyard.version_manager.tensor_files import can_name_entry, read_tensors, storable
@@ -230,8 +231,8 @@ def _describe(model: nn.Module) -> bytes:
         for name in ACTIVATIONS
         if hasattr(torch, name)
     }
-    for _, tensor in own_tensors(model):
-        memo[id(tensor)] = _on_meta(tensor)
+    for name, tensor in own_tensors(model):
+        memo[id(tensor)] = on_meta(tensor, name)
     for _, module in named_parts(model):
         for value in vars(module).values():
             # torch.nn.utils.prune leaves the masked weight as a plain tensor with a history,
@@ -276,13 +277,6 @@ def _vouch_for_own(model: nn.Module, names: Iterable[str]) -> None:
             cls = type(value)
             if f"{cls.__module__}.{cls.__qualname__}" in wanted:
                 register_class(cls)
-
-
-def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
-    empty = torch.empty_like(tensor, device="meta")
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(empty, requires_grad=tensor.requires_grad)
-    return empty.requires_grad_(tensor.requires_grad and tensor.is_leaf)
 
 
 def _shared_memory(model: nn.Module) -> dict[str, str]:
@@ -338,7 +332,7 @@ def _fill_(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
         _check_alike(name, tensors[source], empty)
         if source not in laid_out:
             laid_out[source] = _laid_out(tensors[source], empty.stride())
-        value = _in_place_of(empty, laid_out[source])
+        value = in_place_of(empty, laid_out[source])
         try:
             # Whatever refers to the empty tensor, in whatever object, has the real one then.
             torch.utils.swap_tensors(empty, value)
@@ -359,12 +353,6 @@ def _check_alike(name: str, stored: torch.Tensor, empty: torch.Tensor) -> None:
             f"{name!r}: stored {tuple(stored.shape)} {stored.dtype}, "
             f"described {tuple(empty.shape)} {empty.dtype}."
         )
-
-
-def _in_place_of(empty: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    if isinstance(empty, nn.Parameter):
-        return nn.Parameter(value, requires_grad=empty.requires_grad)
-    return value.detach().requires_grad_(empty.requires_grad)
 
 
 def _laid_out(tensor: torch.Tensor, strides: tuple[int, ...]) -> torch.Tensor:
