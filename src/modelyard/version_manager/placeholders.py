@@ -1,7 +1,7 @@
 """Tensors without values that hold the place of stored ones in a module's description.
 
-What Python code notes on a tensor (`weight.no_decay = True`) goes with its stand-in, as far as it is
-made of plain values.
+What Python code notes on a tensor (`weight.no_decay = True`) goes with its stand-in, as far as it
+is made of plain values.
 """
 
 import logging
