@@ -22,7 +22,7 @@ from modelyard._core.files import replacing
 from modelyard.storage import BlobRef, Store
 from modelyard.storage.hashing import CHUNK_BYTES
 from modelyard.storage.sealed import sealed, unsealed
-from modelyard.version_manager import catalog, facts, manifests, saving
+from modelyard.version_manager import catalog, facts, manifests, returning, saving
 from modelyard.version_manager.history import IMPORT
 from modelyard.version_manager.saving import StoredPart
 
@@ -98,6 +98,8 @@ def insert_bundle(
 ) -> dict[str, str]:
     """Make a bundle's versions versions of this registry; the id each has here.
 
+    One that is here already is left as it is, or restored if it is removed.
+
     Inside one transaction: all of them or none. Folders that are written are added to `written`,
     for the caller to take away if the transaction fails.
 
@@ -108,13 +110,16 @@ def insert_bundle(
     for told in bundle.versions:
         manifest = told["manifest"]
         version_id = manifest["version_id"]
-        if _is_here(connection, manifest):
+        parts = [_part(bundle.refs, part) for part in told["parts"]]
+        if returning.is_here(connection, manifest):
             ids[version_id] = version_id
+            returning.bring_back(
+                connection, store, version_id, parts, written, now=now, actor=actor
+            )
             continue
         ids[version_id] = _id_here(connection, store, manifest, rename=rename)
         said = _facts(manifest, tags=told["tags"], ids=ids)
         written.append(manifests.folder_name(said.model_name, ids[version_id]))
-        parts = [_part(bundle.refs, part) for part in told["parts"]]
         saving.insert_version(
             connection,
             store,
@@ -227,23 +232,18 @@ def _reader(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
     return file
 
 
-def _is_here(connection: Connection, manifest: Mapping[str, Any]) -> bool:
-    """Whether the same version is here already: same id, same files."""
-    if not catalog.exists(connection, manifest["version_id"]):
-        return False
-    here = manifests.from_database(connection, manifest["version_id"])
-    return bool(
-        here["files"] == manifest["files"] and here["created_at"] == manifest["created_at"]
-    )
-
-
 def _id_here(
     connection: Connection, store: Store, manifest: Mapping[str, Any], *, rename: bool
 ) -> str:
     version_id: str = manifest["version_id"]
+    is_taken = catalog.exists(connection, version_id)
     if rename:
+        # A manifest alone is a version that a lost database knew.
+        name = manifests.manifest_name(manifest["model_name"], version_id)
+        if not is_taken and not store.documents.has(name):
+            return version_id
         return saving.free_id(connection, store, manifest["model_name"], manifest["timestamp"])
-    if catalog.exists(connection, version_id):
+    if is_taken:
         raise ConflictError(
             f"{version_id!r} is here already and is another version. Import with rename=True to "
             "give the bundle's a free id; nothing was imported."

@@ -297,7 +297,8 @@ class RegistryKeeper(RegistryReader):
     def import_bundle(self, path: str | Path, *, rename: bool = False) -> dict[str, str]:
         """Take the versions of a bundle into this registry: all of them or none.
 
-        Every byte is verified first. A version that is here already is left as it is.
+        Every byte is verified first. A version that is here already is left as it is; a removed
+        one is restored.
 
         Args:
             path: What `export_bundle` wrote.
