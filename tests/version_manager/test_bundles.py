@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import tarfile
+import tracemalloc
 
 import pytest
 import torch
@@ -246,6 +248,32 @@ class TestHostileBundles:
         path.write_bytes(data)
         with pytest.raises(InputError, match="too large"):
             other.import_bundle(path)
+
+    @pytest.mark.parametrize("kind", [b"L", b"K", b"x", b"g", b"X"])
+    @pytest.mark.parametrize("is_first", [True, False])
+    def test_headers_with_bodies_are_refused_unread(self, files, other, tmp_path, kind, is_first):
+        write_tar(path := tmp_path / "bad.tar", files)
+        header = tarfile.TarInfo("x")
+        header.type, header.size = kind, 20_000_000
+        data = path.read_bytes()
+        size = -(-len(files["bundle.json"]) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        start = 0 if is_first else tarfile.BLOCKSIZE + size
+        path.write_bytes(data[:start] + header.tobuf(tarfile.GNU_FORMAT))
+        os.truncate(path, start + header.size + 10_240)  # a hole on the disk
+        tracemalloc.start()
+        try:
+            with pytest.raises(InputError, match="no file of its versions"):
+                other.import_bundle(path)
+            assert tracemalloc.get_traced_memory()[1] < header.size / 2
+        finally:
+            tracemalloc.stop()
+
+    def test_size_of_a_very_large_file_may_have_a_header_of_its_own(self, files, other, tmp_path):
+        def change(member):
+            member.pax_headers = {"size": str(member.size)}
+
+        other.import_bundle(write_tar(tmp_path / "large.tar", files, change))
+        assert other.verify()["problems"] == []
 
     def test_compressed_tar_is_refused(self, files, other, tmp_path):
         with tarfile.open(tmp_path / "bomb.tar.gz", "w:gz") as tar:

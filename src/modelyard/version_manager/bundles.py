@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from tarfile import AREGTYPE, BLOCKSIZE, REGTYPE, XHDTYPE
 from typing import IO, Any
 
 from sqlalchemy import Connection
@@ -30,6 +31,7 @@ FORMAT = "modelyard-bundle-1"
 _CONTENTS = "bundle.json"
 _MOST_CONTENTS_BYTES = 64 << 20
 _BLOB = re.compile(r"blobs/([0-9a-f]{64})")
+_SIZE = re.compile(rb"\d+ size=\d+\n")  # how a tar tells of files of 8 GiB and more
 
 
 def write_bundle(
@@ -48,6 +50,37 @@ def write_bundle(
         for digest in sorted(files):
             with store.blobs.open_verified(digest).open("rb") as file:
                 _add(tar, f"blobs/{digest}", files[digest]["size_bytes"], file)
+
+
+class _PlainHeader(tarfile.TarInfo):
+    """The header of a file, looked at before tarfile reads the rest of it.
+
+    There are headers for long names, links and holes whose bodies tarfile reads whole, however
+    long they say they are. No bundle has them.
+    """
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> "_PlainHeader":
+        """The next header.
+
+        Raises:
+            InputError: It is none of a file.
+        """
+        file: Any = tarfile.fileobj
+        start = file.tell()
+        header = cls.frombuf(file.read(BLOCKSIZE), tarfile.encoding or "utf-8", tarfile.errors)
+        if header.type == XHDTYPE:
+            body = file.read(header.size) if 0 < header.size <= BLOCKSIZE else b""
+            is_plain = _SIZE.fullmatch(body) is not None
+        else:
+            is_plain = header.type in {REGTYPE, AREGTYPE} and header.size >= 0
+        if not is_plain:
+            raise InputError(
+                f"A bundle may not hold {header.name!r} of the type {header.type!r} and "
+                f"{header.size} bytes, which is no file of its versions. Nothing was imported."
+            )
+        file.seek(start)
+        return super().fromtarfile(tarfile)
 
 
 @dataclass(frozen=True)
@@ -72,12 +105,12 @@ def read_bundle(store: Store, path: Path) -> Bundle:
         IntegrityError: A file of it has other bytes than it says, or is missing.
     """
     try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(path, "r:", tarinfo=_PlainHeader) as tar:
             members = iter(tar)
             contents = _contents(tar, next(members, None), path)
             sizes = _sizes(contents, path)
             refs = dict(_stored(store, tar, members, sizes, path))
-    except (tarfile.TarError, EOFError, OSError, ValueError, RecursionError) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, RecursionError, MemoryError) as error:
         if isinstance(error, ModelyardError):
             raise
         raise InputError(f"{str(path)!r} cannot be read as a bundle: {error}") from error
