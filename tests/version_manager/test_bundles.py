@@ -19,7 +19,7 @@ from modelyard._core.errors import (
     VersionNotFoundError,
 )
 from modelyard.storage.sealed import sealed, unsealed
-from modelyard.version_manager import ModelVersionManager
+from modelyard.version_manager import ModelVersionManager, bundles
 
 
 @pytest.fixture
@@ -120,6 +120,28 @@ def test_bundle_appears_whole_or_not_at_all(registry, family, tmp_path):
     assert list(tmp_path.glob("*x.tar*")) == []
 
 
+def test_bundle_is_of_one_moment_whatever_is_removed_meanwhile(
+    registry, family, tmp_path, monkeypatch, clock, other
+):
+    told = bundles._told
+
+    def told_late(connection, version_id):
+        monkeypatch.setattr(bundles, "_told", told)
+        keeper = ModelVersionManager(registry.base_dir, clock=clock)
+        keeper.untag_version(family[0], "milestone")
+        keeper.remove_version(family[2])
+        clock.advance(2 * 24 * 3600)
+        keeper.gc()
+        keeper.store.close()
+        return told(connection, version_id)
+
+    monkeypatch.setattr(bundles, "_told", told_late)
+    path = registry.export_bundle(family[2], tmp_path / "x.tar")
+    other.import_bundle(path)
+    assert other.get_version(family[0])["tags"] == ["a", "milestone"]
+    assert other.load_model(family[2]).weight.tolist() == [[2.0, 2.0]]
+
+
 @pytest.mark.slow
 def test_changed_byte_anywhere_in_a_bundle_imports_nothing(registry, other, family, tmp_path):
     path = tmp_path / "family.tar"
@@ -216,6 +238,9 @@ class TestHostileBundles:
             ("parents", [{"version_id": "a", "kind": "nonsense"}]),
             ("config", []),
             ("created_at", "yesterday"),
+            ("created_at", "2020-01-01T00:00:00+00:00"),
+            ("files", {}),
+            ("environment", {"packages": {}, "python": 5}),
         ],
     )
     def test_manifest_that_cannot_be_true_is_refused(self, files, refused, key, value):
@@ -238,6 +263,20 @@ class TestHostileBundles:
         contents = self.told(files)
         contents["versions"][0]["parts"][0][key] = value
         refused(self.with_told(files, contents))
+
+    def test_version_without_weights_is_refused(self, files, refused):
+        contents = self.told(files)
+        told = contents["versions"][0]
+        weights = next(part for part in told["parts"] if part["name"] == "weights.safetensors")
+        told["parts"].remove(weights)
+        told["manifest"]["files"].pop("weights.safetensors")
+        files.pop(f"blobs/{weights['blake3']}")
+        refused(self.with_told(files, contents), "no weights")
+
+    def test_file_told_twice_is_refused(self, files, refused):
+        contents = self.told(files)
+        contents["versions"][0]["parts"] *= 2
+        refused(self.with_told(files, contents), "files of the same name")
 
     def test_huge_declared_size_is_refused_without_reading_it(self, files, other, tmp_path):
         path = write_tar(tmp_path / "bad.tar", files)

@@ -20,6 +20,7 @@ from sqlalchemy import Connection
 
 from modelyard._core.errors import ConflictError, InputError, IntegrityError, ModelyardError
 from modelyard._core.files import replacing
+from modelyard._core.ids import timestamp_of
 from modelyard.storage import BlobRef, Store
 from modelyard.storage.hashing import CHUNK_BYTES
 from modelyard.storage.sealed import sealed, unsealed
@@ -216,9 +217,30 @@ def _sizes(contents: Mapping[str, Any], path: Path) -> dict[str, int]:
             for part in told["parts"]:
                 manifests.check_part(part)
                 sizes[part["blake3"]] = part["size_bytes"]
+            _check_agrees(told["manifest"], told["parts"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{str(path)!r} is no bundle that can be read: {error}") from error
     return sizes
+
+
+def _check_agrees(manifest: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a version whose files, time or environment cannot be those of one."""
+    version_id = manifest["version_id"]
+    names = [(part["kind"], part["name"]) for part in parts]
+    if ("model", saving.WEIGHTS) not in names or len(set(names)) < len(names):
+        raise ValueError(f"{version_id} has no weights, or files of the same name")
+    module = {
+        manifests.file_name(part["kind"], part["name"]): dict(part)
+        for part in parts
+        if part["kind"] != "attachment"
+    }
+    if module != manifest["files"]:
+        raise ValueError(f"the files of {version_id} are not those of its manifest")
+    made_at = datetime.fromisoformat(manifest["created_at"])
+    if timestamp_of(made_at) != manifest["timestamp"]:
+        raise ValueError(f"{version_id} was not made at {manifest['created_at']}")
+    if not isinstance(manifest["environment"].get("python", ""), str):
+        raise TypeError(f"environment.python of {version_id} is no text")
 
 
 def _stored(

@@ -280,7 +280,7 @@ class RegistryKeeper(RegistryReader):
             StorageError: `path` cannot be written.
         """
         wanted = [version_ids] if isinstance(version_ids, str) else list(version_ids)
-        with self.store.database.reading() as connection:
+        with self.store.database.snapshot() as connection:
             chosen = {key: catalog.find(connection, key) for key in wanted}
             if with_ancestors:
                 related = {key for w in wanted for key in ancestors(connection, w)}
