@@ -46,6 +46,35 @@ def test_failed_block_leaves_nothing(database):
     assert leases(database) == set()
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_snapshot_sees_one_state_while_others_write(kind, tmp_path, request):
+    is_postgres = kind == "postgres"
+    database = Database(
+        request.getfixturevalue("postgres_url") if is_postgres else sqlite_url(tmp_path)
+    )
+    names = select(tables.lease.c.name)
+    with database.snapshot() as connection:
+        before = set(connection.execute(names).scalars())
+        with database.writing() as other:
+            add_lease(other, f"late-{tmp_path.name}")
+        assert set(connection.execute(names).scalars()) == before
+    assert leases(database) == before | {f"late-{tmp_path.name}"}
+    with database.reading() as connection:
+        if is_postgres:
+            level = connection.exec_driver_sql("SHOW transaction_isolation").scalar()
+            assert level == "read committed"
+    database.close()
+
+
+def test_snapshot_leaves_its_connection_free_to_write(database):
+    for name in ("one", "two"):
+        with database.snapshot() as connection:
+            connection.execute(select(tables.lease.c.name)).all()
+        with database.writing() as connection:
+            add_lease(connection, name)
+    assert leases(database) == {"one", "two"}
+
+
 def test_writers_in_many_threads_lose_no_update(database):
     with database.writing() as connection:
         add_lease(connection, "counter")

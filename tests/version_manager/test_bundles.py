@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import tarfile
+import tracemalloc
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from modelyard._core.errors import (
     VersionNotFoundError,
 )
 from modelyard.storage.sealed import sealed, unsealed
-from modelyard.version_manager import ModelVersionManager
+from modelyard.version_manager import ModelVersionManager, bundles
 
 
 @pytest.fixture
@@ -118,6 +120,28 @@ def test_bundle_appears_whole_or_not_at_all(registry, family, tmp_path):
     assert list(tmp_path.glob("*x.tar*")) == []
 
 
+def test_bundle_is_of_one_moment_whatever_is_removed_meanwhile(
+    registry, family, tmp_path, monkeypatch, clock, other
+):
+    told = bundles._told
+
+    def told_late(connection, version_id):
+        monkeypatch.setattr(bundles, "_told", told)
+        keeper = ModelVersionManager(registry.base_dir, clock=clock)
+        keeper.untag_version(family[0], "milestone")
+        keeper.remove_version(family[2])
+        clock.advance(2 * 24 * 3600)
+        keeper.gc()
+        keeper.store.close()
+        return told(connection, version_id)
+
+    monkeypatch.setattr(bundles, "_told", told_late)
+    path = registry.export_bundle(family[2], tmp_path / "x.tar")
+    other.import_bundle(path)
+    assert other.get_version(family[0])["tags"] == ["a", "milestone"]
+    assert other.load_model(family[2]).weight.tolist() == [[2.0, 2.0]]
+
+
 @pytest.mark.slow
 def test_changed_byte_anywhere_in_a_bundle_imports_nothing(registry, other, family, tmp_path):
     path = tmp_path / "family.tar"
@@ -214,6 +238,9 @@ class TestHostileBundles:
             ("parents", [{"version_id": "a", "kind": "nonsense"}]),
             ("config", []),
             ("created_at", "yesterday"),
+            ("created_at", "2020-01-01T00:00:00+00:00"),
+            ("files", {}),
+            ("environment", {"packages": {}, "python": 5}),
         ],
     )
     def test_manifest_that_cannot_be_true_is_refused(self, files, refused, key, value):
@@ -237,6 +264,20 @@ class TestHostileBundles:
         contents["versions"][0]["parts"][0][key] = value
         refused(self.with_told(files, contents))
 
+    def test_version_without_weights_is_refused(self, files, refused):
+        contents = self.told(files)
+        told = contents["versions"][0]
+        weights = next(part for part in told["parts"] if part["name"] == "weights.safetensors")
+        told["parts"].remove(weights)
+        told["manifest"]["files"].pop("weights.safetensors")
+        files.pop(f"blobs/{weights['blake3']}")
+        refused(self.with_told(files, contents), "no weights")
+
+    def test_file_told_twice_is_refused(self, files, refused):
+        contents = self.told(files)
+        contents["versions"][0]["parts"] *= 2
+        refused(self.with_told(files, contents), "files of the same name")
+
     def test_huge_declared_size_is_refused_without_reading_it(self, files, other, tmp_path):
         path = write_tar(tmp_path / "bad.tar", files)
         data = bytearray(path.read_bytes())
@@ -246,6 +287,32 @@ class TestHostileBundles:
         path.write_bytes(data)
         with pytest.raises(InputError, match="too large"):
             other.import_bundle(path)
+
+    @pytest.mark.parametrize("kind", [b"L", b"K", b"x", b"g", b"X"])
+    @pytest.mark.parametrize("is_first", [True, False])
+    def test_headers_with_bodies_are_refused_unread(self, files, other, tmp_path, kind, is_first):
+        write_tar(path := tmp_path / "bad.tar", files)
+        header = tarfile.TarInfo("x")
+        header.type, header.size = kind, 20_000_000
+        data = path.read_bytes()
+        size = -(-len(files["bundle.json"]) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        start = 0 if is_first else tarfile.BLOCKSIZE + size
+        path.write_bytes(data[:start] + header.tobuf(tarfile.GNU_FORMAT))
+        os.truncate(path, start + header.size + 10_240)  # a hole on the disk
+        tracemalloc.start()
+        try:
+            with pytest.raises(InputError, match="no file of its versions"):
+                other.import_bundle(path)
+            assert tracemalloc.get_traced_memory()[1] < header.size / 2
+        finally:
+            tracemalloc.stop()
+
+    def test_size_of_a_very_large_file_may_have_a_header_of_its_own(self, files, other, tmp_path):
+        def change(member):
+            member.pax_headers = {"size": str(member.size)}
+
+        other.import_bundle(write_tar(tmp_path / "large.tar", files, change))
+        assert other.verify()["problems"] == []
 
     def test_compressed_tar_is_refused(self, files, other, tmp_path):
         with tarfile.open(tmp_path / "bomb.tar.gz", "w:gz") as tar:

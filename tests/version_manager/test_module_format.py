@@ -180,6 +180,23 @@ def test_saving_changes_nothing(tmp_path):
     assert all(parameter.device.type == "cpu" for parameter in model.parameters())
 
 
+def test_what_is_noted_on_parameters_and_buffers_survives(tmp_path, caplog):
+    model = Odd()
+    model.frozen.no_decay = True
+    model.encoder.weight.groups = {"a": [1, (2.5, None)]}
+    model.scale.unit = "m"
+    model.frozen.other = object()
+    rnn = nn.GRU(2, 2)
+    rnn.weight_ih_l0.no_decay = True
+    found = round_trip(nn.ModuleList([model, rnn]), tmp_path)
+    assert vars(found[0].frozen) == {"no_decay": True}
+    assert found[0].decoder.weight.groups == {"a": [1, (2.5, None)]}
+    assert found[0].scale.unit == "m"
+    assert found[1].weight_ih_l0.no_decay
+    assert "0.frozen.other is not stored" in caplog.text
+    assert to_files(found).reason is None
+
+
 def test_lazy_and_sparse_tensors_are_refused_by_name():
     with pytest.raises(InputError, match="'weight' is lazy"):
         to_files(nn.LazyLinear(4))
@@ -187,6 +204,15 @@ def test_lazy_and_sparse_tensors_are_refused_by_name():
     sparse.register_buffer("table", torch.eye(2).to_sparse())
     with pytest.raises(InputError, match=r"'table' has dtype .*sparse"):
         to_files(sparse)
+
+
+@pytest.mark.parametrize("name", ["__metadata__", "\ud800"])
+def test_names_that_no_file_can_have_are_refused_at_once(name, registry):
+    model = nn.Module()
+    model.register_buffer(name, torch.ones(2))
+    with pytest.raises(InputError, match="another name"):
+        registry.save_model(model, "ppo")
+    assert registry.list_versions() == []
 
 
 def test_weights_of_another_module_are_refused(tmp_path):

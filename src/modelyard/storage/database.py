@@ -77,6 +77,19 @@ class Database:
         with self._connection() as connection:
             yield connection
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A connection whose queries all see one state, whatever others commit meanwhile."""
+        with self._connection() as connection:
+            if self._is_sqlite:
+                connection.exec_driver_sql("BEGIN")
+            else:
+                connection.execution_options(isolation_level="REPEATABLE READ")
+            try:
+                yield connection
+            finally:
+                connection.rollback()
+
     def close(self) -> None:
         """Close every connection; the database stays as it is."""
         self.engine.dispose()

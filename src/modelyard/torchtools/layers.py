@@ -1,5 +1,6 @@
 """What a module is made of: its tensors, its size, the module inside a wrapper."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,7 +37,13 @@ def _inside(model: nn.Module) -> nn.Module | None:
     parts = model._modules  # noqa: SLF001
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return parts.get("module")
-    return parts.get("_orig_mod")
+    return parts.get("_orig_mod") if _is_compiled(model) else None
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    # Not imported: that takes a second, and whoever has compiled a module has done it.
+    home = sys.modules.get("torch._dynamo.eval_frame")
+    return home is not None and isinstance(model, home.OptimizedModule)
 
 
 def named_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -13,16 +13,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from tarfile import AREGTYPE, BLOCKSIZE, REGTYPE, XHDTYPE
 from typing import IO, Any
 
 from sqlalchemy import Connection
 
 from modelyard._core.errors import ConflictError, InputError, IntegrityError, ModelyardError
 from modelyard._core.files import replacing
+from modelyard._core.ids import timestamp_of
 from modelyard.storage import BlobRef, Store
 from modelyard.storage.hashing import CHUNK_BYTES
 from modelyard.storage.sealed import sealed, unsealed
-from modelyard.version_manager import catalog, facts, manifests, saving
+from modelyard.version_manager import catalog, facts, manifests, returning, saving
 from modelyard.version_manager.history import IMPORT
 from modelyard.version_manager.saving import StoredPart
 
@@ -30,6 +32,7 @@ FORMAT = "modelyard-bundle-1"
 _CONTENTS = "bundle.json"
 _MOST_CONTENTS_BYTES = 64 << 20
 _BLOB = re.compile(r"blobs/([0-9a-f]{64})")
+_SIZE = re.compile(rb"\d+ size=\d+\n")  # how a tar tells of files of 8 GiB and more
 
 
 def write_bundle(
@@ -48,6 +51,37 @@ def write_bundle(
         for digest in sorted(files):
             with store.blobs.open_verified(digest).open("rb") as file:
                 _add(tar, f"blobs/{digest}", files[digest]["size_bytes"], file)
+
+
+class _PlainHeader(tarfile.TarInfo):
+    """The header of a file, looked at before tarfile reads the rest of it.
+
+    There are headers for long names, links and holes whose bodies tarfile reads whole, however
+    long they say they are. No bundle has them.
+    """
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> "_PlainHeader":
+        """The next header.
+
+        Raises:
+            InputError: It is none of a file.
+        """
+        file: Any = tarfile.fileobj
+        start = file.tell()
+        header = cls.frombuf(file.read(BLOCKSIZE), tarfile.encoding or "utf-8", tarfile.errors)
+        if header.type == XHDTYPE:
+            body = file.read(header.size) if 0 < header.size <= BLOCKSIZE else b""
+            is_plain = _SIZE.fullmatch(body) is not None
+        else:
+            is_plain = header.type in {REGTYPE, AREGTYPE} and header.size >= 0
+        if not is_plain:
+            raise InputError(
+                f"A bundle may not hold {header.name!r} of the type {header.type!r} and "
+                f"{header.size} bytes, which is no file of its versions. Nothing was imported."
+            )
+        file.seek(start)
+        return super().fromtarfile(tarfile)
 
 
 @dataclass(frozen=True)
@@ -72,12 +106,12 @@ def read_bundle(store: Store, path: Path) -> Bundle:
         IntegrityError: A file of it has other bytes than it says, or is missing.
     """
     try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(path, "r:", tarinfo=_PlainHeader) as tar:
             members = iter(tar)
             contents = _contents(tar, next(members, None), path)
             sizes = _sizes(contents, path)
             refs = dict(_stored(store, tar, members, sizes, path))
-    except (tarfile.TarError, EOFError, OSError, ValueError, RecursionError) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, RecursionError, MemoryError) as error:
         if isinstance(error, ModelyardError):
             raise
         raise InputError(f"{str(path)!r} cannot be read as a bundle: {error}") from error
@@ -98,6 +132,8 @@ def insert_bundle(
 ) -> dict[str, str]:
     """Make a bundle's versions versions of this registry; the id each has here.
 
+    One that is here already is left as it is, or restored if it is removed.
+
     Inside one transaction: all of them or none. Folders that are written are added to `written`,
     for the caller to take away if the transaction fails.
 
@@ -108,13 +144,16 @@ def insert_bundle(
     for told in bundle.versions:
         manifest = told["manifest"]
         version_id = manifest["version_id"]
-        if _is_here(connection, manifest):
+        parts = [_part(bundle.refs, part) for part in told["parts"]]
+        if returning.is_here(connection, manifest):
             ids[version_id] = version_id
+            returning.bring_back(
+                connection, store, version_id, parts, written, now=now, actor=actor
+            )
             continue
         ids[version_id] = _id_here(connection, store, manifest, rename=rename)
         said = _facts(manifest, tags=told["tags"], ids=ids)
         written.append(manifests.folder_name(said.model_name, ids[version_id]))
-        parts = [_part(bundle.refs, part) for part in told["parts"]]
         saving.insert_version(
             connection,
             store,
@@ -178,9 +217,30 @@ def _sizes(contents: Mapping[str, Any], path: Path) -> dict[str, int]:
             for part in told["parts"]:
                 manifests.check_part(part)
                 sizes[part["blake3"]] = part["size_bytes"]
+            _check_agrees(told["manifest"], told["parts"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{str(path)!r} is no bundle that can be read: {error}") from error
     return sizes
+
+
+def _check_agrees(manifest: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a version whose files, time or environment cannot be those of one."""
+    version_id = manifest["version_id"]
+    names = [(part["kind"], part["name"]) for part in parts]
+    if ("model", saving.WEIGHTS) not in names or len(set(names)) < len(names):
+        raise ValueError(f"{version_id} has no weights, or files of the same name")
+    module = {
+        manifests.file_name(part["kind"], part["name"]): dict(part)
+        for part in parts
+        if part["kind"] != "attachment"
+    }
+    if module != manifest["files"]:
+        raise ValueError(f"the files of {version_id} are not those of its manifest")
+    made_at = datetime.fromisoformat(manifest["created_at"])
+    if timestamp_of(made_at) != manifest["timestamp"]:
+        raise ValueError(f"{version_id} was not made at {manifest['created_at']}")
+    if not isinstance(manifest["environment"].get("python", ""), str):
+        raise TypeError(f"environment.python of {version_id} is no text")
 
 
 def _stored(
@@ -227,23 +287,18 @@ def _reader(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
     return file
 
 
-def _is_here(connection: Connection, manifest: Mapping[str, Any]) -> bool:
-    """Whether the same version is here already: same id, same files."""
-    if not catalog.exists(connection, manifest["version_id"]):
-        return False
-    here = manifests.from_database(connection, manifest["version_id"])
-    return bool(
-        here["files"] == manifest["files"] and here["created_at"] == manifest["created_at"]
-    )
-
-
 def _id_here(
     connection: Connection, store: Store, manifest: Mapping[str, Any], *, rename: bool
 ) -> str:
     version_id: str = manifest["version_id"]
+    is_taken = catalog.exists(connection, version_id)
     if rename:
+        # A manifest alone is a version that a lost database knew.
+        name = manifests.manifest_name(manifest["model_name"], version_id)
+        if not is_taken and not store.documents.has(name):
+            return version_id
         return saving.free_id(connection, store, manifest["model_name"], manifest["timestamp"])
-    if catalog.exists(connection, version_id):
+    if is_taken:
         raise ConflictError(
             f"{version_id!r} is here already and is another version. Import with rename=True to "
             "give the bundle's a free id; nothing was imported."

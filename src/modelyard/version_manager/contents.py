@@ -76,7 +76,8 @@ def put_module(store: Store, model: nn.Module) -> tuple[list[StoredPart], str | 
         StorageError: The disk refuses.
     """
     tensors = module_format.storable_tensors(model)
-    weights = put(store, "model", saving.WEIGHTS, "safetensors", write_tensors(tensors))
+    fill = write_tensors(tensors, metadata=module_format.part_versions(model))
+    weights = put(store, "model", saving.WEIGHTS, "safetensors", fill)
     # The disk takes the weights while the module is described.
     store.blobs.start_sync(weights.ref.digest)
     description, reason = module_format.description_of(model)

@@ -10,7 +10,7 @@ from modelyard._core.errors import IntegrityError, VersionNotFoundError
 from modelyard.storage import Store
 from modelyard.storage import tables as t
 from modelyard.storage.sealed import unsealed
-from modelyard.version_manager import catalog, manifests
+from modelyard.version_manager import catalog, manifests, returning
 from modelyard.version_manager.history import Event, document, has_document, record
 from modelyard.version_manager.records import GcReport
 
@@ -78,6 +78,9 @@ def collect(store: Store, *, now: datetime, dry_run: bool, grace_h: float) -> Gc
         folder = manifests.folder_name(version.model_name, version.version_id)
         store.documents.remove_folder(folder)
     with store.database.writing() as connection:
+        # An import may have brought one back meanwhile.
+        for version_id in catalog.living(connection, [v.version_id for v in versions]):
+            returning.show(connection, store, version_id)
         _unlinked(connection, store, report, limit, now=now, dry_run=False)
     return report
 

@@ -283,7 +283,7 @@ class RegistryKeeper(RegistryReader):
             StorageError: `path` cannot be written.
         """
         wanted = [version_ids] if isinstance(version_ids, str) else list(version_ids)
-        with self.store.database.reading() as connection:
+        with self.store.database.snapshot() as connection:
             chosen = {key: catalog.find(connection, key) for key in wanted}
             if with_ancestors:
                 related = {key for w in wanted for key in ancestors(connection, w)}
@@ -300,7 +300,8 @@ class RegistryKeeper(RegistryReader):
     def import_bundle(self, path: str | Path, *, rename: bool = False) -> dict[str, str]:
         """Take the versions of a bundle into this registry: all of them or none.
 
-        Every byte is verified first. A version that is here already is left as it is.
+        Every byte is verified first. A version that is here already is left as it is; a removed
+        one is restored.
 
         Args:
             path: What `export_bundle` wrote.

@@ -53,12 +53,12 @@ def load_into(model_class: type[nn.Module], version: Version, paths: ModelPaths)
     The constructor gets the keys of the stored config that it takes.
 
     Raises:
-        InputError: The class cannot be made from the config, or its tensors differ from the
-            stored ones in name or shape.
+        InputError: The class cannot be made from the config, keeps extra state, or its tensors
+            differ from the stored ones in name or shape.
     """
     model = _constructed(model_class, version)
-    tensors, _ = read_tensors(paths.weights)
-    state = module_format.state_dict_of(tensors, model)
+    tensors, metadata = read_tensors(paths.weights)
+    state = module_format.state_dict_of(tensors, model, metadata)
     try:
         _take_dtypes_(model, state)
         model.load_state_dict(state)

@@ -9,7 +9,9 @@ a file asks for it.
 import copy
 import functools
 import io
+import json
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +23,19 @@ from torch import nn
 from modelyard._core.errors import InputError, IntegrityError
 from modelyard.torchtools.layers import named_parts, own_tensors, unwrapped
 from modelyard.version_manager.archives import archive_in
+from modelyard.version_manager.placeholders import in_place_of, on_meta
 from modelyard.version_manager.programs import names_in
 from modelyard.version_manager.restricted import restricted_load
-from modelyard.version_manager.tensor_files import read_tensors, storable
+from modelyard.version_manager.tensor_files import can_name_entry, read_tensors, storable
 from modelyard.version_manager.trust import ACTIVATIONS, full_name, register_class
 
 _LONGEST_REPR = 200
 _SMALL_BYTES = 64 << 10
 # Attribute of a stored module: which of its tensors lie in the same memory as another.
 _SHARED_MEMORY = "_modelyard_shared_memory"
+# In the weights' metadata: the `_version` of each part that has another than 1, as JSON.
+_VERSIONS = "modelyard_part_versions"
+_EXTRA_STATE = "_extra_state"  # torch's name in state dicts for what get_extra_state gives
 
 
 @dataclass(frozen=True)
@@ -60,12 +66,16 @@ def storable_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
     Raises:
         InputError: A tensor of a kind that cannot be stored (quantized, sparse, lazy, on the
-            meta device).
+            meta device), or of a name that no file of weights can have.
     """
-    return {
-        name: storable(tensor, where=f"Tensor {name!r}")
-        for name, tensor in own_tensors(unwrapped(model))
-    }
+    tensors = dict(own_tensors(unwrapped(model)))
+    for name in tensors:
+        if not can_name_entry(name):
+            raise InputError(
+                f"A tensor cannot be stored under the name {name!a}: files of weights keep it "
+                "for something else, or it is no text. Give the parameter or buffer another name."
+            )
+    return {name: storable(tensor, where=f"Tensor {name!r}") for name, tensor in tensors.items()}
 
 
 def description_of(model: nn.Module) -> tuple[bytes | None, str | None]:
@@ -139,9 +149,35 @@ def load_module_file(path: Path, *, trusted_classes: Iterable[Any] = ()) -> nn.M
     return model
 
 
-def state_dict_of(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, Any]:
-    """A state dict for `model` from stored tensors; tied names share one stored entry."""
+def part_versions(model: nn.Module) -> dict[str, str]:
+    """Metadata for the weights: which form of state dict each part's class writes now.
+
+    A class that changes its form counts `_version` up, and is told at loading what it is given.
+    """
+    found = {name: part._version for name, part in named_parts(unwrapped(model))}  # noqa: SLF001 - torch's own protocol
+    other = {name: value for name, value in found.items() if type(value) is int and value != 1}
+    return {_VERSIONS: json.dumps(other, separators=(",", ":"))}
+
+
+def state_dict_of(
+    tensors: Mapping[str, torch.Tensor], model: nn.Module, metadata: Mapping[str, str]
+) -> dict[str, Any]:
+    """A state dict for `model` from stored tensors; tied names share one stored entry.
+
+    Args:
+        tensors: The stored weights.
+        model: Where they are to go.
+        metadata: That of the weights; without the versions of the parts those of now are taken.
+
+    Raises:
+        InputError: `model` keeps extra state, which is not among the weights.
+    """
     wanted = model.state_dict(keep_vars=True)
+    if any(name.rpartition(".")[2] == _EXTRA_STATE for name in wanted):
+        raise InputError(
+            f"{type(model).__qualname__} keeps extra state (get_extra_state), which is stored "
+            "with the whole module only: load it with load_full=True."
+        )
     own = dict(own_tensors(model))
     # Which of its names a tied tensor was stored under depends on the order in its first class.
     stored = {
@@ -153,7 +189,32 @@ def state_dict_of(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict
         if source is not None:
             state[name] = tensors[source]
     known = {*state, *stored.values(), *(own.keys() - wanted.keys())}
-    return {**state, **{name: tensors[name] for name in tensors if name not in known}}
+    whole = OrderedDict({**state, **{n: tensors[n] for n in tensors if n not in known}})
+    told = _versions_of(model, metadata)
+    whole._metadata = told  # type: ignore[attr-defined]  # noqa: SLF001 - where torch looks
+    return whole
+
+
+def _versions_of(model: nn.Module, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """What torch tells each part of the state dict it is given, by the part's name."""
+    stored = _versions_in(metadata[_VERSIONS]) if _VERSIONS in metadata else None
+    stored_as = {id(part): name for name, part in named_parts(model)}
+    return {
+        name: {
+            "version": part._version  # noqa: SLF001 - as above
+            if stored is None
+            else stored.get(stored_as.get(id(part), name), 1)
+        }
+        for name, part in model.named_modules(remove_duplicate=False)
+    }
+
+
+def _versions_in(text: str) -> dict[str, int]:
+    try:
+        versions = json.loads(text)
+        return {name: value for name, value in versions.items() if type(value) is int}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise IntegrityError(f"The weights' {_VERSIONS} cannot be read: {error}") from error
 
 
 def take_unlisted_buffers_(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -170,8 +231,8 @@ def _describe(model: nn.Module) -> bytes:
         for name in ACTIVATIONS
         if hasattr(torch, name)
     }
-    for _, tensor in own_tensors(model):
-        memo[id(tensor)] = _on_meta(tensor)
+    for name, tensor in own_tensors(model):
+        memo[id(tensor)] = on_meta(tensor, name)
     for _, module in named_parts(model):
         for value in vars(module).values():
             # torch.nn.utils.prune leaves the masked weight as a plain tensor with a history,
@@ -216,13 +277,6 @@ def _vouch_for_own(model: nn.Module, names: Iterable[str]) -> None:
             cls = type(value)
             if f"{cls.__module__}.{cls.__qualname__}" in wanted:
                 register_class(cls)
-
-
-def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
-    empty = torch.empty_like(tensor, device="meta")
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(empty, requires_grad=tensor.requires_grad)
-    return empty.requires_grad_(tensor.requires_grad and tensor.is_leaf)
 
 
 def _shared_memory(model: nn.Module) -> dict[str, str]:
@@ -278,7 +332,7 @@ def _fill_(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
         _check_alike(name, tensors[source], empty)
         if source not in laid_out:
             laid_out[source] = _laid_out(tensors[source], empty.stride())
-        value = _in_place_of(empty, laid_out[source])
+        value = in_place_of(empty, laid_out[source])
         try:
             # Whatever refers to the empty tensor, in whatever object, has the real one then.
             torch.utils.swap_tensors(empty, value)
@@ -299,12 +353,6 @@ def _check_alike(name: str, stored: torch.Tensor, empty: torch.Tensor) -> None:
             f"{name!r}: stored {tuple(stored.shape)} {stored.dtype}, "
             f"described {tuple(empty.shape)} {empty.dtype}."
         )
-
-
-def _in_place_of(empty: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    if isinstance(empty, nn.Parameter):
-        return nn.Parameter(value, requires_grad=empty.requires_grad)
-    return value.detach().requires_grad_(empty.requires_grad)
 
 
 def _laid_out(tensor: torch.Tensor, strides: tuple[int, ...]) -> torch.Tensor:

@@ -20,6 +20,7 @@ from modelyard.storage import HashingWriter
 from modelyard.version_manager.arrays import npy_bytes, read_npy
 from modelyard.version_manager.tensor_files import (
     LONGEST_HEADER_BYTES,
+    can_name_entry,
     read_tensors,
     storable,
     write_tensors,
@@ -30,7 +31,6 @@ Fill = Callable[[HashingWriter], None]
 # Kinds that `json` or `tree` take as they are.
 _SCALARS = (type(None), bool, int, float, str, complex)
 _LEAVES = (torch.Tensor, np.ndarray, np.generic, bytes, bytearray)
-_RESERVED_NAME = "__metadata__"  # where the safetensors format keeps what is no tensor
 
 
 def encoded(value: Any, *, where: str) -> tuple[str, Fill]:
@@ -156,15 +156,10 @@ def _as_tensors(value: Any) -> dict[str, torch.Tensor] | None:
     is_simple = (
         bool(named)
         and all(isinstance(item, torch.Tensor) for item in named.values())
-        and all(type(name) is str and _can_name_entry(name) for name in named)
+        and all(type(name) is str and can_name_entry(name) for name in named)
         and len({id(item) for item in named.values()}) == len(named)
     )
     return named if is_simple else None
-
-
-def _can_name_entry(name: str) -> bool:
-    # The format's reader takes no halves of surrogate pairs.
-    return name != _RESERVED_NAME and not any("\ud800" <= char <= "\udfff" for char in name)
 
 
 def _kind_of(value: Any) -> str:

@@ -18,6 +18,7 @@ from torch import nn
 from modelyard._core.errors import IntegrityError, UntrustedClassError
 from modelyard.version_manager.archives import checked_archive
 from modelyard.version_manager.programs import names_in
+from modelyard.version_manager.stand_ins import with_classes
 from modelyard.version_manager.trust import allowed_globals, full_name
 
 _restricted_loading = threading.Lock()
@@ -62,7 +63,8 @@ def _load(path: Path, names: list[str], trusted_classes: Iterable[Any]) -> Any:
         unknown = [name for name in names if name not in known]
         allowed = allowed_globals(unknown, trusted_classes=trusted_classes)
         with torch.serialization.safe_globals(allowed):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            value = torch.load(path, map_location="cpu", weights_only=True)
+    return with_classes(value, made_of=[item[0] for item in allowed if isinstance(item, tuple)])
 
 
 class _Survey:

@@ -37,6 +37,7 @@ _DTYPES = {
     torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
     torch.float8_e8m0fnu: "F8_E8M0",
 }
+_METADATA = "__metadata__"  # where the format keeps what is no tensor
 # Of what precedes the tensors in a file. The format's own limit of 100 MB takes its reader 1 GB.
 LONGEST_HEADER_BYTES = 32_000_000
 # What the format's reader and torch raise for a header or sizes that make no sense.
@@ -44,6 +45,11 @@ _UNREADABLE = (
     *(safetensors.SafetensorError, RuntimeError, ValueError, TypeError, struct.error),
     *(OverflowError, MemoryError),
 )
+
+
+def can_name_entry(name: str) -> bool:
+    """Whether a tensor can have this name in a file; the reader takes no halves of surrogates."""
+    return name != _METADATA and not any("\ud800" <= char <= "\udfff" for char in name)
 
 
 def storable(tensor: torch.Tensor, *, where: str) -> torch.Tensor:
@@ -119,7 +125,7 @@ def _check_header_length(path: Path) -> None:
 
 
 def _header(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
-    entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    entries: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
     offset = 0
     for name, tensor in tensors.items():
         end = offset + tensor.numel() * tensor.element_size()

@@ -10,7 +10,8 @@ names it:
   those run code of their own on what the file holds, so somebody must vouch for them by name.
 
 A file can ask for an object without its constructor (what pickle does with modules) or for a call
-of the constructor with arguments of the file's choice. Only vouched classes may be called.
+of the constructor with arguments of the file's choice. Only vouched classes may be called. A class
+that a module keeps as a value is that class again once all is read (`stand_ins`).
 """
 
 import importlib
@@ -24,6 +25,7 @@ import numpy as np
 from torch import nn
 
 from modelyard._core.errors import UntrustedClassError
+from modelyard.version_manager.stand_ins import uncalled
 
 _lock = threading.Lock()  # guards _vouched
 _vouched: dict[str, type] = {}
@@ -88,7 +90,7 @@ def allowed_globals(names: Iterable[str], *, trusted_classes: Iterable[Any] = ()
             refused.append(name)
         elif isinstance(value, type) and not name.startswith("numpy"):
             # Objects of the class may get their attributes; the name in the file is no way to it.
-            found += [(_uncalled(value), name), (value, secrets.token_hex(16))]
+            found += [(uncalled(value), name), (value, secrets.token_hex(16))]
         else:
             found.append((value, name))
     if refused:
@@ -97,17 +99,6 @@ def allowed_globals(names: Iterable[str], *, trusted_classes: Iterable[Any] = ()
         # Arrays are rebuilt through one class per dtype, which the file does not name.
         found += [type(np.dtype(code)) for code in np.typecodes["All"]]
     return found
-
-
-def _uncalled(cls: type) -> type:
-    """A class that stands for `cls` in a file: makes its objects, never runs its `__init__`."""
-
-    def new(_: type, *args: Any) -> Any:
-        if args:
-            raise UntrustedClassError(_call_refused(cls))
-        return object.__new__(cls)
-
-    return type(cls.__name__, (), {"__new__": new})
 
 
 def _well_known(name: str) -> Any | None:
@@ -172,13 +163,6 @@ def _look_up(name: str) -> Any | None:
         if value is not None:
             return value
     return None
-
-
-def _call_refused(cls: type) -> str:
-    return (
-        f"The stored module asks for {full_name(cls)} to be called, which runs its code. If the "
-        "file is your own, vouch for the class with load_model(..., trusted_classes=[...])."
-    )
 
 
 def _refusal(names: list[str]) -> str:
