@@ -206,7 +206,11 @@ def add_parts(
         if not store.blobs.has(part.ref.digest):
             # `put` found old bytes of this digest and wrote none; then gc took them. It takes
             # none now, because it would need this transaction's lock.
-            store.blobs.put(part.fill)
+            if store.blobs.put(part.fill).digest != part.ref.digest:
+                raise StorageError(
+                    f"{part.name!r} changed while it was stored. Nothing was stored; save again "
+                    "when nothing trains it."
+                )
             store.blobs.start_sync(part.ref.digest)
     if new:
         connection.execute(_INSERT_BLOB, [asdict(part.ref) for part in new])
