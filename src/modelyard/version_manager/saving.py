@@ -64,7 +64,8 @@ def store_version(
     """Make stored blobs a version, in one transaction; its id.
 
     The folder with the manifest is written inside the transaction: a version that was
-    acknowledged always has one, and one that was not leaves none.
+    acknowledged always has one, and one that was not leaves none. The blobs of one that was not
+    stay: a manifest that the database does not know may name them. `gc` looks, and takes them.
     """
     written: list[str] = []
     try:
@@ -73,24 +74,17 @@ def store_version(
             _check_parents(connection, facts.parents)
             new = unknown(connection, parts)
             written.append(manifests.folder_name(facts.model_name, version_id))
-            try:
-                insert_version(
-                    connection,
-                    store,
-                    facts,
-                    parts,
-                    new,
-                    version_id=version_id,
-                    made_at=now,
-                    now=now,
-                    actor=actor,
-                )
-            except BaseException:
-                # Still inside the transaction: whoever else has put them looks again in theirs.
-                for part in new:
-                    with contextlib.suppress(OSError):
-                        store.blobs.remove(part.ref.digest)
-                raise
+            insert_version(
+                connection,
+                store,
+                facts,
+                parts,
+                new,
+                version_id=version_id,
+                made_at=now,
+                now=now,
+                actor=actor,
+            )
     except BaseException as error:
         forget_folders(store, written)
         if isinstance(error, OSError) and not isinstance(error, StorageError):
