@@ -6,9 +6,12 @@ import sqlite3
 
 import pytest
 import torch
+from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
 from torch import nn
 
 from modelyard._core.errors import StorageError
+from modelyard.version_manager import ModelVersionManager, rebuild_registry
 
 
 def linear(value):
@@ -60,3 +63,54 @@ def test_failed_save_keeps_bytes_that_an_unknown_version_needs(registry, monkeyp
             registry.save_model(linear(1.0), "ppo")
     assert registry.rebuild()["versions"] == [version_id]
     assert torch.equal(registry.load_model(version_id).weight, linear(1.0).weight)
+
+
+def commit_once(monkeypatch, *, is_done):
+    """Have the next commit raise, after it is done or instead; later ones are as ever."""
+    commit = Connection.commit
+
+    def commit_and_raise(connection):
+        monkeypatch.setattr(Connection, "commit", commit)
+        if is_done:
+            commit(connection)
+        raise OperationalError("COMMIT", {}, Exception("server closed the connection"))
+
+    monkeypatch.setattr(Connection, "commit", commit_and_raise)
+
+
+def lose_database_and_rebuild(registry):
+    registry.store.close()
+    for file in registry.store.folder.glob("registry.db*"):
+        file.unlink()
+    rebuild_registry(registry.store.folder)
+    return ModelVersionManager(registry.store.folder)
+
+
+def history_of(registry):
+    return sorted(path.name for path in (registry.store.folder / "ppo" / "history").iterdir())
+
+
+def test_promotion_that_raised_is_not_done_by_a_rebuild(registry, save, monkeypatch):
+    first, second = save(), save()
+    registry.set_alias("ppo", "production", first)
+    before = history_of(registry)
+    commit_once(monkeypatch, is_done=False)
+    with pytest.raises(StorageError):
+        registry.set_alias("ppo", "production", second)
+    assert history_of(registry) == before
+    rebuilt = lose_database_and_rebuild(registry)
+    assert rebuilt.get_by_alias("ppo")["version_id"] == first
+    rebuilt.store.close()
+
+
+def test_promotion_whose_answer_was_lost_keeps_its_place_in_the_history(
+    registry, save, monkeypatch
+):
+    first, second = save(), save()
+    registry.set_alias("ppo", "production", first)
+    commit_once(monkeypatch, is_done=True)
+    with pytest.raises(StorageError):
+        registry.set_alias("ppo", "production", second)
+    rebuilt = lose_database_and_rebuild(registry)
+    assert rebuilt.get_by_alias("ppo")["version_id"] == second
+    rebuilt.store.close()

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ BUSY_TIMEOUT_S = 30.0
 _IN_MEMORY = frozenset({None, "", ":memory:"})
 _FIRST_PAUSE_S = 0.0005
 _LONGEST_PAUSE_S = 0.004
+_UNDO = "modelyard_undo"
 _WAIT = f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}"
 # Writers to one PostgreSQL database agree on this number and so go one after another.
 _ADVISORY_LOCK = text("SELECT pg_advisory_xact_lock(7303011)")
@@ -66,10 +67,18 @@ class Database:
             StorageBusyError: Others held the write lock for longer than 30 s; try again.
             StorageError: The database is full or gone.
         """
-        with self._connection() as connection:
-            self._take_write_lock(connection)
-            yield connection
-            connection.commit()
+        undo: list[Callable[[], None]] = []
+        try:
+            with self._connection() as connection:
+                self._take_write_lock(connection)
+                connection.info[_UNDO] = undo
+                yield connection
+                connection.commit()
+        except BaseException:
+            for step in reversed(undo):
+                with contextlib.suppress(Exception):
+                    step()
+            raise
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -158,6 +167,17 @@ class Database:
             f"{_hidden(str(self._file or self.engine.url))!r}, which is held by {others}. "
             "Nothing was stored; try again when it has finished."
         )
+
+
+def undo_if_it_fails(connection: Connection, step: Callable[[], None]) -> None:
+    """Have `step` called if the writing transaction that `connection` is in fails.
+
+    Args:
+        connection: What `Database.writing` gave.
+        step: Takes back what was done outside of the database. Called once the transaction is
+            over. A commit may have raised and yet be done, as when its answer was lost: look.
+    """
+    connection.info[_UNDO].append(step)
 
 
 def is_sound(file: Path) -> bool:
