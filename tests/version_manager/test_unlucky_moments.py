@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import sqlite3
+from pathlib import Path
 
 import pytest
 import torch
@@ -114,3 +115,33 @@ def test_promotion_whose_answer_was_lost_keeps_its_place_in_the_history(
     rebuilt = lose_database_and_rebuild(registry)
     assert rebuilt.get_by_alias("ppo")["version_id"] == second
     rebuilt.store.close()
+
+
+# ── what people see, and what the database says ─────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"other")])
+def test_file_in_a_versions_folder_is_looked_at_and_linked_again(registry, save, damage):
+    path = Path(registry.get_version(save())["path"]) / "weights.safetensors"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)  # a copy, as a file system without links has: sound
+    assert registry.verify()["problems"] == []
+    damage(path)
+    (problem,) = registry.verify()["problems"]
+    assert "gone or damaged" in problem["problem"]
+    assert registry.verify(repair=True)["problems"] == [{**problem, "is_repaired": True}]
+    assert path.read_bytes() == content
+    assert registry.verify()["problems"] == []
+
+
+def test_healed_blob_is_shown_again_by_a_repair(registry):
+    version_id = registry.save_model(linear(1.0), "ppo")
+    path = Path(registry.get_version(version_id)["path"]) / "weights.safetensors"
+    content = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(b"damaged")  # the blob too: one file with two names
+    registry.save_model(linear(1.0), "ppo")
+    assert [problem["version_id"] for problem in registry.verify()["problems"]] == [version_id]
+    assert all(problem["is_repaired"] for problem in registry.verify(repair=True)["problems"])
+    assert path.read_bytes() == content

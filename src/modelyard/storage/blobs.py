@@ -77,6 +77,10 @@ class BlobStore(Protocol):
         """Make the blob visible to people at `path` (local stores only; else nothing)."""
         ...
 
+    def is_linked(self, digest: str, path: Path) -> bool:
+        """Whether what people see at `path` is the sound blob; remote stores show nothing."""
+        ...
+
     def remove(self, digest: str) -> None:
         """Forget the blob; no error if it is gone already."""
         ...
@@ -192,6 +196,17 @@ class LocalBlobs:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def is_linked(self, digest: str, path: Path) -> bool:
+        """As `BlobStore.is_linked`; a copy of its own is read."""
+        with contextlib.suppress(OSError):
+            if path.samefile(self.path_of(digest)):
+                return True
+        try:
+            verify(path, digest)
+        except IntegrityError:
+            return False
+        return True
+
     def remove(self, digest: str) -> None:
         """Unlink, never truncate: a loaded tensor may still be mapped to the file."""
         self.path_of(digest).unlink(missing_ok=True)
@@ -300,6 +315,10 @@ class RemoteBlobs:
 
     def link(self, digest: str, path: Path) -> None:
         """Nothing: remote blobs have no place in a local folder."""
+
+    def is_linked(self, digest: str, path: Path) -> bool:  # noqa: ARG002 - nothing is shown
+        """Always: remote blobs have no place in a local folder."""
+        return True
 
     def remove(self, digest: str) -> None:
         """Delete the object and its local copy."""

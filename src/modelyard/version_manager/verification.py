@@ -32,7 +32,7 @@ def verify(
         events: Events whose documents to look at.
         repair: Write manifests, links and documents anew where they are gone or damaged, and
             blobs where the version's folder still has their bytes. Other weights can be put right
-            from a backup only.
+            from a backup only. A sound manifest that differs from the database is left alone.
     """
     problems: list[Problem] = []
     n_versions = n_bytes = 0
@@ -72,14 +72,35 @@ def _check_parts(
     folder = store.folder / manifests.folder_name(version["model_name"], version_id)
     n_bytes = 0
     for part in manifests.parts_of(connection, version_id, kinds=manifests.PARTS):
+        name = manifests.file_name(part["kind"], part["name"])
+        is_sound = True
         try:
             store.blobs.check(part["blake3"])
         except StorageError as error:
-            name = manifests.file_name(part["kind"], part["name"])
-            is_repaired = repair and _came_back(store, folder, name, part["blake3"])
-            problems.append(_problem(version_id, f"{name}: {error}", is_repaired=is_repaired))
+            is_sound = repair and _came_back(store, folder, name, part["blake3"])
+            problems.append(_problem(version_id, f"{name}: {error}", is_repaired=is_sound))
+        # Attachments have no file there; of a damaged blob there is nothing to show.
+        if is_sound and part["kind"] != "attachment":
+            problems += _check_link(store, version, name, part["blake3"], repair=repair)
         n_bytes += part["size_bytes"]
     return n_bytes
+
+
+def _check_link(
+    store: Store, version: Version, name: str, digest: str, *, repair: bool
+) -> list[Problem]:
+    """Look at the file that people and other tools see at `version["path"]`."""
+    file = f"{manifests.folder_name(version['model_name'], version['version_id'])}/{name}"
+    if store.blobs.is_linked(digest, store.folder / file):
+        return []
+    is_repaired = repair
+    if repair:
+        try:
+            store.blobs.link(digest, store.folder / file)
+        except StorageError:
+            is_repaired = False
+    problem = f"{store.path_of(file)!r} is gone or damaged; the blob it shows is sound."
+    return [_problem(version["version_id"], problem, is_repaired=is_repaired)]
 
 
 def _came_back(store: Store, folder: Path, name: str, digest: str) -> bool:
