@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 from torch import nn
 
-from modelyard._core.errors import StorageError
+from modelyard._core.errors import IntegrityError, StorageError
 from modelyard.version_manager import ModelVersionManager, rebuild_registry
 
 
@@ -145,3 +145,22 @@ def test_healed_blob_is_shown_again_by_a_repair(registry):
     assert [problem["version_id"] for problem in registry.verify()["problems"]] == [version_id]
     assert all(problem["is_repaired"] for problem in registry.verify(repair=True)["problems"])
     assert path.read_bytes() == content
+
+
+def test_database_that_differs_from_the_manifest_is_told_and_not_written_over_it(registry, save):
+    version_id = save(config={"scale": 2.0, "n": 1})
+    manifest = Path(registry.get_version(version_id)["path"]) / "manifest.json"
+    content = manifest.read_bytes()
+    with registry.store.database.writing() as connection:
+        connection.exec_driver_sql('UPDATE version SET config = \'{"scale": 9.0, "n": 1}\'')
+    with pytest.raises(IntegrityError, match=r"expected {'scale': 2.0}, found {'scale': 9.0}"):
+        registry.load_model(version_id)
+    with pytest.raises(IntegrityError, match="config"):
+        registry.set_alias("ppo", "production", version_id)
+    (problem,) = registry.verify(repair=True)["problems"]
+    assert not problem["is_repaired"]
+    assert "differs from the database in: config" in problem["problem"]
+    assert manifest.read_bytes() == content
+    rebuilt = lose_database_and_rebuild(registry)
+    assert rebuilt.get_version(version_id)["config"] == {"scale": 2.0, "n": 1}
+    rebuilt.store.close()

@@ -122,6 +122,7 @@ def _check_manifest(
     model_name, version_id = version["model_name"], version["version_id"]
     expected = manifests.from_database(connection, version_id)
     name = store.path_of(manifests.manifest_name(model_name, version_id))
+    can_repair = True
     try:
         found = manifests.read(
             store, model_name, version_id, stored_format=version["format"], fresh=True
@@ -130,15 +131,28 @@ def _check_manifest(
             problem = f"{name!r} is gone."
         elif odd := sorted(k for k in expected if found.get(k) != expected[k] and k in found):
             problem = f"{name!r} differs from the database in: {', '.join(odd)}."
+            if _is_sealed(store, version):
+                # The manifest is as it was written: the database must not be written over it.
+                can_repair = False
+                problem += f" {manifests.WAY_OUT}"
         else:
             return []
     except IntegrityError as error:
         problem = str(error)
-    if repair:
+    if repair and can_repair:
         manifests.write(store, expected)
         with contextlib.suppress(StorageError):  # of a blob that is lost; told already
             saving.link_files(store, expected)
-    return [_problem(version_id, problem, is_repaired=repair)]
+    return [_problem(version_id, problem, is_repaired=repair and can_repair)]
+
+
+def _is_sealed(store: Store, version: Version) -> bool:
+    """Whether the manifest carries its checksum; those of the first form need not."""
+    try:
+        manifests.read(store, version["model_name"], version["version_id"], fresh=True)
+    except IntegrityError:
+        return False
+    return True
 
 
 def _check_event(store: Store, event: AuditRecord, *, repair: bool) -> list[Problem]:
