@@ -2,7 +2,10 @@
 
 import contextlib
 import errno
+import os
+import signal
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 from torch import nn
 
 from modelyard._core.errors import IntegrityError, StorageError
+from modelyard.storage.hashing import background_thread
 from modelyard.version_manager import ModelVersionManager, rebuild_registry
 
 
@@ -164,3 +168,75 @@ def test_database_that_differs_from_the_manifest_is_told_and_not_written_over_it
     rebuilt = lose_database_and_rebuild(registry)
     assert rebuilt.get_version(version_id)["config"] == {"scale": 2.0, "n": 1}
     rebuilt.store.close()
+
+
+# ── forks ───────────────────────────────────────────────────────────────────────────────────
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes by fork here")
+
+
+def succeeds_in_a_child(work):
+    child = os.fork()
+    if child == 0:  # pragma: no cover - another process
+        signal.alarm(10)
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitpid(child, 0)[1] == 0
+
+
+@contextlib.contextmanager
+def stopped_in_a_thread(monkeypatch, target, name, work):
+    """Have another thread do `work`, and stop it for the block in a call of `target.name`."""
+    is_there, may_go, real = threading.Event(), threading.Event(), getattr(target, name)
+
+    def stop(*args, **options):
+        monkeypatch.setattr(target, name, real)
+        is_there.set()
+        may_go.wait(10)
+        return real(*args, **options)
+
+    monkeypatch.setattr(target, name, stop)
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert is_there.wait(10)
+    try:
+        yield
+    finally:
+        may_go.set()
+        thread.join()
+
+
+class Own(nn.Linear):
+    def __setstate__(self, state):
+        super().__setstate__(state)
+
+
+@needs_fork
+def test_child_of_a_process_that_loads_can_load_and_trusts_nothing_more(registry, monkeypatch):
+    version_id = registry.save_model(Own(2, 2), "ppo")
+    before = set(torch.serialization.get_safe_globals())
+
+    def load():
+        assert set(torch.serialization.get_safe_globals()) == before
+        registry.load_model(version_id)
+
+    with stopped_in_a_thread(monkeypatch, torch, "load", lambda: registry.load_model(version_id)):
+        assert set(torch.serialization.get_safe_globals()) > before
+        assert succeeds_in_a_child(load)
+
+
+@needs_fork
+def test_child_does_not_wait_for_a_sync_of_its_parent(registry):
+    blobs, may_go = registry.store.blobs, threading.Event()
+    digest = blobs.put(lambda file: file.write(b"x")).digest
+    background_thread("sync").submit(may_go.wait, 10)
+    blobs.start_sync(digest)
+    try:
+        assert succeeds_in_a_child(lambda: blobs.sync([digest]))
+    finally:
+        may_go.set()
+    blobs.sync([digest])

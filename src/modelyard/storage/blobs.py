@@ -20,6 +20,7 @@ from blake3 import blake3
 
 from modelyard._core.errors import IntegrityError, StorageError
 from modelyard._core.files import fsync_file, fsync_folder, make_folder
+from modelyard._core.forking import call_after_fork
 from modelyard.storage.hashing import BlobRef, HashingWriter, background_thread, verify
 from modelyard.storage.objects import ObjectStore
 
@@ -113,6 +114,7 @@ class LocalBlobs:
         self._is_cache = is_cache
         self._lock = threading.Lock()
         self._syncing: dict[str, Future[None]] = {}
+        call_after_fork(self._after_fork)
 
     def path_of(self, digest: str) -> Path:
         """Where the blob lies."""
@@ -222,6 +224,11 @@ class LocalBlobs:
     def remove_leftover(self, name: str) -> None:
         """As `BlobStore.remove_leftover`."""
         (self._folder / _INCOMING / name).unlink(missing_ok=True)
+
+    def _after_fork(self) -> None:
+        """In a child: the thread that was at the syncs is not here."""
+        self._lock = threading.Lock()
+        self._syncing = {}
 
     def _put(self, temporary: Path, fill: Fill) -> BlobRef:
         made = HashingWriter(lambda: _created(temporary), should_sync=not self._is_cache)
