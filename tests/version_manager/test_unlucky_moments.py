@@ -6,6 +6,7 @@ import os
 import signal
 import sqlite3
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -240,3 +241,40 @@ def test_child_does_not_wait_for_a_sync_of_its_parent(registry):
     finally:
         may_go.set()
     blobs.sync([digest])
+
+
+@needs_fork
+@pytest.mark.parametrize("url", [None, "sqlite://"])
+def test_child_of_a_process_that_writes_can_write(tmp_path, url):
+    registry = ModelVersionManager(tmp_path / "models", database_url=url)
+    documents, real = registry.store.documents, registry.store.documents.write
+    is_there = threading.Event()
+
+    def write_slowly(name, data):
+        is_there.set()
+        time.sleep(0.2)
+        real(name, data)
+
+    documents.write = write_slowly
+    thread = threading.Thread(target=registry.save_model, args=(linear(1.0), "ppo"))
+    thread.start()
+    assert is_there.wait(10)
+
+    def save():
+        documents.write = real
+        registry.save_model(linear(2.0), "ppo")
+
+    assert succeeds_in_a_child(save)
+    thread.join()
+    assert len(registry.list_versions()) == (
+        2 if url is None else 1
+    )  # a child's memory is its own
+    registry.store.close()
+
+
+@needs_fork
+def test_fork_inside_a_transaction_of_ones_own_does_not_wait(registry, save):
+    with registry.store.database.writing():
+        assert succeeds_in_a_child(lambda: None)
+    save()
+    assert succeeds_in_a_child(lambda: registry.save_model(linear(3.0), "ppo"))

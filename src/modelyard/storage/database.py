@@ -5,13 +5,11 @@
 """
 
 import contextlib
-import functools
 import json
 import os
 import sqlite3
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +20,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from modelyard._core.errors import ConfigError, StorageBusyError, StorageError
-from modelyard.storage import schema
+from modelyard.storage import forks, schema
 from modelyard.storage.filesystems import network_file_system, processes_that_write
 
 BUSY_TIMEOUT_S = 30.0
@@ -55,8 +53,9 @@ class Database:
             _refuse_network(self._file.parent)
         # An in-memory database has one connection; this lock keeps its transactions apart.
         self._memory_lock = threading.RLock() if isinstance(self.engine.pool, StaticPool) else None
-        if self._memory_lock is None:
-            _engines().add(self.engine)
+        # Held while a thread is in a transaction that a forked child must not be born into.
+        self.busy_lock = self._memory_lock or threading.RLock()
+        forks.watch(self)
         self._make_tables()
 
     @contextmanager
@@ -69,8 +68,8 @@ class Database:
         """
         undo: list[Callable[[], None]] = []
         try:
-            with self._connection() as connection:
-                self._take_write_lock(connection)
+            with contextlib.ExitStack() as held, self._connection() as connection:
+                self._take_write_lock(connection, held)
                 connection.info[_UNDO] = undo
                 yield connection
                 connection.commit()
@@ -90,10 +89,19 @@ class Database:
         """Close every connection; the database stays as it is."""
         self.engine.dispose()
 
+    def after_fork(self) -> None:
+        """In a child: leave the parent's connections alone, and wait for none of its threads."""
+        self.busy_lock = threading.RLock()
+        if self._memory_lock is None:
+            self.engine.dispose(close=False)
+        else:
+            self._memory_lock = self.busy_lock
+
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
-        if self._memory_lock is not None:
-            self._memory_lock.acquire()
+        memory_lock = self._memory_lock
+        if memory_lock is not None:
+            memory_lock.acquire()
         try:
             with self.engine.connect() as connection:
                 yield connection
@@ -105,10 +113,10 @@ class Database:
                 "Nothing was stored; try again."
             ) from error
         finally:
-            if self._memory_lock is not None:
-                self._memory_lock.release()
+            if memory_lock is not None:
+                memory_lock.release()
 
-    def _take_write_lock(self, connection: Connection) -> None:
+    def _take_write_lock(self, connection: Connection, held: contextlib.ExitStack) -> None:
         if not self._is_sqlite:
             connection.execute(_ADVISORY_LOCK)
             return
@@ -118,23 +126,36 @@ class Database:
         give_up_at_s = time.monotonic() + BUSY_TIMEOUT_S
         pause_s = _FIRST_PAUSE_S
         try:
-            while not _begins(connection, must=time.monotonic() >= give_up_at_s):
+            while not self._begins(connection, held, must=time.monotonic() >= give_up_at_s):
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         finally:
             connection.exec_driver_sql(_WAIT)
 
+    def _begins(self, connection: Connection, held: contextlib.ExitStack, *, must: bool) -> bool:
+        """Begin a writing transaction; until `held` is closed, no fork comes in between."""
+        busy_lock = self.busy_lock
+        with contextlib.ExitStack() as attempt:
+            if busy_lock.acquire(blocking=False):
+                attempt.callback(busy_lock.release)
+            elif not must:
+                return False
+            if not _begins(connection, must=must):
+                return False
+            held.push(attempt.pop_all())
+        return True
+
     def _make_tables(self) -> None:
         with self.reading() as connection:
             if schema.is_present(connection):
                 return
-        with self._connection() as connection:
+        with contextlib.ExitStack() as held, self._connection() as connection:
             if self._is_sqlite:
                 # A migration may make a table anew that others refer to. Only outside of a
                 # transaction can that be allowed.
                 connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
                 connection.commit()
-            self._take_write_lock(connection)
+            self._take_write_lock(connection, held)
             schema.make_tables(connection)
             connection.commit()
             if self._is_sqlite:
@@ -230,20 +251,6 @@ def _engine_for(given: str | URL) -> Engine:
         )
     event.listen(engine, "connect", _set_up_sqlite)
     return engine
-
-
-@functools.lru_cache(maxsize=1)
-def _engines() -> "weakref.WeakSet[Engine]":
-    """Engines whose connections a forked child must not share: two would talk over one socket."""
-    engines: weakref.WeakSet[Engine] = weakref.WeakSet()
-
-    def forget() -> None:
-        for engine in engines:
-            engine.dispose(close=False)
-
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=forget)
-    return engines
 
 
 def _from_json(text: str) -> Any:
