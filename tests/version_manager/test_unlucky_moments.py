@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 from torch import nn
 
-from modelyard._core.errors import IntegrityError, StorageError
+from modelyard._core.errors import ConfigError, IntegrityError, StorageError
 from modelyard.storage.hashing import background_thread
 from modelyard.version_manager import ModelVersionManager, rebuild_registry
 
@@ -120,6 +120,44 @@ def test_promotion_whose_answer_was_lost_keeps_its_place_in_the_history(
     rebuilt = lose_database_and_rebuild(registry)
     assert rebuilt.get_by_alias("ppo")["version_id"] == second
     rebuilt.store.close()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"description": 123},
+        {"description": None},
+        {"description": Path("x")},
+        {"description": "\ud800"},
+        {"metrics": {"\ud800": 1.0}},
+        {"config": {"a": ["\ud800"]}},
+        {"config": {"\ud800": 1}},
+        {"tags": ["\ud800"]},
+    ],
+)
+def test_text_that_cannot_be_stored_is_refused(registry, save, said):
+    with pytest.raises(ConfigError):
+        save(**said)
+    assert registry.list_versions() == []
+
+
+def test_version_is_stored_although_the_cleanup_after_it_fails(
+    registry, clock, monkeypatch, caplog
+):
+    manager = ModelVersionManager(
+        store=registry.store, clock=clock, auto_cleanup=True, keep_best_n=1
+    )
+    first = manager.save_model(linear(1.0), "ppo")
+    clock.advance(2 * 86_400)
+
+    def refuse(*_args, **_options):
+        raise StorageError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("modelyard.version_manager.garbage.bury", refuse)
+        second = manager.save_model(linear(2.0), "ppo")
+    assert [v["version_id"] for v in registry.list_versions()] == [second, first]
+    assert f"{second} is stored, but old versions of ppo could not be removed" in caplog.text
 
 
 # ── what people see, and what the database says ─────────────────────────────────────────────
