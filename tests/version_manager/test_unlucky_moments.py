@@ -160,6 +160,31 @@ def test_version_is_stored_although_the_cleanup_after_it_fails(
     assert f"{second} is stored, but old versions of ppo could not be removed" in caplog.text
 
 
+def test_save_whose_answer_was_lost_is_stored(registry, monkeypatch, caplog):
+    commit_once(monkeypatch, is_done=True)
+    version_id = registry.save_model(linear(1.0), "ppo")
+    assert "is stored, although its commit raised" in caplog.text
+    assert registry.verify()["problems"] == []
+    assert torch.equal(registry.load_model(version_id).weight, linear(1.0).weight)
+
+
+def test_save_whose_commit_failed_leaves_no_version(registry, monkeypatch):
+    commit_once(monkeypatch, is_done=False)
+    with pytest.raises(StorageError, match="Nothing was stored"):
+        registry.save_model(linear(1.0), "ppo")
+    assert list((registry.store.folder / "ppo").iterdir()) == []
+
+
+def test_import_whose_answer_was_lost_keeps_its_files(registry, save, monkeypatch, tmp_path):
+    bundle = registry.export_bundle(save(), tmp_path / "bundle.tar")
+    other = ModelVersionManager(tmp_path / "other")
+    commit_once(monkeypatch, is_done=True)
+    with pytest.raises(StorageError):
+        other.import_bundle(bundle)
+    assert other.verify()["problems"] == []
+    other.store.close()
+
+
 # ── what people see, and what the database says ─────────────────────────────────────────────
 
 
