@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 
 import pytest
 from blake3 import blake3
@@ -27,6 +28,7 @@ from modelyard.storage.hashing import (
     SMALL_BYTES,
     SYNCED_BYTES,
     WORTH_THREADS_BYTES,
+    background_thread,
 )
 from modelyard.storage.objects import ObjectStore
 
@@ -286,3 +288,18 @@ def test_missing_extra_names_the_install_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "obstore.store", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'modelyard\[cloud\]'"):
         open_store(tmp_path, database_url="sqlite://", storage_url="memory://")
+
+
+def test_data_that_change_after_they_were_written_have_one_digest(tmp_path):
+    data = bytearray(CHUNK_BYTES)
+    path = tmp_path / "file"
+    may_go = threading.Event()
+    background_thread("sha256").submit(may_go.wait, 10)
+    with contextlib.closing(HashingWriter(lambda: path.open("xb"))) as writer:
+        writer.write(data)
+        data[:] = b"x" * len(data)
+        may_go.set()
+        ref = writer.ref()
+        writer.flush()
+    assert ref.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert ref.digest == blake3(path.read_bytes()).hexdigest()

@@ -173,6 +173,7 @@ def test_event_that_was_not_committed_neither_replaces_another_nor_comes_back(
 
     with monkeypatch.context() as patch:  # the document is written, the commit never comes
         patch.setattr("sqlalchemy.engine.Connection.commit", power_cut)
+        patch.setattr("modelyard.version_manager.history._forget", lambda *_: None)
         with pytest.raises(KeyboardInterrupt):
             registry.tag_version(version_id, "never")
     clock.advance(1)

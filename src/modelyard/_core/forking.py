@@ -31,6 +31,17 @@ def call_after_fork(renew: Callable[[], None]) -> None:
         os.register_at_fork(after_in_child=_renew_all)
 
 
+class RenewedLock:
+    """A lock for what a module keeps, made anew in each child: `with renewed.lock:`."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        call_after_fork(self._after_fork)
+
+    def _after_fork(self) -> None:
+        self.lock = threading.Lock()
+
+
 def _renew_all() -> None:
     for owner, renew in [*_renewals.items()]:
         renew(owner)

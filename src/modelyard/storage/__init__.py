@@ -1,7 +1,7 @@
 """Rows and bytes: the database and the blobs that everything durable lies in."""
 
 from modelyard.storage.blobs import BlobStore, LocalBlobs, RemoteBlobs
-from modelyard.storage.database import Database, is_sound
+from modelyard.storage.database import Database, is_sound, undo_if_it_fails
 from modelyard.storage.documents import Documents, LocalDocuments, RemoteDocuments
 from modelyard.storage.hashing import BlobRef, HashingWriter
 from modelyard.storage.leases import drop_lease, take_lease, write_lease
@@ -22,6 +22,7 @@ __all__ = [
     "is_sound",
     "open_store",
     "take_lease",
+    "undo_if_it_fails",
     "write_lease",
     "write_snapshot",
 ]

@@ -20,6 +20,7 @@ from blake3 import blake3
 
 from modelyard._core.errors import IntegrityError, StorageError
 from modelyard._core.files import fsync_file, fsync_folder, make_folder
+from modelyard._core.forking import call_after_fork
 from modelyard.storage.hashing import BlobRef, HashingWriter, background_thread, verify
 from modelyard.storage.objects import ObjectStore
 
@@ -77,6 +78,10 @@ class BlobStore(Protocol):
         """Make the blob visible to people at `path` (local stores only; else nothing)."""
         ...
 
+    def is_linked(self, digest: str, path: Path) -> bool:
+        """Whether what people see at `path` is the sound blob; remote stores show nothing."""
+        ...
+
     def remove(self, digest: str) -> None:
         """Forget the blob; no error if it is gone already."""
         ...
@@ -109,6 +114,7 @@ class LocalBlobs:
         self._is_cache = is_cache
         self._lock = threading.Lock()
         self._syncing: dict[str, Future[None]] = {}
+        call_after_fork(self._after_fork)
 
     def path_of(self, digest: str) -> Path:
         """Where the blob lies."""
@@ -192,6 +198,17 @@ class LocalBlobs:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def is_linked(self, digest: str, path: Path) -> bool:
+        """As `BlobStore.is_linked`; a copy of its own is read."""
+        with contextlib.suppress(OSError):
+            if path.samefile(self.path_of(digest)):
+                return True
+        try:
+            verify(path, digest)
+        except IntegrityError:
+            return False
+        return True
+
     def remove(self, digest: str) -> None:
         """Unlink, never truncate: a loaded tensor may still be mapped to the file."""
         self.path_of(digest).unlink(missing_ok=True)
@@ -207,6 +224,11 @@ class LocalBlobs:
     def remove_leftover(self, name: str) -> None:
         """As `BlobStore.remove_leftover`."""
         (self._folder / _INCOMING / name).unlink(missing_ok=True)
+
+    def _after_fork(self) -> None:
+        """In a child: the thread that was at the syncs is not here."""
+        self._lock = threading.Lock()
+        self._syncing = {}
 
     def _put(self, temporary: Path, fill: Fill) -> BlobRef:
         made = HashingWriter(lambda: _created(temporary), should_sync=not self._is_cache)
@@ -300,6 +322,10 @@ class RemoteBlobs:
 
     def link(self, digest: str, path: Path) -> None:
         """Nothing: remote blobs have no place in a local folder."""
+
+    def is_linked(self, digest: str, path: Path) -> bool:  # noqa: ARG002 - nothing is shown
+        """Always: remote blobs have no place in a local folder."""
+        return True
 
     def remove(self, digest: str) -> None:
         """Delete the object and its local copy."""

@@ -5,14 +5,12 @@
 """
 
 import contextlib
-import functools
 import json
 import os
 import sqlite3
 import threading
 import time
-import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,13 +20,14 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from modelyard._core.errors import ConfigError, StorageBusyError, StorageError
-from modelyard.storage import schema
+from modelyard.storage import forks, schema
 from modelyard.storage.filesystems import network_file_system, processes_that_write
 
 BUSY_TIMEOUT_S = 30.0
 _IN_MEMORY = frozenset({None, "", ":memory:"})
 _FIRST_PAUSE_S = 0.0005
 _LONGEST_PAUSE_S = 0.004
+_UNDO = "modelyard_undo"
 _WAIT = f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}"
 # Writers to one PostgreSQL database agree on this number and so go one after another.
 _ADVISORY_LOCK = text("SELECT pg_advisory_xact_lock(7303011)")
@@ -54,8 +53,9 @@ class Database:
             _refuse_network(self._file.parent)
         # An in-memory database has one connection; this lock keeps its transactions apart.
         self._memory_lock = threading.RLock() if isinstance(self.engine.pool, StaticPool) else None
-        if self._memory_lock is None:
-            _engines().add(self.engine)
+        # Held while a thread is in a transaction that a forked child must not be born into.
+        self.busy_lock = self._memory_lock or threading.RLock()
+        forks.watch(self)
         self._make_tables()
 
     @contextmanager
@@ -66,10 +66,18 @@ class Database:
             StorageBusyError: Others held the write lock for longer than 30 s; try again.
             StorageError: The database is full or gone.
         """
-        with self._connection() as connection:
-            self._take_write_lock(connection)
-            yield connection
-            connection.commit()
+        undo: list[Callable[[], None]] = []
+        try:
+            with contextlib.ExitStack() as held, self._connection() as connection:
+                self._take_write_lock(connection, held)
+                connection.info[_UNDO] = undo
+                yield connection
+                connection.commit()
+        except BaseException:
+            for step in reversed(undo):
+                with contextlib.suppress(Exception):
+                    step()
+            raise
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -94,10 +102,19 @@ class Database:
         """Close every connection; the database stays as it is."""
         self.engine.dispose()
 
+    def after_fork(self) -> None:
+        """In a child: leave the parent's connections alone, and wait for none of its threads."""
+        self.busy_lock = threading.RLock()
+        if self._memory_lock is None:
+            self.engine.dispose(close=False)
+        else:
+            self._memory_lock = self.busy_lock
+
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
-        if self._memory_lock is not None:
-            self._memory_lock.acquire()
+        memory_lock = self._memory_lock
+        if memory_lock is not None:
+            memory_lock.acquire()
         try:
             with self.engine.connect() as connection:
                 yield connection
@@ -109,10 +126,10 @@ class Database:
                 "Nothing was stored; try again."
             ) from error
         finally:
-            if self._memory_lock is not None:
-                self._memory_lock.release()
+            if memory_lock is not None:
+                memory_lock.release()
 
-    def _take_write_lock(self, connection: Connection) -> None:
+    def _take_write_lock(self, connection: Connection, held: contextlib.ExitStack) -> None:
         if not self._is_sqlite:
             connection.execute(_ADVISORY_LOCK)
             return
@@ -122,23 +139,36 @@ class Database:
         give_up_at_s = time.monotonic() + BUSY_TIMEOUT_S
         pause_s = _FIRST_PAUSE_S
         try:
-            while not _begins(connection, must=time.monotonic() >= give_up_at_s):
+            while not self._begins(connection, held, must=time.monotonic() >= give_up_at_s):
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         finally:
             connection.exec_driver_sql(_WAIT)
 
+    def _begins(self, connection: Connection, held: contextlib.ExitStack, *, must: bool) -> bool:
+        """Begin a writing transaction; until `held` is closed, no fork comes in between."""
+        busy_lock = self.busy_lock
+        with contextlib.ExitStack() as attempt:
+            if busy_lock.acquire(blocking=False):
+                attempt.callback(busy_lock.release)
+            elif not must:
+                return False
+            if not _begins(connection, must=must):
+                return False
+            held.push(attempt.pop_all())
+        return True
+
     def _make_tables(self) -> None:
         with self.reading() as connection:
             if schema.is_present(connection):
                 return
-        with self._connection() as connection:
+        with contextlib.ExitStack() as held, self._connection() as connection:
             if self._is_sqlite:
                 # A migration may make a table anew that others refer to. Only outside of a
                 # transaction can that be allowed.
                 connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
                 connection.commit()
-            self._take_write_lock(connection)
+            self._take_write_lock(connection, held)
             schema.make_tables(connection)
             connection.commit()
             if self._is_sqlite:
@@ -171,6 +201,17 @@ class Database:
             f"{_hidden(str(self._file or self.engine.url))!r}, which is held by {others}. "
             "Nothing was stored; try again when it has finished."
         )
+
+
+def undo_if_it_fails(connection: Connection, step: Callable[[], None]) -> None:
+    """Have `step` called if the writing transaction that `connection` is in fails.
+
+    Args:
+        connection: What `Database.writing` gave.
+        step: Takes back what was done outside of the database. Called once the transaction is
+            over. A commit may have raised and yet be done, as when its answer was lost: look.
+    """
+    connection.info[_UNDO].append(step)
 
 
 def is_sound(file: Path) -> bool:
@@ -223,20 +264,6 @@ def _engine_for(given: str | URL) -> Engine:
         )
     event.listen(engine, "connect", _set_up_sqlite)
     return engine
-
-
-@functools.lru_cache(maxsize=1)
-def _engines() -> "weakref.WeakSet[Engine]":
-    """Engines whose connections a forked child must not share: two would talk over one socket."""
-    engines: weakref.WeakSet[Engine] = weakref.WeakSet()
-
-    def forget() -> None:
-        for engine in engines:
-            engine.dispose(close=False)
-
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=forget)
-    return engines
 
 
 def _from_json(text: str) -> Any:

@@ -23,7 +23,7 @@ _WORTH_A_THREAD_BYTES = 256 << 10
 WORTH_THREADS_BYTES = 16 << 20
 # So much is worth a sync while the rest is written: of 50 MB, a third of the time is saved.
 SYNCED_BYTES = 8 << 20
-# How many chunks may wait for sha256: they can be copies of what lies on a GPU.
+# How many chunks may wait for sha256: they are copies.
 _MOST_WAITING = 16
 
 
@@ -67,10 +67,12 @@ class HashingWriter:
         self._syncing: Future[None] | None = None
 
     def write(self, data: bytes | memoryview) -> int:
-        """Write and hash `data`, which must not change until `ref` was called; its length."""
+        """Write and hash `data`, a chunk of it at a time; its length."""
         view = memoryview(data).cast("B") if len(data) else memoryview(b"")
         for start in range(0, len(view), CHUNK_BYTES):
-            self._write(view[start : start + CHUNK_BYTES])
+            # Copied once and read from the cache after that: weights may be trained meanwhile,
+            # and two hashes and the file must all be of the same bytes.
+            self._write(bytes(view[start : start + CHUNK_BYTES]))
         return len(view)
 
     @property
@@ -118,11 +120,11 @@ class HashingWriter:
         if self._file is not None:
             self._file.close()
 
-    def _write(self, chunk: memoryview) -> None:
+    def _write(self, chunk: bytes) -> None:
         is_small = self._file is None and self._size_bytes + len(chunk) <= SMALL_BYTES
         self._size_bytes += len(chunk)
         if is_small:
-            self._small.append(bytes(chunk))
+            self._small.append(chunk)
             self._sha256.update(chunk)
         else:
             self._update_sha256(chunk)
@@ -132,7 +134,7 @@ class HashingWriter:
         if self._should_sync and self._unsynced_bytes >= SYNCED_BYTES:
             self._begin_to_sync()
 
-    def _update_sha256(self, chunk: memoryview) -> None:
+    def _update_sha256(self, chunk: bytes) -> None:
         if not self._waiting and len(chunk) < _WORTH_A_THREAD_BYTES:
             self._sha256.update(chunk)
             return

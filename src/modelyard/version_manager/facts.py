@@ -136,6 +136,40 @@ def checked_parents(parents: str | Iterable[str | tuple[str, str]]) -> list[tupl
     return pairs
 
 
+def checked_description(description: object) -> str:
+    """`description` itself if it is text that can be stored.
+
+    Raises:
+        ConfigError: Anything but text, or text with half a character.
+    """
+    if not isinstance(description, str):
+        raise ConfigError(f"description must be text, got {description!r}.")
+    check_texts(description, where="description")
+    return description
+
+
+def check_texts(value: Any, *, where: str) -> None:
+    """Check that every text in plain values, keys included, can be written as UTF-8.
+
+    Raises:
+        ConfigError: One holds half a character, as names of files from elsewhere do.
+    """
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(
+                f"{where} has text that is no UTF-8: {value!r} ({error})."
+            ) from error
+    if isinstance(value, dict):
+        for key, item in value.items():
+            check_texts(key, where=where)
+            check_texts(item, where=f"{where}.{key}")
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            check_texts(item, where=f"{where}[{i}]")
+
+
 def _refuse_non_finite(value: Any, where: str) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where} is {value}, which JSON cannot hold; store it as text or null.")

@@ -11,9 +11,9 @@ from datetime import datetime
 from typing import Any
 
 from blake3 import blake3
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, bindparam, insert, select
 
-from modelyard.storage import Store
+from modelyard.storage import Store, undo_if_it_fails
 from modelyard.storage import tables as t
 from modelyard.storage.sealed import sealed
 
@@ -24,6 +24,7 @@ BASELINE = "baseline"
 _DIGEST_CHARACTERS = 12
 _WITHOUT_DOCUMENT = frozenset({SAVE, IMPORT, BASELINE})
 _INSERT = insert(t.audit)
+_FOUND = select(t.audit).where(t.audit.c.seq == bindparam("seq"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,16 +53,29 @@ class Event:
 def record(connection: Connection, store: Store, event: Event) -> int:
     """Append an event, in the transaction that does what it tells of; its number.
 
-    The document is written before the commit. Where that fails it tells of something that was
-    not done; its number is given out again, and `gc` takes it.
+    The document is written before the commit, and removed where that fails: it would tell of
+    something that was not done. After a kill it stays until `gc` takes it.
     """
     row = {**asdict(event), "at": event.at.isoformat(), "detail": dict(event.detail)}
     result = connection.execute(_INSERT, row)
     key = result.inserted_primary_key
     seq = int(key[0]) if key is not None else 0
     if has_document(event.action):
-        store.documents.write(*document({"seq": seq, **row}))
+        name, content = document({"seq": seq, **row})
+        # One that is there already is from a database that was lost, and done again now.
+        if not store.documents.has(name):
+            undo_if_it_fails(connection, lambda: _forget(store, seq, name))
+        store.documents.write(name, content)
     return seq
+
+
+def _forget(store: Store, seq: int, name: str) -> None:
+    """Remove the document of an event, unless the event is in the database after all."""
+    # Writing, to wait for the commit where a server is still at it.
+    with store.database.writing() as connection:
+        row = connection.execute(_FOUND, {"seq": seq}).mappings().first()
+        if row is None or document(dict(row))[0] != name:
+            store.documents.remove(name)
 
 
 def has_document(action: str) -> bool:

@@ -332,6 +332,19 @@ class RegistryKeeper(RegistryReader):
             saving.forget_folders(self.store, written)
             raise
 
+    def _clean_up_after(self, version_id: str, model_name: str) -> None:
+        """Remove old versions; the new one is stored whether or not that can be done."""
+        try:
+            self.cleanup_old_versions(model_name)
+        except StorageError as error:
+            _logger.warning(
+                "%s is stored, but old versions of %s could not be removed: %s The next save "
+                "tries again.",
+                version_id,
+                model_name,
+                error,
+            )
+
     def _record(
         self, connection: Connection, action: str, version: Version, detail: Mapping[str, Any]
     ) -> None:

@@ -121,7 +121,7 @@ class ModelVersionManager(RegistryKeeper):
             The version id, `ppo_v20231120_120000`.
 
         Raises:
-            ConfigError: A name, metric, tag or config value that cannot be stored.
+            ConfigError: A name, metric, tag, description or config value that cannot be stored.
             InputError: `model` is no module or holds tensors that cannot be stored.
             VersionNotFoundError: An unknown parent.
             StorageError: The disk or the database refuses. Nothing already stored is harmed.
@@ -143,7 +143,7 @@ class ModelVersionManager(RegistryKeeper):
             metrics=plain_metrics,
             non_finite=non_finite,
             config=facts.checked_config(config),
-            description=description,
+            description=facts.checked_description(description),
             tags=facts.checked_tags(tags),
             parents=facts.checked_parents(parents),
             class_name=full_name(type(module)),
@@ -151,6 +151,7 @@ class ModelVersionManager(RegistryKeeper):
             signature=signature_of(module, signature, example_input),
             environment=current_environment(),
         )
+        facts.check_texts({"metrics": said.metrics, "config": said.config}, where="save_model")
         # First what may be refused, then what is large.
         artifacts_stored = contents.put_artifacts(self.store, extras)
         module_stored, reason = contents.put_module(self.store, module)
@@ -162,7 +163,7 @@ class ModelVersionManager(RegistryKeeper):
             actor=self._actor,
         )
         if self._auto_cleanup:
-            self.cleanup_old_versions(model_name)
+            self._clean_up_after(version_id, model_name)
         return version_id
 
     def load_model(

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from modelyard._core.errors import ConfigError
+from modelyard._core.errors import ConfigError, IntegrityError
 from modelyard._core.ids import checked_name
 from modelyard.storage import Store
 from modelyard.storage import tables as t
@@ -23,6 +23,12 @@ FORMAT = "modelyard-2"
 FIRST_FORMAT = "modelyard-1"  # its manifests carry no checksum
 MANIFEST = "manifest.json"
 PARTS = ("model", "artifact", "attachment")
+# What a module is made by; nothing changes it after the save.
+_SETTLED = ("config", "class_name", "sha256")
+WAY_OUT = (
+    "The manifest has its checksum, so it is the database that was changed: put back a backup of "
+    "it, or move it away and run `modelyard versions rebuild`."
+)
 _NO_EVENT = {"action": "save", "actor": "", "at": ""}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MOST_ROWS = 1 << 62
@@ -184,20 +190,42 @@ def read(
 
 
 def check(store: Store, version: Version) -> None:
-    """Verify a version's manifest; one that is gone is worth a warning only.
+    """Verify a version's manifest, and by it what the database says of how to make the module.
+
+    One that is gone is worth a warning only. What changes after a save (tags, aliases,
+    attachments) is not looked at.
 
     Raises:
-        IntegrityError: It has other bytes than were written.
+        IntegrityError: It has other bytes than were written, or the database has other values.
     """
-    found = read(
-        store, version["model_name"], version["version_id"], stored_format=version["format"]
-    )
+    model_name, version_id = version["model_name"], version["version_id"]
+    found = read(store, model_name, version_id, stored_format=version["format"])
     if found is None:
         _logger.warning(
             "The manifest of %s is gone: a lost database could not be made again with it. "
             "`modelyard versions verify --repair` writes it anew.",
-            version["version_id"],
+            version_id,
         )
+        return
+    with store.database.reading() as connection:
+        parts = parts_of(connection, version_id, kinds=("model", "artifact"))
+    files = {file_name(part["kind"], part["name"]): part for part in parts}
+    told: Mapping[str, Any] = version
+    stored = {**{key: told[key] for key in _SETTLED}, "files": files}
+    for key, value in stored.items():
+        if key in found and found[key] != value:
+            raise IntegrityError(
+                f"{store.path_of(manifest_name(model_name, version_id))!r} and the database "
+                f"differ in {key}: expected {_other(found[key], value)!r}, found "
+                f"{_other(value, found[key])!r} in the database. {WAY_OUT}"
+            )
+
+
+def _other(value: Any, than: Any) -> Any:
+    """What is not the same in two values; of two dicts the entries."""
+    if not (isinstance(value, dict) and isinstance(than, dict)):
+        return value
+    return {k: v for k, v in value.items() if k not in than or than[k] != v}
 
 
 def from_database(connection: Connection, version_id: str) -> dict[str, Any]:

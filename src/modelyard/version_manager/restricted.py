@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 from modelyard._core.errors import IntegrityError, UntrustedClassError
+from modelyard._core.forking import call_after_fork
 from modelyard.version_manager.archives import checked_archive
 from modelyard.version_manager.programs import names_in
 from modelyard.version_manager.stand_ins import with_classes
 from modelyard.version_manager.trust import allowed_globals, full_name
 
-_restricted_loading = threading.Lock()
 # Calls such as `eval` go to every place of a part, and a part may have many.
 _MOST_PLACES = 1_000_000
 _MOST_CHARACTERS = 100_000_000
@@ -57,14 +57,38 @@ def restricted_load(path: Path, *, trusted_classes: Iterable[Any] = ()) -> Any:
 def _load(path: Path, names: list[str], trusted_classes: Iterable[Any]) -> Any:
     # torch keeps one list of allowed names for the whole process: of two loads at once, the first
     # to end would take the names away from the other.
-    with _restricted_loading:
-        listed = torch.serialization.get_safe_globals()
+    with _turns.lock:
+        listed = _turns.begin()
         known = {item[1] if isinstance(item, tuple) else full_name(item) for item in listed}
         unknown = [name for name in names if name not in known]
         allowed = allowed_globals(unknown, trusted_classes=trusted_classes)
         with torch.serialization.safe_globals(allowed):
             value = torch.load(path, map_location="cpu", weights_only=True)
     return with_classes(value, made_of=[item[0] for item in allowed if isinstance(item, tuple)])
+
+
+class _Turns:
+    """Whose turn it is with torch's list of allowed names; `lock` guards the list."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._listed: list[Any] = []
+        call_after_fork(self._after_fork)
+
+    def begin(self) -> list[Any]:
+        """What is allowed before a load; called with the lock."""
+        self._listed = torch.serialization.get_safe_globals()
+        return self._listed
+
+    def _after_fork(self) -> None:
+        """In a child: whoever was loading is not here, and its names must not stay allowed."""
+        if self.lock.locked():
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals(self._listed)
+        self.lock = threading.Lock()
+
+
+_turns = _Turns()
 
 
 class _Survey:

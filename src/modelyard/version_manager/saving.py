@@ -1,6 +1,7 @@
 """Storing a version: bytes first, then one transaction that makes them a version."""
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -17,6 +18,7 @@ from modelyard.version_manager.environment import digest_of
 from modelyard.version_manager.facts import Details, Facts
 from modelyard.version_manager.records import Version
 
+_logger = logging.getLogger("modelyard")
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "module.pt"
 EXAMPLE_INPUT = "example_input"
@@ -64,35 +66,35 @@ def store_version(
     """Make stored blobs a version, in one transaction; its id.
 
     The folder with the manifest is written inside the transaction: a version that was
-    acknowledged always has one, and one that was not leaves none.
+    acknowledged always has one, and one that was not leaves none. The blobs of one that was not
+    stay: a manifest that the database does not know may name them. `gc` looks, and takes them.
     """
     written: list[str] = []
+    is_complete = False
     try:
         with store.database.writing() as connection:
             version_id = free_id(connection, store, facts.model_name, timestamp_of(now))
             _check_parents(connection, facts.parents)
             new = unknown(connection, parts)
             written.append(manifests.folder_name(facts.model_name, version_id))
-            try:
-                insert_version(
-                    connection,
-                    store,
-                    facts,
-                    parts,
-                    new,
-                    version_id=version_id,
-                    made_at=now,
-                    now=now,
-                    actor=actor,
-                )
-            except BaseException:
-                # Still inside the transaction: whoever else has put them looks again in theirs.
-                for part in new:
-                    with contextlib.suppress(OSError):
-                        store.blobs.remove(part.ref.digest)
-                raise
+            insert_version(
+                connection,
+                store,
+                facts,
+                parts,
+                new,
+                version_id=version_id,
+                made_at=now,
+                now=now,
+                actor=actor,
+            )
+            is_complete = True
     except BaseException as error:
         forget_folders(store, written)
+        # Only the commit can have raised: nobody else took the id, because of the manifest.
+        if is_complete and isinstance(error, StorageError) and _is_stored(store, version_id):
+            _logger.warning("%s is stored, although its commit raised: %s", version_id, error)
+            return version_id
         if isinstance(error, OSError) and not isinstance(error, StorageError):
             raise StorageError(
                 f"Cannot write {store.path_of(facts.model_name)!r}: {error}. Nothing was stored."
@@ -104,11 +106,29 @@ def store_version(
 def forget_folders(store: Store, names: Iterable[str]) -> None:
     """Take away the folders of versions that did not come to be, the commit failing included.
 
-    As long as a folder has its manifest, no other save takes its id.
+    A commit may have raised and yet be done, as when its answer was lost: such a version keeps
+    its folder. So do all while the database cannot be asked; `gc` tells of them. As long as a
+    folder has its manifest, no other save takes its id.
+
+    Args:
+        store: Where they are.
+        names: Folders that a transaction wrote which has failed.
     """
-    for name in names:
-        with contextlib.suppress(OSError):
-            store.documents.remove_folder(name)
+    folders = list(names)
+    if not folders:
+        return
+    # Writing, to wait for the commit where a server is still at it, and to keep others out.
+    with contextlib.suppress(OSError), store.database.writing() as connection:
+        for name in folders:
+            if not catalog.exists(connection, name.rpartition("/")[2]):
+                with contextlib.suppress(OSError):
+                    store.documents.remove_folder(name)
+
+
+def _is_stored(store: Store, version_id: str) -> bool:
+    with contextlib.suppress(StorageError), store.database.reading() as connection:
+        return catalog.exists(connection, version_id)
+    return False
 
 
 def insert_version(
@@ -206,7 +226,11 @@ def add_parts(
         if not store.blobs.has(part.ref.digest):
             # `put` found old bytes of this digest and wrote none; then gc took them. It takes
             # none now, because it would need this transaction's lock.
-            store.blobs.put(part.fill)
+            if store.blobs.put(part.fill).digest != part.ref.digest:
+                raise StorageError(
+                    f"{part.name!r} changed while it was stored. Nothing was stored; save again "
+                    "when nothing trains it."
+                )
             store.blobs.start_sync(part.ref.digest)
     if new:
         connection.execute(_INSERT_BLOB, [asdict(part.ref) for part in new])

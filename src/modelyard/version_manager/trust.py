@@ -17,7 +17,6 @@ that a module keeps as a value is that class again once all is read (`stand_ins`
 import importlib
 import secrets
 import sys
-import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,9 +24,10 @@ import numpy as np
 from torch import nn
 
 from modelyard._core.errors import UntrustedClassError
+from modelyard._core.forking import RenewedLock
 from modelyard.version_manager.stand_ins import uncalled
 
-_lock = threading.Lock()  # guards _vouched
+_guard = RenewedLock()  # of _vouched
 _vouched: dict[str, type] = {}
 
 # Activations that modules keep as attributes; pure functions of tensors.
@@ -54,7 +54,7 @@ def register_class(cls: type) -> type:
 
     Returns the class, so that it also works as a decorator.
     """
-    with _lock:
+    with _guard.lock:
         _vouched[full_name(cls)] = cls
     return cls
 
@@ -74,7 +74,7 @@ def allowed_globals(names: Iterable[str], *, trusted_classes: Iterable[Any] = ()
     Raises:
         UntrustedClassError: Some may not be used; the message lists each with the way out.
     """
-    with _lock:
+    with _guard.lock:
         vouched: dict[str, Any] = dict(_vouched)
     vouched.update({full_name(cls): cls for cls in trusted_classes})
     found: list[Any] = []
@@ -178,5 +178,5 @@ def _refusal(names: list[str]) -> str:
 
 def forget_registered() -> None:
     """Drop every registration of this process (for tests)."""
-    with _lock:
+    with _guard.lock:
         _vouched.clear()

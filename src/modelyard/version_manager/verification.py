@@ -32,7 +32,7 @@ def verify(
         events: Events whose documents to look at.
         repair: Write manifests, links and documents anew where they are gone or damaged, and
             blobs where the version's folder still has their bytes. Other weights can be put right
-            from a backup only.
+            from a backup only. A sound manifest that differs from the database is left alone.
     """
     problems: list[Problem] = []
     n_versions = n_bytes = 0
@@ -72,14 +72,35 @@ def _check_parts(
     folder = store.folder / manifests.folder_name(version["model_name"], version_id)
     n_bytes = 0
     for part in manifests.parts_of(connection, version_id, kinds=manifests.PARTS):
+        name = manifests.file_name(part["kind"], part["name"])
+        is_sound = True
         try:
             store.blobs.check(part["blake3"])
         except StorageError as error:
-            name = manifests.file_name(part["kind"], part["name"])
-            is_repaired = repair and _came_back(store, folder, name, part["blake3"])
-            problems.append(_problem(version_id, f"{name}: {error}", is_repaired=is_repaired))
+            is_sound = repair and _came_back(store, folder, name, part["blake3"])
+            problems.append(_problem(version_id, f"{name}: {error}", is_repaired=is_sound))
+        # Attachments have no file there; of a damaged blob there is nothing to show.
+        if is_sound and part["kind"] != "attachment":
+            problems += _check_link(store, version, name, part["blake3"], repair=repair)
         n_bytes += part["size_bytes"]
     return n_bytes
+
+
+def _check_link(
+    store: Store, version: Version, name: str, digest: str, *, repair: bool
+) -> list[Problem]:
+    """Look at the file that people and other tools see at `version["path"]`."""
+    file = f"{manifests.folder_name(version['model_name'], version['version_id'])}/{name}"
+    if store.blobs.is_linked(digest, store.folder / file):
+        return []
+    is_repaired = repair
+    if repair:
+        try:
+            store.blobs.link(digest, store.folder / file)
+        except StorageError:
+            is_repaired = False
+    problem = f"{store.path_of(file)!r} is gone or damaged; the blob it shows is sound."
+    return [_problem(version["version_id"], problem, is_repaired=is_repaired)]
 
 
 def _came_back(store: Store, folder: Path, name: str, digest: str) -> bool:
@@ -101,6 +122,7 @@ def _check_manifest(
     model_name, version_id = version["model_name"], version["version_id"]
     expected = manifests.from_database(connection, version_id)
     name = store.path_of(manifests.manifest_name(model_name, version_id))
+    can_repair = True
     try:
         found = manifests.read(
             store, model_name, version_id, stored_format=version["format"], fresh=True
@@ -109,15 +131,28 @@ def _check_manifest(
             problem = f"{name!r} is gone."
         elif odd := sorted(k for k in expected if found.get(k) != expected[k] and k in found):
             problem = f"{name!r} differs from the database in: {', '.join(odd)}."
+            if _is_sealed(store, version):
+                # The manifest is as it was written: the database must not be written over it.
+                can_repair = False
+                problem += f" {manifests.WAY_OUT}"
         else:
             return []
     except IntegrityError as error:
         problem = str(error)
-    if repair:
+    if repair and can_repair:
         manifests.write(store, expected)
         with contextlib.suppress(StorageError):  # of a blob that is lost; told already
             saving.link_files(store, expected)
-    return [_problem(version_id, problem, is_repaired=repair)]
+    return [_problem(version_id, problem, is_repaired=repair and can_repair)]
+
+
+def _is_sealed(store: Store, version: Version) -> bool:
+    """Whether the manifest carries its checksum; those of the first form need not."""
+    try:
+        manifests.read(store, version["model_name"], version["version_id"], fresh=True)
+    except IntegrityError:
+        return False
+    return True
 
 
 def _check_event(store: Store, event: AuditRecord, *, repair: bool) -> list[Problem]:
