@@ -1,5 +1,6 @@
 """Odd arguments to the registry end in words that say what is wanted; figures stay finite."""
 
+import functools
 import subprocess
 
 import pytest
@@ -111,3 +112,23 @@ def test_a_working_folder_that_is_gone_is_no_hindrance(registry, tmp_path, monke
     monkeypatch.chdir(gone)
     gone.rmdir()
     assert registry.get_version(save(registry))["environment"]["git_commit"] is None
+
+
+def test_classes_are_vouched_for_by_classes(registry):
+    version_id = save(registry)
+    for odd in (nn.Linear, "x", 5, ["x"], [nn.Linear(1, 1)]):
+        with pytest.raises(ConfigError, match="trusted_classes"):
+            registry.load_model(version_id, trusted_classes=odd)
+    with pytest.raises(ConfigError, match="a class such as Linear, got an object of it"):
+        registry.load_model(version_id, nn.Linear(2, 2))
+    assert registry.load_model(version_id, trusted_classes=iter([nn.Linear])).in_features == 2
+
+
+def test_what_only_a_dangerous_call_could_make_is_said_at_save(registry):
+    model = nn.Linear(2, 2)
+    model.reduce = functools.partial(torch.sum, dim=1)
+    version_id = registry.save_model(model, "ppo", config={"in_features": 2, "out_features": 2})
+    found = registry.get_version(version_id)
+    assert not found["can_load_full"]
+    assert "builtins.getattr" in found["cannot_load_full_reason"]
+    assert torch.equal(registry.load_model(version_id, nn.Linear).weight, model.weight)

@@ -33,7 +33,7 @@ from modelyard.version_manager.environment import current_environment, differenc
 from modelyard.version_manager.keeper import RegistryKeeper
 from modelyard.version_manager.records import Version
 from modelyard.version_manager.tensor_files import read_tensors
-from modelyard.version_manager.trust import full_name
+from modelyard.version_manager.trust import checked_classes, full_name
 
 _logger = logging.getLogger("modelyard")
 
@@ -193,7 +193,9 @@ class ModelVersionManager(RegistryKeeper):
             IntegrityError: A file is missing or has other bytes than were saved; the manifest too.
             UntrustedClassError: The module is made of classes nobody has vouched for.
             InputError: It cannot be rebuilt whole, or its weights do not fit `model_class`.
+            ConfigError: `model_class` or one of `trusted_classes` is no class (or function).
         """
+        classes = checked_classes(trusted_classes, model_class)
         version = self.get_version(version_id)
         paths = contents.model_paths(self.store, version_id)
         manifests.check(self.store, version)
@@ -202,7 +204,6 @@ class ModelVersionManager(RegistryKeeper):
             with self.store.database.writing() as connection:
                 self._record(connection, "trust", version, {"reason": "load_model(trust=True)"})
         if load_full or model_class is None:
-            classes = [*trusted_classes, *([model_class] if model_class else [])]
             model = loading.load_whole(version, paths, trusted_classes=classes, trust=trust)
         else:
             model = loading.load_into(model_class, version, paths)

@@ -27,7 +27,12 @@ from modelyard.version_manager.placeholders import in_place_of, on_meta
 from modelyard.version_manager.programs import names_in
 from modelyard.version_manager.restricted import restricted_load
 from modelyard.version_manager.tensor_files import can_name_entry, read_tensors, storable
-from modelyard.version_manager.trust import ACTIVATIONS, full_name, register_class
+from modelyard.version_manager.trust import (
+    ACTIVATIONS,
+    cannot_be_rebuilt,
+    full_name,
+    register_class,
+)
 
 _LONGEST_REPR = 200
 _SMALL_BYTES = 64 << 10
@@ -250,7 +255,10 @@ def _describe(model: nn.Module) -> bytes:
     description = buffer.getvalue()
     # Read as it will be on loading: what would be refused then is found now.
     read = _names_of_small if len(description) <= _SMALL_BYTES else _names_of
-    _vouch_for_own(model, read(description))
+    names = read(description)
+    if calls := cannot_be_rebuilt(names):
+        raise ValueError(f"something in it would be rebuilt by calling {', '.join(calls)}")
+    _vouch_for_own(model, names)
     return description
 
 

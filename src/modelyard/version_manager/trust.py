@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from modelyard._core.errors import UntrustedClassError
+from modelyard._core.errors import ConfigError, UntrustedClassError
 from modelyard._core.forking import RenewedLock
 from modelyard.version_manager.stand_ins import uncalled
 
@@ -45,6 +45,11 @@ _RUNS_UNASKED = (
     *("__new__", "__setstate__", "__reduce__", "__reduce_ex__"),
     *("__del__", "__getattribute__", "__hash__", "__eq__"),
 )
+# A file that may call one of these may do anything: nobody is told to vouch for them.
+_ANYTHING = frozenset(
+    f"builtins.{name}"
+    for name in ("__import__", "compile", "eval", "exec", "getattr", "open", "setattr")
+)
 # Being given its attributes, it talks to other processes.
 _NEVER_BY_NAME = frozenset({"torch.nn.parallel.distributed.DistributedDataParallel"})
 
@@ -62,6 +67,24 @@ def register_class(cls: type) -> type:
 def full_name(cls: Any) -> str:
     """`package.module.Class`, as files name it."""
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def checked_classes(trusted: Iterable[Any], model_class: Any = None) -> list[Any]:
+    """What a caller vouches for, the class it loads into among it.
+
+    Raises:
+        ConfigError: Something else than classes and functions.
+    """
+    if not isinstance(trusted, Iterable) or isinstance(trusted, str | type):
+        raise ConfigError(f"trusted_classes must be a list of classes, got {trusted!r}.")
+    if isinstance(model_class, nn.Module):
+        kind = type(model_class).__name__
+        raise ConfigError(f"model_class must be a class such as {kind}, got an object of it.")
+    classes = list(trusted)
+    for cls in classes:
+        if not hasattr(cls, "__qualname__") or not hasattr(cls, "__module__"):
+            raise ConfigError(f"trusted_classes holds {cls!r}, which is no class or function.")
+    return classes if model_class is None else [*classes, model_class]
 
 
 def allowed_globals(names: Iterable[str], *, trusted_classes: Iterable[Any] = ()) -> list[Any]:
@@ -99,6 +122,11 @@ def allowed_globals(names: Iterable[str], *, trusted_classes: Iterable[Any] = ()
         # Arrays are rebuilt through one class per dtype, which the file does not name.
         found += [type(np.dtype(code)) for code in np.typecodes["All"]]
     return found
+
+
+def cannot_be_rebuilt(names: Iterable[str]) -> list[str]:
+    """Those of the names in a stored module that no load may call."""
+    return sorted(_ANYTHING & set(names))
 
 
 def _well_known(name: str) -> Any | None:
@@ -166,6 +194,12 @@ def _look_up(name: str) -> Any | None:
 
 
 def _refusal(names: list[str]) -> str:
+    if calls := cannot_be_rebuilt(names):
+        return (
+            f"The stored module is made by calling {', '.join(calls)}, with which a file could do "
+            "anything: it cannot be rebuilt. Load the weights into a class of yours with "
+            "model_class=."
+        )
     listed = ", ".join(sorted(names))
     homes = ", ".join(sorted({name.rpartition(".")[0] for name in names}))
     return (
