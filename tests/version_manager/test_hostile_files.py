@@ -70,7 +70,7 @@ def read_all(folder):
     with empty.open("wb") as file:
         write_tensors({})(file)
     ways = {
-        "module": lambda path: rebuild(path, empty),
+        "module": lambda path: rebuild(path, lambda: empty),
         "file": load_module_file,
         "weights": read_tensors,
         **{

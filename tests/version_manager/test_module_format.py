@@ -66,7 +66,7 @@ def round_trip(model, folder, **options):
     forget_registered()
     (folder / "module.pt").write_bytes(files.description)
     (folder / "weights").write_bytes(written(files.tensors))
-    return rebuild(folder / "module.pt", folder / "weights", **options)
+    return rebuild(folder / "module.pt", lambda: folder / "weights", **options)
 
 
 @given(named=st.dictionaries(st.text(min_size=1, max_size=5), tensors(), max_size=4))
@@ -219,11 +219,11 @@ def test_weights_of_another_module_are_refused(tmp_path):
     (tmp_path / "module.pt").write_bytes(to_files(nn.Linear(2, 2)).description)
     (tmp_path / "weights").write_bytes(written({"weight": torch.zeros(2, 2)}))
     with pytest.raises(IntegrityError, match="differ in: bias"):
-        rebuild(tmp_path / "module.pt", tmp_path / "weights")
+        rebuild(tmp_path / "module.pt", lambda: tmp_path / "weights")
     other = {"weight": torch.zeros(3, 2), "bias": torch.zeros(2)}
     (tmp_path / "weights").write_bytes(written(other))
     with pytest.raises(IntegrityError, match=r"'weight': stored \(3, 2\)"):
-        rebuild(tmp_path / "module.pt", tmp_path / "weights")
+        rebuild(tmp_path / "module.pt", lambda: tmp_path / "weights")
 
 
 # ── hostile files ───────────────────────────────────────────────────────────────────────────
@@ -274,7 +274,7 @@ def hostile(value, folder):
     torch.save(value, buffer)
     (folder / "module.pt").write_bytes(buffer.getvalue())
     (folder / "weights").write_bytes(written({}))
-    return folder / "module.pt", folder / "weights"
+    return folder / "module.pt", lambda: folder / "weights"
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_each_way_out_works(way, tmp_path):
     options = {"passed": {"trusted_classes": [Settings]}, "trust": {"trust": True}}
     if way == "registered":
         register_class(Settings)
-    found = rebuild(tmp_path / "module.pt", tmp_path / "weights", **options.get(way, {}))
+    found = rebuild(tmp_path / "module.pt", lambda: tmp_path / "weights", **options.get(way, {}))
     assert found.settings.n == 3
 
 
@@ -352,4 +352,4 @@ def test_own_classes_of_this_process_need_no_vouching(tmp_path):
     files = to_files(WithSettings())
     (tmp_path / "module.pt").write_bytes(files.description)
     (tmp_path / "weights").write_bytes(written(files.tensors))
-    assert rebuild(tmp_path / "module.pt", tmp_path / "weights").settings.n == 3
+    assert rebuild(tmp_path / "module.pt", lambda: tmp_path / "weights").settings.n == 3

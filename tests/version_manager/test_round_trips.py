@@ -59,7 +59,7 @@ def stored(files, folder):
     weights.write_bytes(buffer.getvalue())
     if files.description is not None:
         description.write_bytes(files.description)
-    return ModelPaths(weights=weights, description=files.description and description)
+    return ModelPaths(weights=lambda: weights, description=files.description and description)
 
 
 def round_trip(model, folder, **options):

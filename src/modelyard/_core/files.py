@@ -16,7 +16,8 @@ def replacing(path: Path) -> Iterator[Path]:
     The content is on the disk before the name changes, and the name before the block is left.
     If the block raises, the temporary file goes and an older `path` stays as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary

@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import URL, Connection, Engine, StaticPool, create_engine, event, make_url, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from modelyard._core.errors import ConfigError, StorageBusyError, StorageError
@@ -25,9 +25,10 @@ from modelyard.storage.filesystems import network_file_system, processes_that_wr
 
 BUSY_TIMEOUT_S = 30.0
 _IN_MEMORY = frozenset({None, "", ":memory:"})
-_FIRST_PAUSE_S = 0.0005
-_LONGEST_PAUSE_S = 0.004
+_FIRST_PAUSE_S = 0.0002
+_LONGEST_PAUSE_S = 0.001
 _UNDO = "modelyard_undo"
+_BEGIN = "BEGIN IMMEDIATE"
 _WAIT = f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}"
 # Writers to one PostgreSQL database agree on this number and so go one after another.
 _ADVISORY_LOCK = text("SELECT pg_advisory_xact_lock(7303011)")
@@ -59,8 +60,12 @@ class Database:
         self._make_tables()
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self, *, while_waiting: Callable[[], None] | None = None) -> Iterator[Connection]:
         """One transaction: all of it is stored when the block ends, or nothing.
+
+        Args:
+            while_waiting: Called once if others hold the write lock: work that would else be
+                done with the lock held, while they wait for it in turn.
 
         Raises:
             StorageBusyError: Others held the write lock for longer than 30 s; try again.
@@ -69,7 +74,7 @@ class Database:
         undo: list[Callable[[], None]] = []
         try:
             with contextlib.ExitStack() as held, self._connection() as connection:
-                self._take_write_lock(connection, held)
+                self._take_write_lock(connection, held, while_waiting)
                 connection.info[_UNDO] = undo
                 yield connection
                 connection.commit()
@@ -129,21 +134,35 @@ class Database:
             if memory_lock is not None:
                 memory_lock.release()
 
-    def _take_write_lock(self, connection: Connection, held: contextlib.ExitStack) -> None:
+    def _take_write_lock(
+        self,
+        connection: Connection,
+        held: contextlib.ExitStack,
+        while_waiting: Callable[[], None] | None = None,
+    ) -> None:
         if not self._is_sqlite:
+            if while_waiting is not None:
+                while_waiting()
             connection.execute(_ADVISORY_LOCK)
             return
         # SQLite's own waiting sleeps for up to 100 ms at a time, while most transactions are over
-        # in 5: eight processes that save would mostly sleep.
-        connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+        # in 3: eight processes that save would mostly sleep. The driver is asked directly: what
+        # SQLAlchemy does for each attempt takes longer than the pauses.
+        connection.begin()
+        driver = _driver_of(connection)
+        driver.execute("PRAGMA busy_timeout = 0")
         give_up_at_s = time.monotonic() + BUSY_TIMEOUT_S
         pause_s = _FIRST_PAUSE_S
         try:
             while not self._begins(connection, held, must=time.monotonic() >= give_up_at_s):
+                if while_waiting is not None:
+                    while_waiting()
+                    while_waiting = None
+                    continue
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         finally:
-            connection.exec_driver_sql(_WAIT)
+            driver.execute(_WAIT)
 
     def _begins(self, connection: Connection, held: contextlib.ExitStack, *, must: bool) -> bool:
         """Begin a writing transaction; until `held` is closed, no fork comes in between."""
@@ -283,13 +302,21 @@ def _begins(connection: Connection, *, must: bool) -> bool:
     Raises:
         OperationalError: Somebody is, and this `must` begin now; or the database refuses.
     """
+    if must:
+        connection.exec_driver_sql(_BEGIN)
+        return True
     try:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-    except OperationalError as error:
-        if must or "locked" not in str(error.orig):
-            raise
-        return False
+        _driver_of(connection).execute(_BEGIN)
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error):
+            return False
+        connection.exec_driver_sql(_BEGIN)  # raises it as SQLAlchemy raises everything else
     return True
+
+
+def _driver_of(connection: Connection) -> sqlite3.Connection:
+    """SQLite's own connection under `connection`."""
+    return cast("sqlite3.Connection", connection.connection.driver_connection)
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:

@@ -15,6 +15,7 @@ from blake3 import blake3
 from modelyard._core.errors import IntegrityError
 
 _BLANK = "0" * 64
+_encoded = json.JSONEncoder(allow_nan=False).encode
 _SEAL = re.compile(rb'  "checksum": "([0-9a-f]{64})"\n}\n\Z')
 
 
@@ -26,7 +27,7 @@ def sealed(value: Mapping[str, Any]) -> bytes:
     """
     items = {**value, "checksum": _BLANK}.items()
     # Python's encoder with an indent is ten times slower.
-    lines = [f"  {json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in items]
+    lines = [f"  {_encoded(k)}: {_encoded(v)}" for k, v in items]
     data = ("{\n" + ",\n".join(lines) + "\n}\n").encode("utf-8")
     start = len(data) - len(_BLANK) - len('"\n}\n')
     return data[:start] + blake3(data).hexdigest().encode() + data[start + len(_BLANK) :]

@@ -159,13 +159,14 @@ def insert_bundle(
             store,
             said,
             module := [part for part in parts if part.kind != "attachment"],
-            saving.unknown(connection, module),
+            new := saving.unknown(connection, module),
             version_id=ids[version_id],
             made_at=datetime.fromisoformat(manifest["created_at"]),
             now=now,
             actor=actor,
             action=IMPORT,
         )
+        store.blobs.sync([part.ref.digest for part in new])
         for part in parts:
             if part.kind == "attachment":
                 version = catalog.find(connection, ids[version_id])

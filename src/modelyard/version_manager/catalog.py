@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, func, select
+from sqlalchemy import Connection, Select, Table, bindparam, func, select
 
 from modelyard._core.errors import ConfigError, VersionNotFoundError
 from modelyard.stats.direction import is_lower_better
@@ -41,10 +41,8 @@ def find(connection: Connection, version_id: str, *, removed: bool = False) -> V
         raise ConfigError(
             f"A version id is text such as 'ppo_v20231120_120000', got {version_id!r}."
         )
-    query = select(t.version).where(t.version.c.version_id == version_id)
-    if not removed:
-        query = query.where(t.version.c.removed_at.is_(None))
-    found = as_versions(connection, query)
+    rows = connection.execute(_ONE_OF_ALL if removed else _ONE, {"version_id": version_id}).all()
+    found = _with_belongings(connection, rows, [version_id])
     if not found:
         raise VersionNotFoundError(_not_found(connection, version_id))
     return found[0]
@@ -205,15 +203,18 @@ _COLUMNS_READ = [
 ]
 
 
+_ONE_OF_ALL = select(*_COLUMNS_READ).where(t.version.c.version_id == bindparam("version_id"))
+_ONE = _ONE_OF_ALL.where(t.version.c.removed_at.is_(None))
+
+
 def _with_belongings(connection: Connection, rows: Sequence[Any], ids: Any) -> list[Version]:
     """Versions from their rows, and from what other tables tell of `ids` (values or a query)."""
     metrics: dict[str, dict[str, float | None]] = {}
-    m = t.metric.c
-    for key, name, value in _belonging(connection, ids, m.version_id, m.name, m.value):
+    for key, name, value in _belonging(connection, ids, t.metric):
         metrics.setdefault(key, {})[name] = value
-    tags = _grouped(connection, ids, t.tag.c.version_id, t.tag.c.tag)
-    parents = _grouped(connection, ids, t.lineage.c.version_id, t.lineage.c.parent_id)
-    aliases = _grouped(connection, ids, t.alias.c.version_id, t.alias.c.alias)
+    tags = _grouped(connection, ids, t.tag)
+    parents = _grouped(connection, ids, t.lineage)
+    aliases = _grouped(connection, ids, t.alias)
     environments = _environments(connection, {row[-1] for row in rows})
     return [
         {
@@ -259,24 +260,51 @@ def _with_belongings(connection: Connection, rows: Sequence[Any], ids: Any) -> l
     ]
 
 
-def _belonging(connection: Connection, ids: Any, key: Any, *columns: Any) -> Iterable[Any]:
-    """Rows of another table that belong to these versions: the version's id, then `columns`."""
-    query = select(key, *columns).where(key.in_(ids)).order_by(columns[0])
-    return connection.execute(query).all()  # one by one, they take twice as long
+# What is told of versions from other tables: the version's id first, sorted by what comes second.
+_BELONGING = {
+    table: select(table.c.version_id, *columns).order_by(columns[0])
+    for table, columns in (
+        (t.metric, (t.metric.c.name, t.metric.c.value)),
+        (t.tag, (t.tag.c.tag,)),
+        (t.lineage, (t.lineage.c.parent_id,)),
+        (t.alias, (t.alias.c.alias,)),
+    )
+}
+# Made once: to build a query takes longer than to run it.
+_BELONGING_TO_NAMED = {
+    table: query.where(table.c.version_id.in_(bindparam("ids", expanding=True)))
+    for table, query in _BELONGING.items()
+}
 
 
-def _grouped(connection: Connection, ids: Any, key: Any, column: Any) -> dict[str, list[str]]:
+def _belonging(connection: Connection, ids: Any, table: Table) -> Iterable[Any]:
+    """Rows of another table that belong to these versions (their ids, or a query for them)."""
+    if isinstance(ids, list):
+        found = connection.execute(_BELONGING_TO_NAMED[table], {"ids": ids})
+    else:
+        found = connection.execute(_BELONGING[table].where(table.c.version_id.in_(ids)))
+    return found.all()  # one by one, they take twice as long
+
+
+def _grouped(connection: Connection, ids: Any, table: Table) -> dict[str, list[str]]:
     grouped: dict[str, list[str]] = {}
-    for version_id, value in _belonging(connection, ids, key, column):
+    for version_id, value in _belonging(connection, ids, table):
         grouped.setdefault(version_id, []).append(value)
     return grouped
 
 
 def _environments(connection: Connection, digests: set[str | None]) -> dict[str | None, Any]:
-    query = select(t.environment.c.digest, t.environment.c.facts)
     if len(digests) <= _MOST_NAMED:
-        query = query.where(t.environment.c.digest.in_(digests))
-    return {row.digest: row.facts for row in connection.execute(query)}
+        found = connection.execute(_NAMED_ENVIRONMENTS, {"digests": list(digests)})
+    else:
+        found = connection.execute(_ENVIRONMENTS)
+    return {row.digest: row.facts for row in found}
+
+
+_ENVIRONMENTS = select(t.environment.c.digest, t.environment.c.facts)
+_NAMED_ENVIRONMENTS = _ENVIRONMENTS.where(
+    t.environment.c.digest.in_(bindparam("digests", expanding=True))
+)
 
 
 def _sorted(query: Select[Any], sort_by: str, *, ascending: bool) -> Select[Any]:

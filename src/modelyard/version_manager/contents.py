@@ -1,15 +1,19 @@
 """The parts of a version in the blob store: put there, and read back verified."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from torch import nn
 
 from modelyard._core.errors import ConfigError, IntegrityError, NotFoundError
 from modelyard._core.ids import checked_name
 from modelyard.storage import Store
 from modelyard.storage import tables as t
+from modelyard.storage.hashing import WORTH_THREADS_BYTES
 from modelyard.version_manager import module_format, payloads, saving
 from modelyard.version_manager.loading import ModelPaths
 from modelyard.version_manager.saving import StoredPart
@@ -117,7 +121,7 @@ def read(store: Store, kind: str, version_id: str, name: str) -> Any:
 
 
 def model_paths(store: Store, version_id: str, *, needs_original: bool = False) -> ModelPaths:
-    """The files a version's module is made of, every one verified.
+    """The files a version's module is made of, every one verified: large weights when asked for.
 
     Args:
         store: Where they are.
@@ -127,14 +131,37 @@ def model_paths(store: Store, version_id: str, *, needs_original: bool = False) 
     Raises:
         IntegrityError: One is missing or damaged.
     """
-    row = t.artifact.c
-    query = select(row.name, row.digest).where(row.version_id == version_id, row.kind == "model")
     with store.database.reading() as connection:
-        digests = {r.name: r.digest for r in connection.execute(query)}
+        rows = connection.execute(_MODEL_FILES, {"version_id": version_id}).all()
+    digests = {row.name: row.digest for row in rows}
     if saving.WEIGHTS not in digests:
         raise IntegrityError(f"The database has no weights for {version_id}.")
     for name, digest in digests.items():
         if needs_original and not store.blobs.has(digest):
             raise IntegrityError(f"{name} of {version_id} is gone: there is no blob {digest}.")
+    is_large = any(row.size_bytes >= WORTH_THREADS_BYTES for row in rows)
+    begun = _begun if is_large else _done
+    weights = begun(functools.partial(store.blobs.open_verified, digests.pop(saving.WEIGHTS)))
     files = {name: store.blobs.open_verified(digest) for name, digest in digests.items()}
-    return ModelPaths(weights=files[saving.WEIGHTS], description=files.get(saving.DESCRIPTION))
+    return ModelPaths(weights=weights, description=files.get(saving.DESCRIPTION))
+
+
+_MODEL_FILES = (
+    select(t.artifact.c.name, t.artifact.c.digest, t.blob.c.size_bytes)
+    .join(t.blob, t.blob.c.digest == t.artifact.c.digest)
+    .where(t.artifact.c.version_id == bindparam("version_id"), t.artifact.c.kind == "model")
+)
+
+
+def _begun(work: Callable[[], Path]) -> Callable[[], Path]:
+    """Begin `work` in a thread of its own; what waits for its result."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="modelyard-verify")
+    result = thread.submit(work)
+    thread.shutdown(wait=False)
+    return result.result
+
+
+def _done(work: Callable[[], Path]) -> Callable[[], Path]:
+    """Do `work`; what gives its result."""
+    path = work()
+    return lambda: path

@@ -6,7 +6,7 @@ in the version's manifest, so they have no document.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -56,7 +56,7 @@ def record(connection: Connection, store: Store, event: Event) -> int:
     The document is written before the commit, and removed where that fails: it would tell of
     something that was not done. After a kill it stays until `gc` takes it.
     """
-    row = {**asdict(event), "at": event.at.isoformat(), "detail": dict(event.detail)}
+    row = {**vars(event), "at": event.at.isoformat(), "detail": dict(event.detail)}
     result = connection.execute(_INSERT, row)
     key = result.inserted_primary_key
     seq = int(key[0]) if key is not None else 0

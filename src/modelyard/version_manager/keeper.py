@@ -227,7 +227,7 @@ class RegistryKeeper(RegistryReader):
             IntegrityError: A file is missing or damaged.
         """
         version = self.get_version(version_id)
-        contents.model_paths(self.store, version_id, needs_original=True)
+        contents.model_paths(self.store, version_id, needs_original=True).weights()
         manifests.check(self.store, version)
         return version
 

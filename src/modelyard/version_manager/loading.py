@@ -1,7 +1,7 @@
 """A stored version as a module again."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ class ModelPaths:
     """Verified files of a version.
 
     Attributes:
-        weights: Path of the weights.
+        weights: Gives the path of the weights, once they are verified: large ones are hashed
+            while what else belongs to a load is done. Raises what is wrong with them.
         description: Path of the module's description, or None if it has none.
     """
 
-    weights: Path
+    weights: Callable[[], Path]
     description: Path | None
 
 
@@ -57,7 +58,7 @@ def load_into(model_class: type[nn.Module], version: Version, paths: ModelPaths)
             differ from the stored ones in name or shape.
     """
     model = _constructed(model_class, version)
-    tensors, metadata = read_tensors(paths.weights)
+    tensors, metadata = read_tensors(paths.weights())
     state = module_format.state_dict_of(tensors, model, metadata)
     try:
         _take_dtypes_(model, state)

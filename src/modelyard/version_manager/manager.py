@@ -211,7 +211,7 @@ class ModelVersionManager(RegistryKeeper):
         note_provenance(
             model,
             facts.provenance_of(version),
-            lambda: read_tensors(paths.weights)[0],
+            lambda: read_tensors(paths.weights())[0],
         )
         return model
 

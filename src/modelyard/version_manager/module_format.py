@@ -95,7 +95,7 @@ def description_of(model: nn.Module) -> tuple[bytes | None, str | None]:
 
 def rebuild(
     description: Path,
-    weights: Path,
+    weights: Callable[[], Path],
     *,
     trusted_classes: Iterable[Any] = (),
     trust: bool = False,
@@ -104,7 +104,7 @@ def rebuild(
 
     Args:
         description: Path of `module.pt`.
-        weights: Path of `weights.safetensors`.
+        weights: Gives the path of `weights.safetensors`; asked when the module is made.
         trusted_classes: Further classes that may be rebuilt.
         trust: Unpickle without restriction. Runs whatever code the file holds.
 
@@ -118,7 +118,7 @@ def rebuild(
         model = restricted_load(description, trusted_classes=trusted_classes)
     if not isinstance(model, nn.Module):
         raise IntegrityError(f"{str(description)!r} holds a {type(model).__name__}, no nn.Module.")
-    tensors, _ = read_tensors(weights)
+    tensors, _ = read_tensors(weights())
     try:
         _fill_(model, tensors)
         _restore_functions_(model)

@@ -72,7 +72,7 @@ def store_version(
     written: list[str] = []
     is_complete = False
     try:
-        with store.database.writing() as connection:
+        with store.database.writing(while_waiting=lambda: _sync_early(store, parts)) as connection:
             version_id = free_id(connection, store, facts.model_name, timestamp_of(now))
             _check_parents(connection, facts.parents)
             new = unknown(connection, parts)
@@ -88,6 +88,8 @@ def store_version(
                 now=now,
                 actor=actor,
             )
+            # After the manifest: its own sync has taken along most of what this one waits for.
+            store.blobs.sync([part.ref.digest for part in new])
             is_complete = True
     except BaseException as error:
         forget_folders(store, written)
@@ -101,6 +103,20 @@ def store_version(
             ) from error
         raise
     return version_id
+
+
+def _sync_early(store: Store, parts: Iterable[StoredPart]) -> None:
+    """Bring blobs to the disk while others hold the write lock.
+
+    To sync them once more with the lock held, while others wait, then takes no time.
+    """
+    for digest in {part.ref.digest for part in parts}:
+        try:
+            store.blobs.sync([digest])
+        except StorageError:
+            # gc may have taken what no row of the database names; it is written again then.
+            if store.blobs.has(digest):
+                raise
 
 
 def forget_folders(store: Store, names: Iterable[str]) -> None:
@@ -146,6 +162,8 @@ def insert_version(
 ) -> None:
     """Write the rows and the folder of a version, inside a transaction.
 
+    Whoever commits it syncs the blobs of `new` parts first.
+
     Args:
         connection: Open on the store.
         store: Where to.
@@ -184,8 +202,6 @@ def insert_version(
     )
     link_files(store, manifest)
     manifests.write(store, manifest)
-    # After the manifest: its own sync has taken along most of what this one waits for.
-    store.blobs.sync([part.ref.digest for part in new])
 
 
 def link_files(store: Store, manifest: Mapping[str, Any]) -> None:
