@@ -33,6 +33,16 @@ def test_a_wrong_value_is_refused_by_name(mlp, name, value):
     assert next(mlp.parameters()).device.type == "cpu"
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_latency_ms", "5"), ("max_latency_ms", -1), ("max_queue", "9"), ("max_queue", 0)],
+)
+def test_an_engine_refuses_a_wrong_value_by_name(mlp, name, value):
+    optimizer = InferenceOptimizer(mlp, device="cpu")
+    with pytest.raises(ConfigError, match=name):
+        optimizer.engine(**{name: value})
+
+
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is one here")
 def test_a_device_that_is_not_here_is_refused(mlp):
     with pytest.raises(ConfigError, match="'mps' cannot compute here"):

@@ -242,6 +242,9 @@ def test_versions_are_filtered_by_model_and_by_all_tags(registry, save):
     save("other", tags=["a", "b"])
     found = registry.list_versions("ppo", tags=["a", "b"])
     assert [v["version_id"] for v in found] == [both]
+    many = [f"tag{i}" for i in range(1500)]
+    tagged = save(tags=many)
+    assert [v["version_id"] for v in registry.list_versions(tags=many)] == [tagged]
 
 
 @pytest.mark.parametrize("key", ["sharpe", "metrics.sharpe"])

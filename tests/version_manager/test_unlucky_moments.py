@@ -129,6 +129,8 @@ def test_promotion_whose_answer_was_lost_keeps_its_place_in_the_history(
         {"description": None},
         {"description": Path("x")},
         {"description": "\ud800"},
+        {"description": "a\0b"},
+        {"config": {"a": "\0"}},
         {"metrics": {"\ud800": 1.0}},
         {"config": {"a": ["\ud800"]}},
         {"config": {"\ud800": 1}},

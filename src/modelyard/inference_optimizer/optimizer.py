@@ -131,6 +131,8 @@ class InferenceOptimizer(MeasuredPredictor):
             NotReadyError: There is no model.
             ConfigError: A value out of range.
         """
+        if max_latency_ms is not None:
+            check_number(max_latency_ms, "max_latency_ms", above=0)
         serving = self._current()
         measured = {} if serving.record is None else serving.record.winners
         return Engine(
@@ -138,7 +140,7 @@ class InferenceOptimizer(MeasuredPredictor):
             prepare=self._prepared,
             cached=self._item_from_cache if serving.cache.max_size else None,
             max_batch=self.batch_size,
-            max_queue=max_queue,
+            max_queue=whole_number(max_queue, "max_queue", at_least=1),
             max_latency_ms=self._max_latency_ms if max_latency_ms is None else max_latency_ms,
             clock=SystemClock(),
             service_s={n: winner.latency_ms / MS_PER_S for n, winner in measured.items()},

@@ -25,8 +25,8 @@ from modelyard.storage.filesystems import network_file_system, processes_that_wr
 
 BUSY_TIMEOUT_S = 30.0
 _IN_MEMORY = frozenset({None, "", ":memory:"})
-_FIRST_PAUSE_S = 0.0002
-_LONGEST_PAUSE_S = 0.001
+_FIRST_PAUSE_S = 0.0003
+_LONGEST_PAUSE_S = 0.002
 _UNDO = "modelyard_undo"
 _BEGIN = "BEGIN IMMEDIATE"
 _WAIT = f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}"

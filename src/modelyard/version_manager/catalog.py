@@ -91,9 +91,11 @@ def listed(
     query = select(t.version).where(v.removed_at.is_(None))
     if model_name is not None:
         query = query.where(v.model_name == model_name)
-    for tag in tags:
-        tagged = select(t.tag.c.version_id).where(t.tag.c.tag == tag)
-        query = query.where(v.version_id.in_(tagged))
+    if wanted := set(tags):
+        tag = t.tag.c
+        # One query however many tags: a database takes only so many in one another.
+        tagged = select(tag.version_id).where(tag.tag.in_(wanted)).group_by(tag.version_id)
+        query = query.where(v.version_id.in_(tagged.having(func.count() == len(wanted))))
     in_order = functools.partial(_sorted, sort_by=sort_by, ascending=ascending)
     if limit is None and not offset:
         return as_versions(connection, query, in_order=in_order)

@@ -149,12 +149,18 @@ def checked_description(description: object) -> str:
 
 
 def check_texts(value: Any, *, where: str) -> None:
-    """Check that every text in plain values, keys included, can be written as UTF-8.
+    """Check that every text in plain values, keys included, can be kept by every database.
 
     Raises:
-        ConfigError: One holds half a character, as names of files from elsewhere do.
+        ConfigError: One holds half a character, as names of files from elsewhere do, or the
+            character of number 0.
     """
     if isinstance(value, str):
+        if "\0" in value:
+            raise ConfigError(
+                f"{where} has text with a zero character, which not every database keeps: "
+                f"{value!r}."
+            )
         try:
             value.encode()
         except UnicodeEncodeError as error:
