@@ -47,6 +47,18 @@ def function_of(*names):
         (("labels", "predictions"), "targets first"),
         (("expected", "got"), "targets first"),
         (("y", "y_hat"), "targets first"),
+        (("y_test", "y_hat"), "targets first"),
+        (("actual", "predicted"), "targets first"),
+        (("gold", "pred"), "targets first"),
+        (("true_labels", "pred_labels"), "targets first"),
+        (("labels_true", "labels_pred"), "targets first"),
+        (("true_label", "predicted_label"), "targets first"),
+        (("model_output", "target"), "outputs first"),
+        (("net_pred", "label"), "outputs first"),
+        (("policy_out", "target"), "outputs first"),
+        (("pred_data", "true_data"), "outputs first"),
+        (("pred_labels", "true_labels"), "outputs first"),
+        (("forecast", "actual"), "outputs first"),
     ],
 )
 def test_names_tell_the_form(names, form):

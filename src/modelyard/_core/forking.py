@@ -32,14 +32,19 @@ def call_after_fork(renew: Callable[[], None]) -> None:
 
 
 class RenewedLock:
-    """A lock for what a module keeps, made anew in each child: `with renewed.lock:`."""
+    """A lock for what a module keeps, made anew in each child: `with renewed.lock:`.
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
+    Args:
+        make: Makes it; `threading.RLock` for one that a thread may take again.
+    """
+
+    def __init__(self, make: Callable[[], Any] = threading.Lock) -> None:
+        self._make = make
+        self.lock = make()
         call_after_fork(self._after_fork)
 
     def _after_fork(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = self._make()
 
 
 def _renew_all() -> None:

@@ -1,10 +1,21 @@
 """Plain values: what JSON can hold, from what numeric code produces."""
 
 import math
+import operator
 from collections.abc import Mapping
 from typing import Any
 
 from modelyard._core.errors import ConfigError
+
+
+def as_whole(value: Any) -> int | None:
+    """A whole number, also NumPy's; None for anything else."""
+    if isinstance(value, bool | float | str):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def to_plain(value: Any, *, where: str = "value") -> Any:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modelyard._core.errors import ConfigError, QuantizationError
+from modelyard.cli.options import axes_of, shape_of
 from modelyard.cli.registry import (
     MODELS,
     AsJson,
@@ -15,7 +16,7 @@ from modelyard.cli.registry import (
     open_registry,
 )
 from modelyard.cli.showing import show_json, show_line
-from modelyard.cli.sources import model_of, shape_of
+from modelyard.cli.sources import model_of
 
 if TYPE_CHECKING:
     from modelyard.compression import ModelCompressor
@@ -79,6 +80,10 @@ def compress(
         str | None,
         typer.Option(help="As 1,263; by default the example input saved with the version."),
     ] = None,
+    dynamic: Annotated[
+        list[str] | None,
+        typer.Option(help="A size that varies, as input:1=time; again for another."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="ONNX file to write; it ends in .onnx.")] = None,
     save_as: Annotated[
         str | None, typer.Option(help="Save the result in the registry under this model name.")
@@ -92,9 +97,10 @@ def compress(
     """Make a model smaller and faster, its error measured; refused where that is too large."""
     _check(method, out, prune, max_error)
     shape = None if input_shape is None else shape_of(input_shape)
+    axes = axes_of(dynamic or [])
     model, own_name, example = model_of(source, base_dir, database_url, storage_url)
     data = _data_in(calibration, target)
-    compressor = _compressor(model, shape, example, data)
+    compressor = _compressor(model, shape, example, data, axes)
     if prune:
         compressor.prune_model(prune, prune_method)
         compressor.make_pruning_permanent()
@@ -164,7 +170,11 @@ def _data_in(path: Path | None, target: str | None) -> "UserData | None":
 
 
 def _compressor(
-    model: Any, shape: tuple[int, ...] | None, example: Any, data: "UserData | None"
+    model: Any,
+    shape: tuple[int, ...] | None,
+    example: Any,
+    data: "UserData | None",
+    axes: dict[str, dict[int, str]] | None,
 ) -> "ModelCompressor":
     from modelyard.compression import ModelCompressor  # noqa: PLC0415 - brings torch
     from modelyard.torchtools.inputs import resolve_example  # noqa: PLC0415 - as above
@@ -174,7 +184,10 @@ def _compressor(
     elif example is None and data is not None:
         example = data.inputs[:2]
     return ModelCompressor(
-        model, example_input=example, validation_data=None if data is None else data.inputs
+        model,
+        example_input=example,
+        validation_data=None if data is None else data.inputs,
+        dynamic_axes=axes,
     )
 
 

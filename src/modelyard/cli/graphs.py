@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modelyard._core.errors import ConfigError
+from modelyard.cli.options import axes_of, pair_of, shape_of
 from modelyard.cli.registry import (
     MODELS,
     AsJson,
@@ -14,7 +15,7 @@ from modelyard.cli.registry import (
     StorageUrl,
 )
 from modelyard.cli.showing import show_json, show_line, show_pairs
-from modelyard.cli.sources import model_of, shape_of
+from modelyard.cli.sources import model_of
 
 if TYPE_CHECKING:
     from modelyard.export import Exported
@@ -65,8 +66,8 @@ def export(
 ) -> None:
     """Write a model for another runtime, whole and verified or not at all."""
     shape = None if input_shape is None else shape_of(input_shape)
-    axes = _axes_of(dynamic or [], is_fixed=fixed)
-    texts = dict(_pair(text, option="--metadata", like="desk=rates") for text in metadata or [])
+    axes = _axes(dynamic or [], is_fixed=fixed)
+    texts = dict(pair_of(text, option="--metadata", like="desk=rates") for text in metadata or [])
     model, own_name, example = model_of(source, base_dir, database_url, storage_url)
     from modelyard.export import ModelExporter  # noqa: PLC0415 - brings torch
 
@@ -132,26 +133,10 @@ def _samples_in(path: Path | None) -> Any:
     return load_user_data(path).inputs
 
 
-def _axes_of(texts: list[str], *, is_fixed: bool) -> dict[str, dict[int, str]] | None:
-    if is_fixed:
-        if texts:
-            raise ConfigError("--fixed says that no size varies; leave out --dynamic.")
-        return {}
-    axes: dict[str, dict[int, str]] = {}
-    for text in texts:
-        place, size = _pair(text, option="--dynamic", like="input:1=time")
-        name, colon, axis = place.rpartition(":")
-        if not colon or not axis.isdecimal():
-            raise ConfigError(f"--dynamic must be such as input:1=time; got {text!r}.")
-        axes.setdefault(name, {})[int(axis)] = size
-    return axes or None
-
-
-def _pair(text: str, *, option: str, like: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key or not value:
-        raise ConfigError(f"{option} must be such as {like}; got {text!r}.")
-    return key, value
+def _axes(texts: list[str], *, is_fixed: bool) -> dict[str, dict[int, str]] | None:
+    if is_fixed and texts:
+        raise ConfigError("--fixed says that no size varies; leave out --dynamic.")
+    return {} if is_fixed else axes_of(texts)
 
 
 def _told(exported: "Exported") -> dict[str, Any]:

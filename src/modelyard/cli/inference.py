@@ -9,6 +9,7 @@ import typer
 
 from modelyard._core.errors import ConfigError
 from modelyard._core.files import make_folder, write_text
+from modelyard.cli.options import shape_of
 from modelyard.cli.registry import (
     MODELS,
     AsJson,
@@ -18,7 +19,7 @@ from modelyard.cli.registry import (
     open_registry,
 )
 from modelyard.cli.showing import show_json, show_line
-from modelyard.cli.sources import model_of, shape_of
+from modelyard.cli.sources import model_of
 
 
 def bench(

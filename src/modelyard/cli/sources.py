@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelyard._core.errors import ConfigError, NotFoundError
+from modelyard._core.errors import NotFoundError
 from modelyard.cli.registry import open_registry
 
 if TYPE_CHECKING:
@@ -30,20 +30,3 @@ def _example_of(registry: "ModelVersionManager", version_id: str) -> Any:
         return registry.read_artifact(version_id, "example_input")
     except NotFoundError:
         return None
-
-
-def shape_of(text: str) -> tuple[int, ...]:
-    """The shape that `--input-shape` gives.
-
-    Raises:
-        ConfigError: It is no list of whole numbers.
-    """
-    try:
-        shape = tuple(int(size) for size in text.split(","))
-    except ValueError:
-        shape = ()
-    if not shape or min(shape) < 1:
-        raise ConfigError(
-            f"--input-shape must be whole numbers of 1 or more such as 1,263; got {text!r}."
-        )
-    return shape

@@ -36,6 +36,9 @@ class ModelCompressor(QuantizingSteps, TrainingSteps):
             inferred from the layers.
         validation_data: What errors are measured on: a tensor of samples, or an iterable of
             batches. Without it, seeded normal inputs stand in and results say "synthetic".
+        dynamic_axes: Sizes that may vary in quantized models, by input and axis, as
+            `{"input": {0: "batch_size", 1: "time"}}`; the batch alone by default. Names are those
+            that `ModelExporter` gives: `input`, or of several the arguments of `forward`.
         store: Taken as every class with state takes it; a compressed model is stored by saving it.
         clock: Dates the report.
         seed: Of random pruning, synthetic inputs and distillation.
@@ -142,6 +145,7 @@ class ModelCompressor(QuantizingSteps, TrainingSteps):
         found = search.searched(
             plain_copy(self.original_model),
             example=self._inputs(),
+            dynamic_axes=self._dynamic_axes,
             batches=batches,
             is_real=source != quantization.SYNTHETIC,
             eval_fn=eval_fn,

@@ -17,16 +17,20 @@ Form = Literal["model", "outputs first", "targets first"]
 Answers = Callable[[], tuple[torch.Tensor, torch.Tensor]]
 
 # Whole parts of a name between underscores: a "predictor" is no prediction.
-_MODELS = frozenset({"model", "net", "network", "module", "predictor", "policy", "actor"})
-_DATA = frozenset({"loader", "data", "dataloader", "dataset", "batches"})
-_OUTPUTS = frozenset(
-    {"output", "outputs", "pred", "preds", "prediction", "predictions", "predicted", "yhat", "hat"}
-    | {"logit", "logits", "answer", "answers", "score", "scores", "prob", "probs", "proba"}
-    | {"probability", "probabilities", "ypred"}
-)
-_TARGETS = frozenset(
-    {"target", "targets", "label", "labels", "true", "truth", "expected", "ytrue", "gt"}
-)
+_ROLES = {
+    "model": frozenset({"model", "net", "network", "module", "predictor", "policy", "actor"}),
+    "data": frozenset({"loader", "data", "dataloader", "dataset", "batches"}),
+    "outputs": frozenset(
+        {"output", "outputs", "out", "outs", "pred", "preds", "prediction", "predictions"}
+        | {"predicted", "yhat", "hat", "ypred", "logit", "logits", "answer", "answers"}
+        | {"score", "scores", "prob", "probs", "proba", "probability", "probabilities"}
+        | {"forecast", "forecasts", "estimate", "estimates", "estimated"}
+    ),
+    "targets": frozenset(
+        {"target", "targets", "label", "labels", "true", "truth", "expected", "ytrue", "gt"}
+        | {"actual", "actuals", "gold", "observed", "realized", "realised", "reference"}
+    ),
+}
 
 
 def form_of(metric_fn: Callable[..., Any]) -> Form:
@@ -54,13 +58,22 @@ def form_of(metric_fn: Callable[..., Any]) -> Form:
 
 
 def _form_by_names(first: str, second: str) -> Form:
-    one, two = set(first.split("_")), set(second.split("_"))
-    if one & _MODELS or two & _DATA:
+    one, two = first.split("_"), second.split("_")
+    # What both are called, as in (true_labels, pred_labels), tells nothing of either.
+    a = _role_of([part for part in one if part not in two])
+    b = _role_of([part for part in two if part not in one])
+    if a == "model" or b == "data":
         return "model"
-    if (one & _TARGETS and not two & _TARGETS) or (one == {"y"} and two & _OUTPUTS):
+    if (b == "outputs" and a != "outputs") or (a == "targets" and b != "targets"):
         return "targets first"
-    is_of_outputs = one & (_OUTPUTS | {"y"}) or two & (_TARGETS | {"y"})
+    is_of_outputs = a == "outputs" or b == "targets" or "y" in {first, second}
     return "outputs first" if is_of_outputs else "model"
+
+
+def _role_of(parts: list[str]) -> str | None:
+    """What a name stands for: its last part that tells, as a model's output is an output."""
+    found = (role for part in reversed(parts) for role, words in _ROLES.items() if part in words)
+    return next(found, None)
 
 
 def value_of(

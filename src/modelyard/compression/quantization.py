@@ -14,7 +14,7 @@ from modelyard._core.errors import ConfigError, QuantizationError
 from modelyard.compression.evaluation import timed_in_turns
 from modelyard.compression.records import LayerTold, QuantizationStats
 from modelyard.torchtools import quantization
-from modelyard.torchtools.conversion import to_runnable
+from modelyard.torchtools.conversion import DynamicAxes, to_runnable
 from modelyard.torchtools.inputs import (
     Inputs,
     answer_of,
@@ -172,11 +172,18 @@ def refuse_graph(model: nn.Module) -> None:
         )
 
 
-def float_graph(model: nn.Module, example: Inputs) -> bytes:
+def float_graph(
+    model: nn.Module, example: Inputs, *, dynamic_axes: DynamicAxes | None = None
+) -> bytes:
     """The graph that quantizing starts from.
 
+    Args:
+        model: The float module.
+        example: An input it runs on.
+        dynamic_axes: Sizes that may vary; the batch alone by default.
+
     Raises:
-        ConfigError: The model is a graph already.
+        ConfigError: The model is a graph already, or does not let a size vary.
         QuantizationError: Its weights are not float32.
         ConversionError: The model has no faithful ONNX graph.
     """
@@ -187,7 +194,7 @@ def float_graph(model: nn.Module, example: Inputs) -> bytes:
             f"Nothing could be quantized: the weights are {', '.join(map(str, dtypes))}, and "
             "quantizing starts from float32. Compress a copy: copy.deepcopy(model).float()."
         )
-    return to_runnable(model, example).data
+    return to_runnable(model, example, dynamic_axes=dynamic_axes).data
 
 
 def quantized(

@@ -25,7 +25,7 @@ from modelyard.compression.records import PruningStats
 from modelyard.torchtools.inputs import Inputs, answer_of, copied_for
 from modelyard.torchtools.layers import evaluating, n_parameters
 from modelyard.torchtools.parity import flat_outputs
-from modelyard.torchtools.silence import settings_lock
+from modelyard.torchtools.silence import settings
 
 _STEPS = 12
 _LARGEST_RATIO = 0.98
@@ -195,7 +195,7 @@ def _remove_channels(
     attentions = heads.attentions(model).values()
     layers += [attention for attention in attentions if heads.has_own_widths(attention)]
     n_heads = heads.head_counts(model)
-    with settings_lock, warnings.catch_warnings(), torch.enable_grad():
+    with settings.lock, warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")  # torch-pruning reports parameters it treats by itself
         pruner = torch_pruning.pruner.BasePruner(
             model,

@@ -6,7 +6,6 @@ from typing import Any
 
 from modelyard._core.ids import checked_name
 from modelyard.export.arguments import (
-    checked_axes,
     checked_count,
     checked_fraction,
     checked_names,
@@ -35,6 +34,7 @@ from modelyard.torchtools.conversion import (
     DEFAULT_OPSET,
     RTOL,
     DynamicAxes,
+    checked_axes,
     preserved,
     refuse_untraceable,
     routes,

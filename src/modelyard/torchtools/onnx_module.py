@@ -273,4 +273,7 @@ def _expected(session: Any) -> str:
     wanted = ", ".join(
         f"{value.name} {value.shape} {value.type}" for value in session.get_inputs()
     )
-    return f"The graph takes: {wanted}."
+    return (
+        f"The graph takes: {wanted}. Sizes that are numbers are fixed: dynamic_axes= names those "
+        "that vary, when the graph is made."
+    )

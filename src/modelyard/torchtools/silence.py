@@ -1,7 +1,7 @@
 """Keeping talkative libraries quiet without silencing the other threads.
 
 Warnings' filters, `sys.stdout` and the root logger belong to the process. Whoever changes them
-holds `settings_lock`, or two threads would each put back what the other had set. What others print
+holds `settings.lock`, or two threads would each put back what the other had set. What others print
 and log meanwhile comes through; their warnings do not, as filters know no threads.
 """
 
@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import Any
 
+from modelyard._core.forking import RenewedLock
+
 # Held while settings of the whole process are changed.
-settings_lock = threading.RLock()
+settings = RenewedLock(threading.RLock)
 
 _CHATTY = ("onnxruntime", "onnxscript", "onnx_ir")
 
@@ -49,7 +51,7 @@ class NotFrom(io.TextIOBase):
 def quiet() -> Iterator[None]:
     """Keep ONNX Runtime's advice about its own tools, some of it printed, from the user."""
     me = threading.get_ident()
-    with settings_lock, ExitStack() as stack:
+    with settings.lock, ExitStack() as stack:
         errors_only = _OnlyErrorsFrom(me)
         for logger in _chatty_loggers():
             logger.addFilter(errors_only)
@@ -65,7 +67,7 @@ def quiet() -> Iterator[None]:
 def logging_untouched() -> Iterator[None]:
     """Take back what a library does that sets the root logger up, on import or at first use."""
     root = logging.getLogger()
-    with settings_lock:
+    with settings.lock:
         level, has_handlers = root.level, bool(root.handlers)
         try:
             yield

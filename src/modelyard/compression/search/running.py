@@ -25,6 +25,7 @@ from modelyard.compression.search.candidates import (
 )
 from modelyard.compression.search.telling import Progress, teller, told
 from modelyard.torchtools import quantization
+from modelyard.torchtools.conversion import DynamicAxes
 from modelyard.torchtools.inputs import Inputs, answer_of, copied_for, with_batch
 from modelyard.torchtools.layers import MB, evaluating, size_mb
 from modelyard.torchtools.onnx_module import OnnxModule
@@ -70,6 +71,7 @@ class Search:
     Args:
         original: The module before compressing.
         example: An input it runs on.
+        dynamic_axes: Sizes that may vary in graphs; None for the batch alone.
         batches: What errors are measured on.
         is_real: Whether they are like those the model is used on, or made up.
         eval_fn: `eval_fn(model) -> float`, the metric.
@@ -87,6 +89,7 @@ class Search:
         original: nn.Module,
         *,
         example: Inputs,
+        dynamic_axes: DynamicAxes | None,
         batches: Sequence[Inputs],
         is_real: bool,
         eval_fn: Callable[[nn.Module], Any],
@@ -97,6 +100,7 @@ class Search:
     ) -> None:
         self._original = original
         self._example = example
+        self._dynamic_axes = dynamic_axes
         self._batches = batches
         self._is_real = is_real
         self._eval_fn = eval_fn
@@ -146,7 +150,7 @@ class Search:
         self.leave_out(pruned, "float", reason)
 
     def _quantized(self, level: Level, recipes: Callable[[bytes], Mapping[str, Choices]]) -> None:
-        source = Source(float_graph(level.model, self._example))
+        source = Source(float_graph(level.model, self._example, dynamic_axes=self._dynamic_axes))
         reference = reference_for(level.model, self._batches, is_real=self._is_real)
         tree = tree_of(answer_of(level.model, copied_for(level.model, self._example)))
         for name, choices in recipes(source.graph).items():
@@ -215,6 +219,7 @@ def searched(
     original: nn.Module,
     *,
     example: Inputs,
+    dynamic_axes: DynamicAxes | None,
     batches: Sequence[Inputs],
     is_real: bool,
     eval_fn: Callable[[nn.Module], Any],
@@ -231,6 +236,7 @@ def searched(
     Args:
         original: The module before compressing.
         example: An input it runs on.
+        dynamic_axes: Sizes that may vary in graphs; None for the batch alone.
         batches: What errors are measured on.
         is_real: Whether they are like those the model is used on, or made up.
         eval_fn: `eval_fn(model) -> float`, the metric.
@@ -252,6 +258,7 @@ def searched(
     search = Search(
         original,
         example=example,
+        dynamic_axes=dynamic_axes,
         batches=batches,
         is_real=is_real,
         eval_fn=eval_fn,

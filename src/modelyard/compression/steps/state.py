@@ -8,6 +8,7 @@ from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.errors import ConfigError
 from modelyard.compression import pruning, quantization
 from modelyard.compression.records import DistillationEpoch, QuantizationStats, SearchResult
+from modelyard.torchtools.conversion import DynamicAxes, checked_axes
 from modelyard.torchtools.conversion.preparation import plain_copy
 from modelyard.torchtools.inputs import (
     Inputs,
@@ -33,6 +34,7 @@ class CompressorState:
         *,
         example_input: Any = None,
         validation_data: Any = None,
+        dynamic_axes: DynamicAxes | None = None,
         store: Any = None,  # noqa: ARG002 - see the docstring
         clock: Clock | None = None,
         seed: int | None = None,
@@ -46,6 +48,7 @@ class CompressorState:
         self._clock = clock or SystemClock()
         self._example = example_input
         self._validation_data = validation_data
+        self._dynamic_axes = checked_axes(dynamic_axes)
         self._seed = seed or 0
         self._float_model = plain_copy(model)
         self._quantized: OnnxModule | None = None
@@ -107,7 +110,9 @@ class CompressorState:
         """The float model's graph; converted again only where the model has changed."""
         fingerprint = state_hash(self._float_model)
         if self._converted is None or self._converted[0] != fingerprint:
-            graph = quantization.float_graph(self._float_model, self._inputs())
+            graph = quantization.float_graph(
+                self._float_model, self._inputs(), dynamic_axes=self._dynamic_axes
+            )
             self._converted = (fingerprint, Source(graph))
         return self._converted[1]
 

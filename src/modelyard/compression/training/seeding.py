@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from modelyard._core.forking import RenewedLock
+
 # The states are the process's: another training's epoch would draw from them, and set them.
-_lock = threading.RLock()
+_states = RenewedLock(threading.RLock)
 
 
 @contextmanager
@@ -28,7 +30,7 @@ def seeded_epoch(seed: int, epoch: int, devices: Iterable[torch.device]) -> Iter
     """
     cuda = sorted({device for device in devices if device.type == "cuda"}, key=str)
     numbers = np.random.SeedSequence([seed, epoch]).generate_state(2, np.uint64)
-    with _lock:
+    with _states.lock:
         python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - the state others draw from
         with torch.random.fork_rng(devices=cuda):
             # Not torch.manual_seed, which changes every accelerator for good.

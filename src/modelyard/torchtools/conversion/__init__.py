@@ -6,6 +6,7 @@ comes out is run at several sizes on several kinds of input before it is returne
 freeze a batch, drop a branch or write another opset without a word.
 """
 
+from modelyard.torchtools.conversion.axes import DynamicAxes, checked_axes
 from modelyard.torchtools.conversion.converting import (
     DEFAULT_OPSET,
     LARGEST_FILE_BYTES,
@@ -22,7 +23,7 @@ from modelyard.torchtools.conversion.converting import (
 )
 from modelyard.torchtools.conversion.failures import failure_text
 from modelyard.torchtools.conversion.graphs import opset_of, opset_of_bytes
-from modelyard.torchtools.conversion.interface import DynamicAxes, Interface
+from modelyard.torchtools.conversion.interface import Interface
 from modelyard.torchtools.conversion.preparation import refuse_untraceable
 from modelyard.torchtools.conversion.preserving import preserved
 from modelyard.torchtools.conversion.routes import (
@@ -46,6 +47,7 @@ __all__ = [
     "Run",
     "Subject",
     "Verification",
+    "checked_axes",
     "failure_text",
     "graph_of",
     "opset_of",

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from modelyard._core.errors import ConversionError
+from modelyard.torchtools.conversion.axes import DynamicAxes
 from modelyard.torchtools.conversion.failures import (
     BranchesOnDataError,
     NotRunnableError,
@@ -16,7 +17,7 @@ from modelyard.torchtools.conversion.failures import (
     told,
 )
 from modelyard.torchtools.conversion.graphs import finished, opset_of
-from modelyard.torchtools.conversion.interface import DynamicAxes, Interface, interface_of
+from modelyard.torchtools.conversion.interface import Interface, besides_the_batch, interface_of
 from modelyard.torchtools.conversion.observation import Observed, observed
 from modelyard.torchtools.conversion.preparation import prepared
 from modelyard.torchtools.conversion.preserving import Contents, preserved
@@ -147,16 +148,26 @@ def to_onnx(
         return graph_of(subject, opset=opset)
 
 
-def to_runnable(model: nn.Module, example: Inputs) -> Graph:
+def to_runnable(
+    model: nn.Module, example: Inputs, *, dynamic_axes: DynamicAxes | None = None
+) -> Graph:
     """A graph to run here: at the default opset, or at the one where torch has a second route.
 
+    Args:
+        model: Any module.
+        example: An input it runs on.
+        dynamic_axes: Sizes that may vary besides the batch, as for `to_onnx`.
+
     Raises:
+        ConfigError: `dynamic_axes` names what is not there or cannot vary.
         ConversionError: Neither works; tells of both.
     """
     if isinstance(model, OnnxModule):
         return Graph(data=model.graph_bytes, route="onnx_module")
     with preserved(model):
-        subject = subject_of(model, example)
+        if dynamic_axes is not None:
+            dynamic_axes = besides_the_batch(model, example, dynamic_axes)
+        subject = subject_of(model, example, dynamic_axes=dynamic_axes)
         try:
             return graph_of(subject, opset=DEFAULT_OPSET, should_suggest=False)
         except ConversionError as first:

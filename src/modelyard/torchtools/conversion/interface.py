@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from modelyard._core.errors import ConfigError, InputError
+from modelyard.torchtools.conversion.axes import DynamicAxes
 from modelyard.torchtools.inputs import Inputs, answer_of, mapped, tensors_of
 from modelyard.torchtools.parity import (
     Path,
@@ -21,7 +22,6 @@ from modelyard.torchtools.parity import (
 
 BATCH = "batch_size"
 
-DynamicAxes = Mapping[str, Mapping[int, str] | Sequence[int]]
 Axes = Mapping[str, Mapping[int, str]]
 Sizes = Mapping[str, int]
 
@@ -153,6 +153,21 @@ def _copied(inputs: Inputs) -> Inputs:
     return mapped(inputs, torch.Tensor.clone)
 
 
+def besides_the_batch(model: nn.Module, example: Inputs, given: DynamicAxes) -> Axes:
+    """Sizes that may vary, the batch (axis 0 of every input) always among them.
+
+    Args:
+        model: The module.
+        example: An input it runs on.
+        given: The others, and perhaps a name for the batch.
+    """
+    axes = _with_names(given)
+    names = _input_names(model, example)
+    batch = next((axes[name][0] for name in names if 0 in axes.get(name, {})), BATCH)
+    with_dimensions = [n for n, t in zip(names, tensors_of(example), strict=True) if t.ndim]
+    return {**axes, **{name: {0: batch, **axes.get(name, {})} for name in with_dimensions}}
+
+
 def _chosen(given: Sequence[str] | None, names: tuple[str, ...], *, what: str) -> tuple[str, ...]:
     if given is None:
         return names
@@ -240,6 +255,11 @@ def _named_axes(given: DynamicAxes | None, names: Sequence[str]) -> Axes | None:
         raise ConfigError(
             f"dynamic_axes names {', '.join(unknown)}; this model has {', '.join(names)}."
         )
+    return _with_names(given)
+
+
+def _with_names(given: DynamicAxes) -> Axes:
+    """The same with a name for each size that was given by its axis alone."""
     return {
         name: {int(k): str(v) for k, v in by_axis.items()}
         if isinstance(by_axis, Mapping)

@@ -17,7 +17,7 @@ from torch.nn.modules import transformer
 
 from modelyard.torchtools.conversion.attention import masked_attention
 from modelyard.torchtools.layers import evaluating
-from modelyard.torchtools.silence import NotFrom, settings_lock
+from modelyard.torchtools.silence import NotFrom, settings
 
 _NOISY_LOGGERS = ("torch.onnx", "torch.fx.experimental.symbolic_shapes")
 
@@ -28,7 +28,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
     One thread at a time: these are settings of the process.
     """
-    with settings_lock, ExitStack() as stack:
+    with settings.lock, ExitStack() as stack:
         fast_path = torch.backends.mha.get_fastpath_enabled()
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
         torch.backends.mha.set_fastpath_enabled(False)  # its fused operator has no ONNX form
@@ -71,7 +71,7 @@ class Contents:
             for value in attributes.values():
                 self._keep(value)
         self._values = [
-            (buffer, buffer.detach().clone())
+            (buffer, buffer._version, buffer.detach().clone())  # noqa: SLF001 - writes are counted nowhere else
             for buffer in model.buffers()
             if not buffer.is_inference()
         ]
@@ -96,9 +96,8 @@ class Contents:
                 container.clear()
                 (container.extend if isinstance(container, deque) else container.update)(before)
         with torch.no_grad():
-            for buffer, value in self._values:
-                # Not by PyTorch's count of writes: what scripted modules write is not in it.
-                if not torch.equal(buffer, value):
+            for buffer, n_writes, value in self._values:
+                if not _is_as_before(buffer, n_writes, value):
                     buffer.copy_(value)
 
     def _keep(self, value: Any) -> None:
@@ -109,6 +108,14 @@ class Contents:
         self._containers[id(value)] = value, before
         for item in before.values() if isinstance(before, dict) else before:
             self._keep(item)
+
+
+def _is_as_before(buffer: torch.Tensor, n_writes: int, value: torch.Tensor) -> bool:
+    try:
+        # Not by PyTorch's count of writes: what scripted modules write is not in it.
+        return torch.equal(buffer, value)
+    except (NotImplementedError, RuntimeError):  # there is none for sparse tensors
+        return buffer._version == n_writes  # noqa: SLF001 - as above
 
 
 def _are_same(table: dict[str, Any], before: dict[str, Any]) -> bool:
