@@ -2,10 +2,13 @@
 
 import gc
 import os
+import threading
 
 import pytest
 
-from modelyard._core.forking import call_after_fork
+from modelyard._core.forking import RenewedLock, call_after_fork
+from modelyard.compression.training import seeding
+from modelyard.torchtools import silence
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here"),
@@ -47,3 +50,31 @@ def test_nobody_is_kept_alive():
     del owner
     gc.collect()
     assert in_child(lambda: not renewed)
+
+
+@pytest.mark.parametrize(
+    "renewed",
+    [
+        RenewedLock(),
+        RenewedLock(threading.RLock),
+        silence.settings,
+        seeding._states,
+    ],
+    ids=["lock", "taken again", "settings", "random states"],
+)
+def test_a_lock_that_another_thread_holds_is_free_in_a_child(renewed):
+    is_held, may_end = threading.Event(), threading.Event()
+
+    def hold():
+        with renewed.lock:
+            is_held.set()
+            may_end.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    is_held.wait()
+    try:
+        assert in_child(lambda: renewed.lock.acquire(timeout=5))
+    finally:
+        may_end.set()
+        holder.join()

@@ -50,6 +50,20 @@ class CountsInBuffer(nn.Module):
         return x + 1
 
 
+class CountsBesideSparse(CountsInBuffer):
+    """A graph's neighbours beside the count: sparse tensors cannot be compared."""
+
+    def __init__(self, layout):
+        super().__init__()
+        eye = torch.eye(3)
+        self.register_buffer("neighbours", eye.to_sparse(layout=layout))
+        self.register_buffer("n_more", torch.zeros(()))
+
+    def forward(self, x):
+        self.n_more += 1
+        return super().forward(x)
+
+
 class WritesIntoInput(nn.Module):
     def forward(self, x):
         x += 1
@@ -105,6 +119,15 @@ def test_a_branch_no_sample_takes_is_found_in_the_source():
 def test_a_model_with_a_state_is_told_from_one_with_chance():
     with pytest.raises(ConversionError, match=r"without drawing random numbers.*as an input"):
         to_onnx(Counts(), torch.randn(2, 3))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")  # CSR is said to be in beta
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr], ids=["coo", "csr"])
+def test_buffers_are_put_back_beside_sparse_ones(layout):
+    model, x = CountsBesideSparse(layout), torch.randn(2, 3)
+    to_onnx(model, x)
+    assert (float(model.n_calls), float(model.n_more)) == (0.0, 0.0)
+    assert torch.equal(model.neighbours.to_dense(), torch.eye(3))
 
 
 def test_buffers_and_inputs_are_left_as_they_were():

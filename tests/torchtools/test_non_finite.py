@@ -122,18 +122,18 @@ class Pooled(nn.Module):
 
 
 def test_where_inputs_do_not_agree_on_the_batch_all_is_nan():
-    every = Swallowed(nan=frozenset("ab"), infinity=frozenset("ab"))
+    every = Swallowed(frozenset("ab"), frozenset("ab"), by_sample=frozenset("p"))
     feed = {"a": np.ones((4, 2)), "b": np.array(np.nan), "c": np.ones((3,), dtype=np.int64)}
     cleaned, is_spoiled = without_swallowed(feed, every)
     assert is_spoiled.tolist() == [True]
     assert not cleaned["a"].any()
     assert not cleaned["b"].any()
     assert cleaned["c"].all()
-    outputs = [np.ones((4, 2)), np.array(1.0), np.arange(4)]
-    spoil_(outputs, is_spoiled)
-    assert np.isnan(outputs[0]).all()
-    assert np.isnan(outputs[1])
-    assert outputs[2].tolist() == [0, 1, 2, 3]
+    outputs = {"p": np.ones((4, 2)), "q": np.array(1.0), "r": np.arange(4)}
+    spoil_(outputs, is_spoiled, every.by_sample)
+    assert np.isnan(outputs["p"]).all()
+    assert np.isnan(outputs["q"])
+    assert outputs["r"].tolist() == [0, 1, 2, 3]
 
 
 def test_what_is_not_by_sample_is_nan_throughout_and_labels_stay_labels():
@@ -145,6 +145,52 @@ def test_what_is_not_by_sample_is_nan_throughout_and_labels_stay_labels():
     assert by_sample.isnan().all(dim=1).tolist() == [False, False, False, False, True]
     assert for_all.isnan().all()
     assert labels[:4].tolist() == by_sample[:4].argmax(dim=1).tolist()
+
+
+class TimeFirst(nn.Module):
+    """A network that takes (time, batch, features), as PyTorch's do by default."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.body = getattr(nn, kind)(8, 64)
+        self.out = nn.Linear(64, 3)
+
+    def forward(self, x):
+        return self.out(self.body(x)[0])
+
+
+class AcrossSamples(nn.Module):
+    """Each sample less the batch's mean, beside one that is by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 64)
+
+    def forward(self, x):
+        y = self.layer(x)
+        return y - y.mean(dim=0), y
+
+
+@pytest.mark.parametrize("make", [dynamic, static])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_where_time_comes_first_all_is_nan(kind, make):
+    torch.manual_seed(0)
+    quantized = make(TimeFirst(kind).eval(), normal(64, 5, 8))
+    inputs = normal(20, 5, 8)
+    assert quantized(inputs).isfinite().all()
+    inputs[3, 2, 1] = math.nan
+    assert quantized(inputs).isnan().all()
+
+
+@pytest.mark.parametrize("make", [dynamic, static, blocks])
+def test_an_answer_that_compares_samples_is_nan_throughout(make):
+    torch.manual_seed(0)
+    quantized = make(AcrossSamples().eval(), normal(64, 8))
+    inputs = normal(5, 8)
+    inputs[4, 0] = math.nan
+    compared, alone = quantized(inputs)
+    assert compared.isnan().all()
+    assert alone.isnan().all(dim=1).tolist() == [False, False, False, False, True]
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

@@ -14,7 +14,8 @@ from modelyard._core.errors import ConfigError, QuantizationError
 from modelyard.compression.evaluation import timed_in_turns
 from modelyard.compression.records import LayerTold, QuantizationStats
 from modelyard.torchtools import quantization
-from modelyard.torchtools.conversion import DynamicAxes, to_runnable
+from modelyard.torchtools.by_sample import noting_by_sample, outputs_by_sample
+from modelyard.torchtools.conversion import DynamicAxes, preserved, to_runnable
 from modelyard.torchtools.inputs import (
     Inputs,
     answer_of,
@@ -194,7 +195,9 @@ def float_graph(
             f"Nothing could be quantized: the weights are {', '.join(map(str, dtypes))}, and "
             "quantizing starts from float32. Compress a copy: copy.deepcopy(model).float()."
         )
-    return to_runnable(model, example, dynamic_axes=dynamic_axes).data
+    graph = to_runnable(model, example, dynamic_axes=dynamic_axes).data
+    with preserved(model):
+        return noting_by_sample(graph, outputs_by_sample(model, example))
 
 
 def quantized(

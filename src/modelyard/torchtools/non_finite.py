@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import onnx
 
+from modelyard.torchtools.by_sample import noted_by_sample
+
 Array = np.ndarray[Any, Any]
 
 _INT8_RECIPES = ("dynamic_int8", "static_int8", "block_")
@@ -48,18 +50,24 @@ class Swallowed:
     Attributes:
         nan: Names of those that bring NaN there.
         infinity: Of those that bring infinity.
+        by_sample: Names of the outputs that are about one sample each.
     """
 
     nan: frozenset[str]
     infinity: frozenset[str]
+    by_sample: frozenset[str]
 
     @classmethod
     def by(cls, graph: bytes) -> "Swallowed":
         """What a serialised graph swallows; nothing where it looks for such values itself."""
         model = onnx.load_from_string(graph)
         if any(node.op_type in _LOOKING for node in model.graph.node):
-            return cls(frozenset(), frozenset())
-        return cls(_reaching_steps(model, ()), _reaching_steps(model, _BOUNDING))
+            return cls(frozenset(), frozenset(), frozenset())
+        return cls(
+            nan=_reaching_steps(model, ()),
+            infinity=_reaching_steps(model, _BOUNDING),
+            by_sample=noted_by_sample(model),
+        )
 
 
 def _reaching_steps(model: onnx.ModelProto, stops: tuple[str, ...]) -> frozenset[str]:
@@ -111,15 +119,20 @@ def _zeroed(array: Array, places: Any) -> Array:
     return copy
 
 
-def spoil_(outputs: Iterable[Array], is_spoiled: Array) -> None:
+def spoil_(outputs: Mapping[str, Array], is_spoiled: Array, by_sample: frozenset[str]) -> None:
     """Put NaN, in place, where answers belong to spoiled samples.
 
-    An output whose first dimension is not the batch is about all samples, and NaN throughout.
-    Whole numbers cannot say it: labels stay what they are for zeros.
+    An output that is not about one sample each is NaN throughout. Whole numbers cannot say it:
+    labels stay what they are for zeros.
+
+    Args:
+        outputs: By name.
+        is_spoiled: A boolean per sample.
+        by_sample: Names of the outputs that are about one sample each.
     """
     if not bool(is_spoiled.any()):
         return
-    for output in outputs:
+    for name, output in outputs.items():
         if output.dtype.kind == "f":
-            is_by_sample = output.ndim > 0 and output.shape[0] == len(is_spoiled)
-            output[is_spoiled if is_by_sample else ...] = math.nan
+            is_one_each = name in by_sample and output.shape[:1] == is_spoiled.shape
+            output[is_spoiled if is_one_each else ...] = math.nan

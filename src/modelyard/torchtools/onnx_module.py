@@ -140,7 +140,9 @@ class OnnxModule(nn.Module):
             self._swallowed = Swallowed.by(self.graph_bytes)
         cleaned, is_spoiled = without_swallowed(feed, self._swallowed)
         arrays = session.run(None, cleaned)
-        spoil_(arrays, is_spoiled)
+        names = [value.name for value in session.get_outputs()]
+        outputs = dict(zip(names, arrays, strict=True))
+        spoil_(outputs, is_spoiled, self._swallowed.by_sample)
         return arrays
 
     def _plain_feed(
