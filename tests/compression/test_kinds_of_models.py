@@ -227,7 +227,12 @@ def test_a_graph_is_converted_again_only_after_a_change(monkeypatch):
 
     counted, x = [], normal(64, 16)
     real = quantization.float_graph
-    monkeypatch.setattr(quantization, "float_graph", lambda *a: counted.append(1) or real(*a))
+
+    def float_graph(*arguments, **options):
+        counted.append(1)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(quantization, "float_graph", float_graph)
     compressor = ModelCompressor(nn.Sequential(nn.Linear(16, 32)), validation_data=x)
     compressor.dynamic_quantization()
     compressor.weight_only_quantization()

@@ -285,7 +285,8 @@ def test_an_onnx_module_is_one_graph_and_nothing_else(exporter, model):
     exported = exporter.export(compressor.model, "int8", metadata={"desk": "rates"})
     assert (exported.route, exported.verification) == ("onnx_module", None)
     assert exported.inputs == ("input",)
-    assert exporter.get_model_info(exported.path)["metadata"] == {"desk": "rates"}
+    metadata = exporter.get_model_info(exported.path)["metadata"]
+    assert metadata == {"desk": "rates", "modelyard.by_sample": '["output"]'}
     with pytest.raises(ConversionError, match="the ONNX graph it is"):
         exporter.export(compressor.model, "int8", "torchscript")
 
