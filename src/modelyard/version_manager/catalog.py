@@ -109,17 +109,11 @@ def best(connection: Connection, model_name: str, metric: str, *, maximize: bool
     Raises:
         VersionNotFoundError: No version of the model has it; the message names those there are.
     """
-    v, m = t.version.c, t.metric.c
-    order = m.value.desc() if maximize else m.value.asc()
-    query = (
-        select(t.version)
-        .join(t.metric, m.version_id == v.version_id)
-        .where(v.removed_at.is_(None))
-        .where(m.model_name == model_name, m.name == metric, m.value.is_not(None))
-        .order_by(order, v.seq.desc())
-        .limit(1)
+    query = _BEST.order_by(
+        t.metric.c.value.desc() if maximize else t.metric.c.value.asc(), t.version.c.seq.desc()
     )
-    found = as_versions(connection, query)
+    rows = connection.execute(query, {"model_name": model_name, "metric": metric}).all()
+    found = _with_belongings(connection, rows, [row.version_id for row in rows])
     if not found:
         raise VersionNotFoundError(_no_metric(connection, model_name, metric))
     return found[0]
@@ -207,6 +201,15 @@ _COLUMNS_READ = [
 
 _ONE_OF_ALL = select(*_COLUMNS_READ).where(t.version.c.version_id == bindparam("version_id"))
 _ONE = _ONE_OF_ALL.where(t.version.c.removed_at.is_(None))
+_BEST = (
+    select(*_COLUMNS_READ)
+    .join(t.metric, t.metric.c.version_id == t.version.c.version_id)
+    .where(t.version.c.removed_at.is_(None))
+    .where(t.metric.c.model_name == bindparam("model_name"))
+    .where(t.metric.c.name == bindparam("metric"), t.metric.c.value.is_not(None))
+    .limit(1)
+)
+_HAS_METRIC = select(t.metric.c.name).where(t.metric.c.name == bindparam("metric")).limit(1)
 
 
 def _with_belongings(connection: Connection, rows: Sequence[Any], ids: Any) -> list[Version]:
@@ -328,10 +331,11 @@ def check_sort_key(connection: Connection, sort_by: str) -> None:
     Raises:
         ConfigError: The message names the keys there are.
     """
-    if sort_by in _COLUMNS:
+    metric = sort_by.removeprefix("metrics.")
+    if sort_by in _COLUMNS or connection.execute(_HAS_METRIC, {"metric": metric}).first():
         return
     names = set(connection.execute(select(t.metric.c.name).distinct()).scalars())
-    if names and sort_by.removeprefix("metrics.") not in names:
+    if names:
         raise ConfigError(
             f"Cannot sort by {sort_by!r}: it is neither one of {', '.join(sorted(_COLUMNS))} "
             f"nor a metric that any version has ({', '.join(sorted(names))})."
