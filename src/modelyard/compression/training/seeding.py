@@ -26,7 +26,7 @@ def seeded_epoch(seed: int, epoch: int, devices: Iterable[torch.device]) -> Iter
 
     Those are Python's, NumPy's and torch's, of the CPU and of the CUDA devices among `devices`:
     data sets draw from any of them. One thread at a time: trainings in several take turns, epoch
-    by epoch.
+    by epoch. A loader that waits for another training's thread therefore waits for ever.
     """
     cuda = sorted({device for device in devices if device.type == "cuda"}, key=str)
     numbers = np.random.SeedSequence([seed, epoch]).generate_state(2, np.uint64)
