@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import functools
 import json
 import os
 import sqlite3
@@ -15,7 +16,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from sqlalchemy import URL, Connection, Engine, StaticPool, create_engine, event, make_url, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    NullPool,
+    StaticPool,
+    create_engine,
+    event,
+    make_url,
+    text,
+)
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -205,6 +216,11 @@ class Database:
             return StorageError(
                 f"The database may not be written ({cause}). Check the folder's permissions."
             )
+        if "unable to open" in cause and self._file is not None:
+            return StorageError(
+                f"{str(self._file)!r} cannot be opened ({cause}). In a folder that may only be "
+                "read it can be when whoever wrote it has closed it, or still has it open there."
+            )
         if "not a database" in cause or "malformed" in cause:
             return StorageError(
                 f"{str(self._file)!r} is damaged: {cause}. `modelyard versions rebuild` moves it "
@@ -268,7 +284,16 @@ def _engine_for(given: str | URL) -> Engine:
         engine = create_engine(url, pool_pre_ping=True, json_deserializer=_from_json)
         event.listen(engine, "connect", _set_up_postgresql)
         return engine
-    if url.database in _IN_MEMORY:
+    file = _file_of(url)
+    if file is not None and _may_only_be_read(file):
+        # A connection each time: whether there is a writer may change.
+        return create_engine(
+            url,
+            creator=functools.partial(_opened_for_reading, file),
+            poolclass=NullPool,
+            json_deserializer=_from_json,
+        )
+    if file is None:
         engine = create_engine(
             "sqlite://",
             poolclass=StaticPool,
@@ -283,6 +308,24 @@ def _engine_for(given: str | URL) -> Engine:
         )
     event.listen(engine, "connect", _set_up_sqlite)
     return engine
+
+
+def _may_only_be_read(file: Path) -> bool:
+    """Whether a database is there, but in a folder that may not be written: SQLite needs that."""
+    return file.is_file() and not os.access(file.parent, os.W_OK)
+
+
+def _opened_for_reading(file: Path) -> sqlite3.Connection:
+    # Writers keep a log beside the database. Without one nobody writes, and SQLite need not look
+    # for changes, for which it would have to write itself.
+    has_writer = file.with_name(f"{file.name}-wal").exists()
+    options = "mode=ro" if has_writer else "mode=ro&immutable=1"
+    return sqlite3.connect(
+        f"{file.absolute().as_uri()}?{options}",
+        uri=True,
+        isolation_level=None,
+        timeout=BUSY_TIMEOUT_S,
+    )
 
 
 def _from_json(text: str) -> Any:
