@@ -30,7 +30,7 @@ def serving(*, cache_size=0, form=None, **by_batch):
 
 @pytest.mark.parametrize(
     ("n", "name"),
-    [(0, "small"), (1, "small"), (5, "small"), (8, "large"), (9, "large"), (99, "eager")],
+    [(0, "eager"), (1, "small"), (5, "small"), (8, "large"), (9, "large"), (99, "eager")],
 )
 def test_backend_is_that_of_the_largest_measured_size_up_to_the_batch(n, name):
     one = serving(n1=backend("small"), n8=backend("large"))
@@ -40,6 +40,20 @@ def test_backend_is_that_of_the_largest_measured_size_up_to_the_batch(n, name):
 
 def test_backend_of_the_smallest_size_serves_what_is_smaller_still():
     assert serving(n4=backend("only")).backend_for(1).name == "only"
+
+
+def test_engines_are_not_asked_about_no_samples(mlp):
+    engine = backend("engine", run_array=lambda array: array)
+    x = torch.zeros(0, 8)
+    answers = serving(form=form_of(x), n1=engine)
+    assert answers.lean(np.zeros((0, 8), np.float32)) is None
+    assert answers._chosen(x).name == "eager"
+    ids = torch.zeros(0, dtype=torch.long)
+    assert serving(form=form_of(ids), n1=engine)._chosen(ids).name == "eager"
+    pair = (torch.zeros(2, 8), x)
+    assert serving(form=form_of(pair), n1=engine)._chosen(pair).name == "eager"
+    optimizer = InferenceOptimizer(mlp, device="cpu", cache_size=0)
+    assert optimizer.predict(x).shape == (0, 4)
 
 
 def test_inputs_that_wait_are_copies():

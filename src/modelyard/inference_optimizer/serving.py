@@ -28,6 +28,7 @@ RunArray = Callable[[Array], Array]
 Way = tuple[Backend, int]
 _MOST_WAYS = 256
 _TOLERANCE = 1e-5
+_NO_SAMPLE = (0,)
 
 
 @dataclass(slots=True)
@@ -106,7 +107,8 @@ class Serving:
             self.by_batch[max((s for s in sizes if s <= n), default=sizes[0])]
             for n in range(sizes[-1] + 1 if sizes else 0)
         ]
-        object.__setattr__(self, "_table", table or [self.eager])
+        # Of no sample too: engines end the process at what a module answers with an empty tensor.
+        object.__setattr__(self, "_table", [self.eager, *table[1:]])
         object.__setattr__(self, "takes_arrays", any(b.run_array is not None for b in table))
         object.__setattr__(self, "_lean", _lean_form(self.form))
         row = None
@@ -124,7 +126,7 @@ class Serving:
         return self.is_checked and self.cache.max_size > 0
 
     def backend_for(self, n: int) -> Backend:
-        """The backend measured at the largest batch size up to `n`; eager beyond the reach."""
+        """The backend measured at the largest batch size up to `n`; eager of 0 and beyond reach."""
         table = self._table
         if n < len(table):
             return table[n]
@@ -227,8 +229,10 @@ class Serving:
         if one is not None and type(inputs) is torch.Tensor:
             dtype, ndim, tail = one
             is_alike = inputs.dtype is dtype and inputs.ndim == ndim and is_ordinary(inputs)
-            return is_alike and inputs.shape[1:] == tail
-        return are_ordinary(inputs) and form_of(inputs) == self.form
+            return is_alike and inputs.shape[1:] == tail and inputs.shape[:1] != _NO_SAMPLE
+        if not are_ordinary(inputs) or form_of(inputs) != self.form:
+            return False
+        return all(tensor.shape[:1] != _NO_SAMPLE for tensor in tensors_of(inputs))
 
     def refuse(self, inputs: Inputs, error: Exception) -> NoReturn:
         """Say that the model does not take these inputs, and what it takes.
