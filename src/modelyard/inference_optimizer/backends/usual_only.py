@@ -54,8 +54,8 @@ def _is_usual_tensor(tensor: torch.Tensor) -> bool:
         return True
     plain = tensor.detach()
     if plain.is_cpu and plain.dtype in _NUMPYS:
-        return _is_usual_array(plain.numpy())
-    return bool((plain.abs() <= LARGEST).all())
+        return _is_usual_array(plain.resolve_neg().numpy())
+    return bool((plain.abs() <= _limit(torch.finfo(plain.dtype))).all())
 
 
 def _is_usual_array(array: Array) -> bool:
@@ -66,4 +66,9 @@ def _is_usual_array(array: Array) -> bool:
     # warns where the sum is infinite.
     if array.itemsize >= _SUMMED_BYTES and abs(np.vdot(flat, flat)) <= LARGEST**2:
         return True
-    return bool((np.abs(flat) <= LARGEST).all())
+    return bool((np.abs(flat) <= _limit(np.finfo(array.dtype))).all())
+
+
+def _limit(numbers: Any) -> float:
+    """The largest usual number of a type: `LARGEST` is infinity in float16."""
+    return min(LARGEST, float(numbers.max))
