@@ -114,3 +114,12 @@ def test_what_only_a_large_neighbour_shows_is_found():
     optimizer = InferenceOptimizer(ScalesByTheLargest(), device="cpu", cache_size=0)
     small = [torch.full((1, 4), 0.1), torch.full((1, 4), 0.2)]
     assert not optimizer._can_join(optimizer._serving, small)
+
+
+@pytest.mark.parametrize("largest", [6e4, 1e30])
+def test_samples_of_different_size_are_joined(largest, new_mlp):
+    model = new_mlp()
+    optimizer = InferenceOptimizer(model, device="cpu", cache_size=0)
+    sizes = torch.tensor([[largest], [0.1]])
+    pair = torch.rand(2, 1, 8, generator=torch.Generator().manual_seed(0)) * sizes[:, None]
+    assert optimizer._can_join(optimizer._serving, [*pair])

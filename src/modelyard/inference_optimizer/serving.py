@@ -1,7 +1,7 @@
 """What answers at one moment: a module, its backends, and the inputs they were proved on."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any, NoReturn
@@ -19,7 +19,7 @@ from modelyard.inference_optimizer.ordinary import are_ordinary, is_ordinary, to
 from modelyard.inference_optimizer.records import Optimization
 from modelyard.inference_optimizer.tuning import TuningRecord, tolerance_of
 from modelyard.torchtools.inputs import Inputs, batch_size, device_of, mapped, tensors_of
-from modelyard.torchtools.parity import differences
+from modelyard.torchtools.parity import Difference, differences
 from modelyard.torchtools.signature import Signature
 
 Form = tuple[Any, ...]
@@ -261,11 +261,16 @@ class Serving:
             gaps = [differences(want, got) for want, got in zip(alone, parts, strict=True)]
         except (InputError, RuntimeError):
             return False
-        # By output. One sample's may happen to be small, so the size is that of the middle one.
-        return all(
-            max(gap.max_abs for gap in output) <= bound * median(gap.scale for gap in output)
-            for output in zip(*gaps, strict=True)
-        )
+        return all(_are_within(output, bound) for output in zip(*gaps, strict=True))
+
+
+def _are_within(gaps: Sequence[Difference], bound: float) -> bool:
+    """Whether no sample's answer is off by more than its own size or the middle one's allows.
+
+    One sample's may happen to be small, and one much larger than all others.
+    """
+    middle = median(gap.scale for gap in gaps)
+    return all(gap.max_abs <= bound * max(gap.scale, middle) for gap in gaps)
 
 
 # PyTorch has no public way to ask for all devices at once, which takes a third of the time.
