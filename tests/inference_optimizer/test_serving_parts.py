@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from modelyard.inference_optimizer import InferenceOptimizer
-from modelyard.inference_optimizer.backends import Backend
+from modelyard.inference_optimizer.backends import Backend, usual_only
 from modelyard.inference_optimizer.cache import AnswerCache
 from modelyard.inference_optimizer.joining import item_of, lean_rows
 from modelyard.inference_optimizer.kept import from_kept, kept
-from modelyard.inference_optimizer.serving import Serving, form_of
+from modelyard.inference_optimizer.serving import Reach, Serving, form_of
 
 
 def backend(name, **options):
@@ -54,6 +54,19 @@ def test_engines_are_not_asked_about_no_samples(mlp):
     assert serving(form=form_of(pair), n1=engine)._chosen(pair).name == "eager"
     optimizer = InferenceOptimizer(mlp, device="cpu", cache_size=0)
     assert optimizer.predict(x).shape == (0, 4)
+
+
+@pytest.mark.parametrize("odd", [float("nan"), 2e6])
+def test_what_eager_answers_itself_proves_nothing_of_a_backend(odd):
+    other = Backend(name="other", run=lambda inputs: inputs + 1.0)
+    x = torch.zeros(20, 4)
+    answers = serving(form=form_of(x), n1=usual_only(other, backend("eager")))
+    unusual = x.clone()
+    unusual[3, 1] = odd
+    answers.run(unusual)
+    assert answers.reach == Reach()
+    assert torch.equal(answers.run(x), x)
+    assert answers.reach == Reach(differing=20)
 
 
 def test_inputs_that_wait_are_copies():

@@ -12,7 +12,7 @@ from torch import nn
 
 from modelyard._core.errors import InputError, ModelyardError
 from modelyard.inference_optimizer.answers import concatenated, n_samples, split
-from modelyard.inference_optimizer.backends import Backend, make_eager
+from modelyard.inference_optimizer.backends import Backend, is_usual, make_eager
 from modelyard.inference_optimizer.cache import AnswerCache
 from modelyard.inference_optimizer.expecting import expectation
 from modelyard.inference_optimizer.ordinary import are_ordinary, is_ordinary, told
@@ -191,7 +191,10 @@ class Serving:
         reach = self.reach
         if not self.by_batch or not reach.compared < n_samples(inputs) < reach.differing:
             return False
-        return self._is_of_form(inputs)
+        if not self._is_of_form(inputs):
+            return False
+        # Eager would be compared with itself.
+        return not self._table[-1].is_usual_only or is_usual(inputs)
 
     def _compared(self, inputs: Inputs) -> Any:
         """Eager's answer to a batch larger than any before, compared with the backend's.

@@ -32,7 +32,7 @@ def usual_only(backend: Backend, eager: Backend) -> Backend:
         return run(inputs) if is_usual(inputs) else eager.run(inputs)
 
     if run_array is None:
-        return replace(backend, run=run_usual)
+        return replace(backend, run=run_usual, is_usual_only=True)
 
     def run_usual_array(array: Array) -> Array:
         if _is_usual_array(array):
@@ -41,7 +41,7 @@ def usual_only(backend: Backend, eager: Backend) -> Backend:
         answer: Array = eager.run(torch.from_numpy(array.copy())).detach().numpy().copy()
         return answer
 
-    return replace(backend, run=run_usual, run_array=run_usual_array)
+    return replace(backend, run=run_usual, run_array=run_usual_array, is_usual_only=True)
 
 
 def is_usual(inputs: Inputs) -> bool:
