@@ -1,5 +1,7 @@
 """Parts of serving: which backend for how many, whose memory an answer is, who may be joined."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -67,6 +69,42 @@ def test_what_eager_answers_itself_proves_nothing_of_a_backend(odd):
     assert answers.reach == Reach()
     assert torch.equal(answers.run(x), x)
     assert answers.reach == Reach(differing=20)
+
+
+@pytest.mark.parametrize(
+    ("size", "own_errors", "is_alike"),
+    [
+        (1e-3, [1e-8], True),
+        (1e-3, [2e-9], False),
+        (1e-3, [], False),
+        (1.0, [], True),
+    ],
+)
+def test_large_batches_of_small_answers_may_be_off_by_what_eager_is(size, own_errors, is_alike):
+    x = torch.full((20, 4), size)
+    other = Backend(name="other", run=lambda inputs: inputs + 2e-8)
+    answers = replace(serving(form=form_of(x), n1=other), own_errors=own_errors)
+    answers.run(x)
+    assert answers.reach == (Reach(compared=20) if is_alike else Reach(differing=20))
+
+
+class Scaled(nn.Linear):
+    def __init__(self, size):
+        super().__init__(8, 2)
+        self.size = size
+
+    def forward(self, x):
+        return self.size * super().forward(x).tanh()
+
+
+@pytest.mark.parametrize(("size", "n_errors"), [(1e-3, 1), (1.0, 0)])
+def test_what_eager_is_off_by_is_kept_for_small_answers(size, n_errors):
+    model = Scaled(size)
+    optimizer = InferenceOptimizer(model, device="cpu", backend="torchscript", cache_size=0)
+    optimizer.optimize_for_inference(torch.ones(2, 8), batch_sizes=[1], budget_s=0.01)
+    own_errors = optimizer._serving.own_errors
+    assert len(own_errors) == n_errors
+    assert all(0 < error < 1e-6 * size for error in own_errors)
 
 
 def test_inputs_that_wait_are_copies():

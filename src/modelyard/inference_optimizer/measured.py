@@ -36,7 +36,16 @@ from modelyard.torchtools.signature import noted_signature
 from modelyard.torchtools.timing import summarized, time_calls
 
 # What measuring sets.
-_TUNED = ("by_batch", "form", "reach", "chunk_size", "example", "optimization", "record")
+_TUNED = (
+    "by_batch",
+    "form",
+    "reach",
+    "own_errors",
+    "chunk_size",
+    "example",
+    "optimization",
+    "record",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,6 +336,7 @@ class MeasuredPredictor(BatchPredictor):
             },
             form=form_of(example),
             reach=Reach(compared=choice.largest),
+            own_errors=choice.own_errors,
             chunk_size=choice.chunk_size,
             example=with_batch(example, 2),
             optimization=found,

@@ -17,7 +17,7 @@ from modelyard.inference_optimizer.cache import AnswerCache
 from modelyard.inference_optimizer.expecting import expectation
 from modelyard.inference_optimizer.ordinary import are_ordinary, is_ordinary, told
 from modelyard.inference_optimizer.records import Optimization
-from modelyard.inference_optimizer.tuning import TuningRecord, tolerance_of
+from modelyard.inference_optimizer.tuning import TuningRecord, are_within, tolerance_of
 from modelyard.torchtools.inputs import Inputs, batch_size, device_of, mapped, tensors_of
 from modelyard.torchtools.parity import Difference, differences
 from modelyard.torchtools.signature import Signature
@@ -57,6 +57,7 @@ class Serving:
         form: Form of the inputs that those were proved on. A traced or exported graph may fail
             on another length or, worse, answer wrongly: such inputs go to `eager`.
         reach: Up to which batch size they were compared with eager.
+        own_errors: What eager itself is off by in each output, if one is small; else none.
         chunk_size: Samples at a time for which one takes least; None before measuring.
         cache: Answers; of size 0 when off.
         is_checked: Whether the model was looked at on a first input.
@@ -83,6 +84,7 @@ class Serving:
     by_batch: Mapping[int, Backend] = field(default_factory=dict)
     form: Form | None = None
     reach: Reach = field(default_factory=Reach)
+    own_errors: Sequence[float] = ()
     chunk_size: int | None = None
     is_checked: bool = False
     writes_inputs: bool = False
@@ -208,8 +210,7 @@ class Serving:
         except InputError:  # the backend does not take so many
             is_alike = False
         else:
-            bound = self._tolerance_of(backend)
-            is_alike = all(gap.max_abs <= bound * gap.scale for gap in gaps)
+            is_alike = are_within(gaps, self._tolerance_of(backend), lambda: self.own_errors)
         if is_alike:
             self.reach.compared = n
         else:
