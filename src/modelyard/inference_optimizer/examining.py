@@ -13,7 +13,7 @@ from modelyard.torchtools.apart import apart
 from modelyard.torchtools.inputs import Inputs, mapped, tensors_of
 from modelyard.torchtools.parity import flat_outputs
 
-_LARGE = 1000.0
+_STEP = 1 / 64
 _TWO_ANSWERS = "gives two answers to one input"
 
 
@@ -74,13 +74,23 @@ def _reason(serving: Serving, inputs: Inputs, answer: Any) -> str:
 
 
 def _others(inputs: Inputs) -> list[Inputs]:
-    """Large values, and NaN: whatever keeps something of them answers otherwise afterwards."""
+    """A little more, and a little less: who keeps something of them answers otherwise afterwards.
+
+    Nothing that is no number, or far off: a model that goes on until it has converged need never
+    end with that.
+    """
 
     def changed(change: Callable[[torch.Tensor], torch.Tensor]) -> Inputs:
-        # Whole numbers stay what they are, and so valid, in another order.
-        return mapped(inputs, lambda t: change(t) if t.is_floating_point() else t.flip(*_dims(t)))
+        def one(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.is_floating_point():
+                return change(tensor.double()).to(tensor.dtype)
+            # Whole numbers stay what they are, and so valid, in another order.
+            return tensor.flip(*_dims(tensor))
 
-    return [changed(lambda t: t * _LARGE + 1.0), changed(lambda t: t * torch.nan)]
+        return mapped(inputs, one)
+
+    more = changed(lambda t: t + (t.abs() + 1.0) * _STEP)
+    return [more, changed(lambda t: t - t.abs() * _STEP)]
 
 
 def _dims(tensor: torch.Tensor) -> range:
