@@ -41,6 +41,20 @@ def test_a_model_that_iterates_until_it_has_converged_is_looked_at(caplog):
     assert not caplog.text
 
 
+class Times(nn.Module):
+    def forward(self, x, n):
+        return x * n
+
+
+@pytest.mark.parametrize("n", [torch.tensor(3), torch.tensor([True])[0], torch.tensor(1 + 2j)])
+def test_a_number_without_dimensions_is_no_reason_to_turn_the_cache_off(n, caplog):
+    optimizer = made(Times())
+    for _ in range(2):
+        optimizer.predict((ones(), n))
+    assert optimizer.get_cache_stats()["hits"] == 1
+    assert not caplog.text
+
+
 class Peak(nn.Module):
     """Keeps the largest, or the smallest, that it has seen."""
 

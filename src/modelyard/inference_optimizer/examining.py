@@ -1,7 +1,7 @@
 """What a model's first input shows of it: whether it repeats itself, whether it spoils inputs."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from modelyard.torchtools.parity import flat_outputs
 
 _STEP = 1 / 64
 _TWO_ANSWERS = "gives two answers to one input"
+_UNCOMPARED = "gives tensors that cannot be compared"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +48,9 @@ def examination(serving: Serving, inputs: Inputs) -> Examination | None:
         reason = _reason(serving, inputs, answer) if serving.cache.max_size else ""
     except ModelyardError:
         return None
-    pairs = zip(tensors_of(given), tensors_of(inputs), strict=True)
     return Examination(
         answer=answer,
-        writes_inputs=not all(same_values(a, b) for a, b in pairs),
+        writes_inputs=not _are_same(tensors_of(given), tensors_of(inputs)),
         reason_not_to_cache=reason,
     )
 
@@ -69,7 +69,9 @@ def _reason(serving: Serving, inputs: Inputs, answer: Any) -> str:
             second = flat_outputs(trial.run(mapped(inputs, torch.clone)))
         except ModelyardError:
             return _TWO_ANSWERS
-    is_same = len(first) == len(second) and all(map(same_values, first, second))
+    is_same = _are_same(first, second)
+    if is_same is None:
+        return _UNCOMPARED
     return "" if is_same else _TWO_ANSWERS
 
 
@@ -85,7 +87,7 @@ def _others(inputs: Inputs) -> list[Inputs]:
             if tensor.is_floating_point():
                 return change(tensor.double()).to(tensor.dtype)
             # Whole numbers stay what they are, and so valid, in another order.
-            return tensor.flip(*_dims(tensor))
+            return tensor.flip([*range(tensor.ndim)])
 
         return mapped(inputs, one)
 
@@ -93,8 +95,14 @@ def _others(inputs: Inputs) -> list[Inputs]:
     return [more, changed(lambda t: t - t.abs() * _STEP)]
 
 
-def _dims(tensor: torch.Tensor) -> range:
-    return range(tensor.ndim)
+def _are_same(some: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> bool | None:
+    """Whether all values are the same; None where PyTorch cannot tell of a type or layout."""
+    try:
+        return len(some) == len(others) and all(map(same_values, some, others))
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, AttributeError):
+        return None
 
 
 def same_values(a: torch.Tensor, b: torch.Tensor) -> bool:

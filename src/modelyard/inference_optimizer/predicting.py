@@ -26,7 +26,6 @@ from modelyard.torchtools.inputs import Inputs, mapped
 
 _logger = logging.getLogger("modelyard")
 _now_s = time.perf_counter
-_UNCOMPARED = "gives or takes tensors that cannot be compared"
 
 
 class Predictor:
@@ -223,15 +222,8 @@ class Predictor:
 
 
 def _seen(serving: Serving, inputs: Inputs) -> Examination | None:
-    """What a first input shows of the model; the worst where its values cannot be compared."""
-    try:
-        seen = examination(serving, inputs)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, TypeError, AttributeError):
-        # The model's own errors are InputErrors; this one is of a kind that has no such operator.
-        answer = serving.run(mapped(inputs, torch.clone))
-        seen = Examination(answer=answer, writes_inputs=True, reason_not_to_cache=_UNCOMPARED)
+    """What a first input shows of the model."""
+    seen = examination(serving, inputs)
     if seen is not None and not seen.reason_not_to_cache:
         seen = replace(seen, reason_not_to_cache=reason_not_to_keep(seen.answer))
     return seen
