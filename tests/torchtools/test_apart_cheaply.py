@@ -99,10 +99,11 @@ def test_weights_of_its_own_keep_the_modules_as_they_are(kind):
     model = kind(None)
     tied = model.layer.weight
     model.again = tied
-    before = tied.detach().clone()
+    before, n_writes = tied.detach().clone(), model.layer.bias._version
     with apart(model, has_own_weights=True) as other, torch.inference_mode():
         assert other.again is other.layer.weight
         assert (other is model) == (kind is CannotBeCopied)
         other.layer.weight.add_(1.0)
     assert torch.equal(tied, before)
     assert tied is model.again
+    assert model.layer.bias._version == n_writes

@@ -28,8 +28,8 @@ from modelyard.inference_optimizer.records import Benchmark, Optimization
 from modelyard.inference_optimizer.report import report_of
 from modelyard.inference_optimizer.serving import Reach, Serving, form_of
 from modelyard.inference_optimizer.taking import taken
+from modelyard.inference_optimizer.weights import Weights
 from modelyard.reporting import render
-from modelyard.torchtools.apart import apart
 from modelyard.torchtools.inputs import Inputs, mapped, resolve_example, with_batch
 from modelyard.torchtools.onnx_module import OnnxModule
 from modelyard.torchtools.signature import noted_signature
@@ -40,6 +40,7 @@ _TUNED = (
     "by_batch",
     "form",
     "reach",
+    "writes_weights",
     "own_errors",
     "chunk_size",
     "example",
@@ -132,9 +133,8 @@ class MeasuredPredictor(BatchPredictor):
             ConfigError: `model` is no module, or the backend asked for cannot serve it.
             InputError: It does not run on the example; the model before goes on serving.
         """
-        serving = self._made(model)
         before = self._serving
-        given = self._example_for(serving, before, example_input)
+        serving, given = self._example_for(self._made(model), before, example_input)
         if before is not None and before.form is not None:
             serving, found = self._tuned(serving, given, self._options)
         else:
@@ -247,10 +247,9 @@ class MeasuredPredictor(BatchPredictor):
             raise ConfigError(f"num_iterations must be 1 or more, got {num_iterations}.")
         serving = self._current()
         shape = None if input_shape is None else _checked_shape(input_shape)
-        with apart(serving.model) as model:
-            x = resolve_example(model, None if shape else serving.example, shape=shape)
+        with serving.trial() as trial:
+            x = resolve_example(trial.model, None if shape else serving.example, shape=shape)
             x = mapped(x if shape else with_batch(x, 1), lambda tensor: tensor.to(self.device))
-            trial = serving.on(model)
             trial.run(x)
             durations = time_calls(
                 lambda: finished(trial.run(x)), n=num_iterations, warmup=warmup_iterations
@@ -274,26 +273,33 @@ class MeasuredPredictor(BatchPredictor):
             float_dtype=_float_dtype(model),
         )
 
-    def _example_for(self, serving: Serving, before: Serving | None, given: Any) -> Inputs | None:
-        """What the caller gives; else what the model before was measured on, if it runs."""
-        with apart(serving.model) as model:
-            if given is not None:
-                return resolve_example(model, _as_example(given, serving))
-            if before is not None and before.example is not None:
-                with contextlib.suppress(InputError):
-                    return resolve_example(model, before.example)
-        return None
+    def _example_for(
+        self, serving: Serving, before: Serving | None, given: Any
+    ) -> tuple[Serving, Inputs | None]:
+        """What the caller gives; else what the model before was measured on, if it runs.
+
+        As `_resolved`, with None where neither is there.
+        """
+        if given is not None:
+            return _resolved(serving, given)
+        if before is not None and before.example is not None:
+            with contextlib.suppress(InputError):
+                return _resolved(serving, before.example)
+        return serving, None
 
     def _warmed_up(self, serving: Serving, before: Serving | None, given: Any) -> Serving:
         """What is to serve, with all done that its first requests would have to wait for."""
         try:
-            with apart(serving.model) as model:
-                example = resolve_example(model, given)
+            serving, example = _resolved(serving, given)
         except ExampleInputRequiredError:
             return serving  # its first request warms it up
-        ready = self._looked_at(serving, with_batch(example, 1))
-        for n in {1, *ready.by_batch}:
-            ready.run(with_batch(example, n))
+        with contextlib.ExitStack() as stack:
+            # The module itself, where that leaves no mark.
+            trial = stack.enter_context(serving.trial()) if serving.writes_weights else serving
+            ready = self._looked_at(serving, trial, with_batch(example, 1))
+            running = ready.on(trial.model)
+            for n in {1, *ready.by_batch}:
+                running.run(with_batch(example, n))
         if before is not None and before.joinable:  # requests were joined: these will be, too
             pair = with_batch(example, 2)
             self._can_join(ready, [sample_of(pair, i) for i in range(2)])
@@ -307,15 +313,15 @@ class MeasuredPredictor(BatchPredictor):
         reuse: Mapping[str, Any] | None = None,
     ) -> tuple[Serving, Optimization]:
         """The same module with its fastest backends, and what was measured."""
-        with apart(serving.model) as model:
-            try:
-                example = resolve_example(model, _as_example(example_input, serving))
-            except ExampleInputRequiredError as error:
-                found = self._eager_only(str(error))
-                return replace(serving, optimization=found), found
-            self._options = options
+        try:
+            serving, example = _resolved(serving, example_input)
+        except ExampleInputRequiredError as error:
+            found = self._eager_only(str(error))
+            return replace(serving, optimization=found), found
+        self._options = options
+        with serving.trial() as trial:
             choice = tuning.chosen(
-                model,
+                trial.model,
                 example,
                 self.device,
                 asked=self._backend,
@@ -362,6 +368,20 @@ class MeasuredPredictor(BatchPredictor):
             "is_reused": False,
             "hardware": tuning.hardware_of(self.device),
         }
+
+
+def _resolved(serving: Serving, given: Any) -> tuple[Serving, Inputs]:
+    """What serves, with whether its model writes into its weights, and an input that it runs on.
+
+    Raises:
+        InputError: It does not run on what is given.
+        ExampleInputRequiredError: Nothing is given, and nothing inferred runs.
+    """
+    with serving.trial() as trial:
+        weights = Weights(trial.model)
+        example = resolve_example(trial.model, _as_example(given, serving))
+        writes = bool(serving.writes_weights) or weights.are_written()
+    return replace(serving, writes_weights=writes), example
 
 
 def _as_example(given: Any, serving: Serving) -> Inputs | None:

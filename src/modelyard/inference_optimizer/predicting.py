@@ -207,9 +207,15 @@ class Predictor:
         _warn_of(serving, seen)
         return examined
 
-    def _looked_at(self, serving: Serving, inputs: Inputs) -> Serving:
-        """What is to serve, after a look at the model before anybody's first input."""
-        seen = _seen(serving, inputs)
+    def _looked_at(self, serving: Serving, trial: Serving, inputs: Inputs) -> Serving:
+        """What is to serve, after a look at the model before anybody's first input.
+
+        Args:
+            serving: What is to serve.
+            trial: The same, with the module or a copy that may run on `inputs`.
+            inputs: What to look at it on.
+        """
+        seen = _seen(trial, inputs)
         if seen is None:
             return serving
         _warn_of(serving, seen)
@@ -236,6 +242,7 @@ def _as_seen(serving: Serving, seen: Examination) -> Serving:
         serving,
         is_checked=True,
         writes_inputs=seen.writes_inputs,
+        writes_weights=seen.writes_weights or bool(serving.writes_weights),
         cache=serving.cache if is_kept else AnswerCache(0),
     )
 

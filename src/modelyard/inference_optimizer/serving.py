@@ -1,7 +1,8 @@
 """What answers at one moment: a module, its backends, and the inputs they were proved on."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any, NoReturn
@@ -18,6 +19,7 @@ from modelyard.inference_optimizer.expecting import expectation
 from modelyard.inference_optimizer.ordinary import are_ordinary, is_ordinary, told
 from modelyard.inference_optimizer.records import Optimization
 from modelyard.inference_optimizer.tuning import TuningRecord, are_within, tolerance_of
+from modelyard.torchtools.apart import apart
 from modelyard.torchtools.inputs import Inputs, batch_size, device_of, mapped, tensors_of
 from modelyard.torchtools.parity import Difference, differences
 from modelyard.torchtools.signature import Signature
@@ -62,6 +64,7 @@ class Serving:
         cache: Answers; of size 0 when off.
         is_checked: Whether the model was looked at on a first input.
         writes_inputs: Whether it writes into its input, and so is given copies.
+        writes_weights: Whether it writes into its weights; None until that was seen.
         example: What backends were measured on; None before.
         signature: What the model was stored as taking, if it came from a registry.
         optimization: What measuring found, as it is told; None before.
@@ -88,6 +91,7 @@ class Serving:
     chunk_size: int | None = None
     is_checked: bool = False
     writes_inputs: bool = False
+    writes_weights: bool | None = None
     signature: Signature | None = None
     example: Inputs | None = None
     optimization: Optimization | None = None
@@ -128,7 +132,7 @@ class Serving:
         return self.is_checked and self.cache.max_size > 0
 
     def backend_for(self, n: int) -> Backend:
-        """The backend measured at the largest batch size up to `n`; eager of 0 and beyond reach."""
+        """The backend measured at the largest size up to `n`; eager of 0 and beyond the reach."""
         table = self._table
         if n < len(table):
             return table[n]
@@ -141,6 +145,12 @@ class Serving:
         eager = make_eager(model, torch.empty(0), device_of(model))
         by_batch = {n: eager if b is self.eager else b for n, b in self.by_batch.items()}
         return replace(self, model=model, eager=eager, by_batch=by_batch)
+
+    @contextmanager
+    def trial(self) -> Iterator["Serving"]:
+        """The same with a copy of the module, to run it on inputs that no caller sent."""
+        with apart(self.model, has_own_weights=self.writes_weights is not False) as model:
+            yield self.on(model)
 
     def lean(self, array: Array) -> RunArray | None:
         """The shortest way from this array to an array, or None if there is none.

@@ -41,12 +41,15 @@ def apart(model: nn.Module, *, has_own_weights: bool = False) -> Iterator[nn.Mod
     if isinstance(model, OnnxModule):
         yield model
         return
-    duplicate = _copied(model, [] if has_own_weights else model.parameters())
+    weights = list(model.parameters())
+    # A lazy one has no values to keep, and is made by whoever runs the module first.
+    own = [weight for weight in weights if has_own_weights and not is_lazy(weight)]
+    shared = [weight for weight in weights if not has_own_weights or is_lazy(weight)]
+    duplicate = _copied(model, shared)
     if duplicate is not None:
         yield duplicate
         return
     contents = Contents(model)
-    own = [weight for weight in model.parameters() if has_own_weights and not is_lazy(weight)]
     values = [weight.detach().clone() for weight in own]
     try:
         yield model
@@ -54,7 +57,9 @@ def apart(model: nn.Module, *, has_own_weights: bool = False) -> Iterator[nn.Mod
         contents.put_back()
         with torch.inference_mode():  # in which weights may have been made
             for weight, value in zip(own, values, strict=True):
-                weight.copy_(value)
+                # Who is training with it would be told of a write that was none.
+                if value.layout is not torch.strided or not torch.equal(weight, value):
+                    weight.copy_(value)
 
 
 def sharing_copy(model: nn.Module) -> nn.Module | None:
