@@ -27,6 +27,7 @@ from modelyard.inference_optimizer.devices import finished, memory_mb
 from modelyard.inference_optimizer.records import Benchmark, Optimization
 from modelyard.inference_optimizer.report import report_of
 from modelyard.inference_optimizer.serving import Reach, Serving, form_of
+from modelyard.inference_optimizer.settings import whole_number
 from modelyard.inference_optimizer.taking import taken
 from modelyard.inference_optimizer.weights import Weights
 from modelyard.reporting import render
@@ -240,20 +241,18 @@ class MeasuredPredictor(BatchPredictor):
 
         Raises:
             NotReadyError: There is no model.
-            ConfigError: `num_iterations` below 1, or a shape that is none.
+            ConfigError: Numbers of calls that are none, or a shape that is none.
             InputError: The model does not take this shape.
         """
-        if num_iterations < 1:
-            raise ConfigError(f"num_iterations must be 1 or more, got {num_iterations}.")
+        n_calls = whole_number(num_iterations, "num_iterations", at_least=1)
+        n_warmup = whole_number(warmup_iterations, "warmup_iterations", at_least=0)
         serving = self._current()
         shape = None if input_shape is None else _checked_shape(input_shape)
         with serving.trial() as trial:
             x = resolve_example(trial.model, None if shape else serving.example, shape=shape)
             x = mapped(x if shape else with_batch(x, 1), lambda tensor: tensor.to(self.device))
             trial.run(x)
-            durations = time_calls(
-                lambda: finished(trial.run(x)), n=num_iterations, warmup=warmup_iterations
-            )
+            durations = time_calls(lambda: finished(trial.run(x)), n=n_calls, warmup=n_warmup)
         return {
             **summarized(durations, items_per_call=n_samples(x)),
             "memory_mb": memory_mb(self.device),
@@ -399,8 +398,13 @@ def _float_dtype(model: nn.Module) -> torch.dtype | None:
 
 def _checked_shape(given: Any) -> tuple[int, ...]:
     sizes = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else ()
-    if not sizes or not all(isinstance(size, int | np.integer) and size >= 1 for size in sizes):
+    if not sizes or not all(map(_is_size, sizes)):
         raise ConfigError(
             f"input_shape must be whole numbers of 1 or more such as (1, 263); got {given!r}."
         )
     return tuple(map(int, sizes))
+
+
+def _is_size(value: Any) -> bool:
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return is_whole and value >= 1
