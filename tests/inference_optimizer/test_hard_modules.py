@@ -322,10 +322,19 @@ def test_a_shape_alone_is_enough_whatever_the_type(model, example):
     assert made(graph).optimize_for_inference(budget_s=0.2)["backend"]
 
 
-@pytest.mark.parametrize("shape", [5, (-1, 8), "1,8", (), (1.5, 8)])
+@pytest.mark.parametrize("shape", [5, (-1, 8), "1,8", (), (1.5, 8), (True, 8)])
 def test_what_is_no_shape_is_refused(shape):
     with pytest.raises(ConfigError, match="input_shape must be whole numbers"):
         made(nn.Linear(8, 2)).benchmark(shape)
+
+
+@pytest.mark.parametrize("n", [0, 1.5, "3", None, True])
+def test_what_is_no_number_of_calls_is_refused(n):
+    optimizer = made(nn.Linear(8, 2))
+    with pytest.raises(ConfigError, match="num_iterations must be 1 or more, a whole number"):
+        optimizer.benchmark((1, 8), num_iterations=n)
+    with pytest.raises(ConfigError, match="warmup_iterations must be 0 or more"):
+        optimizer.benchmark((1, 8), num_iterations=1, warmup_iterations=n or -1)
 
 
 class AnswersOnce(nn.Module):

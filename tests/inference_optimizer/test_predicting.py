@@ -439,6 +439,20 @@ def test_what_is_no_input_is_an_input_error(mlp, x):
         InferenceOptimizer(mlp, device="cpu").predict(x)
 
 
+@pytest.mark.parametrize("cache_size", [0, 10])
+@pytest.mark.parametrize("ask", ["predict", "predict_batch", "stream", "submit"])
+def test_an_empty_dict_is_no_input(mlp, ask, cache_size):
+    with InferenceOptimizer(mlp, device="cpu", cache_size=cache_size) as optimizer:
+        asks = {
+            "predict": optimizer.predict,
+            "predict_batch": optimizer.predict_batch,
+            "stream": lambda x: optimizer.predict_streaming([rows(1), x]),
+            "submit": lambda x: optimizer.submit(x).result(10),
+        }
+        with pytest.raises(InputError, match="got an empty dict"):
+            asks[ask]({})
+
+
 # ── what the model takes ────────────────────────────────────────────────────────────────────
 
 

@@ -39,6 +39,23 @@ def test_unusual_numbers_go_to_eager(odd, dtype):
         assert float(PAIR.run_array(unusual.numpy())[0]) == 2.0
 
 
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), float("-inf")])
+def test_infinity_of_a_type_that_ends_below_the_limit_is_unusual(odd):
+    largest = torch.tensor([65_504.0, 1.0], dtype=torch.float16)
+    unusual = torch.tensor([1.0, odd], dtype=torch.float16)
+    for usual, want in ((largest, True), (unusual, False)):
+        assert is_usual(usual) == want
+        assert float(PAIR.run_array(usual.numpy())[0]) == (1.0 if want else 2.0)
+
+
+def test_the_imaginary_part_of_a_conjugate_is_usual():
+    part = torch.complex(torch.zeros(3), torch.tensor([1.0, 2.0, 3.0])).conj().imag
+    assert part.is_neg()
+    assert float(PAIR.run(part)) == 1.0
+    part[1] = torch.nan
+    assert float(PAIR.run(part)) == 2.0
+
+
 @given(
     st.lists(st.one_of(st.floats(width=32), st.sampled_from([LARGEST, -LARGEST, 9e5])), max_size=9)
 )

@@ -16,7 +16,6 @@ from modelyard.inference_optimizer.keys import Key, array_key, key_of
 from modelyard.inference_optimizer.ordinary import are_ordinary
 from modelyard.inference_optimizer.serving import Form, RunArray, Serving, form_of
 from modelyard.inference_optimizer.taking import taken
-from modelyard.torchtools.apart import apart
 from modelyard.torchtools.inputs import Inputs, batch_size, mapped, synthetic_like
 from modelyard.torchtools.parity import differences
 
@@ -154,8 +153,7 @@ def can_join(serving: Serving, inputs: list[Inputs], *, bound: float, seed: int)
         if len(serving.joinable) >= _MOST_FORMS:
             serving.joinable.clear()
         large = synthetic_like(inputs[1], 2, seed=seed, scale=10.0)
-        with apart(serving.model) as model:
-            trial = serving.on(model)
+        with serving.trial() as trial:
             known = trial.joins([*inputs, large], bound=bound) and not _is_spoiled(
                 trial, inputs[0], bound=bound
             )

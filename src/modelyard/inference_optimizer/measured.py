@@ -27,16 +27,27 @@ from modelyard.inference_optimizer.devices import finished, memory_mb
 from modelyard.inference_optimizer.records import Benchmark, Optimization
 from modelyard.inference_optimizer.report import report_of
 from modelyard.inference_optimizer.serving import Reach, Serving, form_of
+from modelyard.inference_optimizer.settings import whole_number
 from modelyard.inference_optimizer.taking import taken
+from modelyard.inference_optimizer.weights import Weights
 from modelyard.reporting import render
-from modelyard.torchtools.apart import apart
 from modelyard.torchtools.inputs import Inputs, mapped, resolve_example, with_batch
 from modelyard.torchtools.onnx_module import OnnxModule
 from modelyard.torchtools.signature import noted_signature
 from modelyard.torchtools.timing import summarized, time_calls
 
 # What measuring sets.
-_TUNED = ("by_batch", "form", "reach", "chunk_size", "example", "optimization", "record")
+_TUNED = (
+    "by_batch",
+    "form",
+    "reach",
+    "writes_weights",
+    "own_errors",
+    "chunk_size",
+    "example",
+    "optimization",
+    "record",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +134,8 @@ class MeasuredPredictor(BatchPredictor):
             ConfigError: `model` is no module, or the backend asked for cannot serve it.
             InputError: It does not run on the example; the model before goes on serving.
         """
-        serving = self._made(model)
         before = self._serving
-        given = self._example_for(serving, before, example_input)
+        serving, given = self._example_for(self._made(model), before, example_input)
         if before is not None and before.form is not None:
             serving, found = self._tuned(serving, given, self._options)
         else:
@@ -231,21 +241,18 @@ class MeasuredPredictor(BatchPredictor):
 
         Raises:
             NotReadyError: There is no model.
-            ConfigError: `num_iterations` below 1, or a shape that is none.
+            ConfigError: Numbers of calls that are none, or a shape that is none.
             InputError: The model does not take this shape.
         """
-        if num_iterations < 1:
-            raise ConfigError(f"num_iterations must be 1 or more, got {num_iterations}.")
+        n_calls = whole_number(num_iterations, "num_iterations", at_least=1)
+        n_warmup = whole_number(warmup_iterations, "warmup_iterations", at_least=0)
         serving = self._current()
         shape = None if input_shape is None else _checked_shape(input_shape)
-        with apart(serving.model) as model:
-            x = resolve_example(model, None if shape else serving.example, shape=shape)
+        with serving.trial() as trial:
+            x = resolve_example(trial.model, None if shape else serving.example, shape=shape)
             x = mapped(x if shape else with_batch(x, 1), lambda tensor: tensor.to(self.device))
-            trial = serving.on(model)
             trial.run(x)
-            durations = time_calls(
-                lambda: finished(trial.run(x)), n=num_iterations, warmup=warmup_iterations
-            )
+            durations = time_calls(lambda: finished(trial.run(x)), n=n_calls, warmup=n_warmup)
         return {
             **summarized(durations, items_per_call=n_samples(x)),
             "memory_mb": memory_mb(self.device),
@@ -265,26 +272,33 @@ class MeasuredPredictor(BatchPredictor):
             float_dtype=_float_dtype(model),
         )
 
-    def _example_for(self, serving: Serving, before: Serving | None, given: Any) -> Inputs | None:
-        """What the caller gives; else what the model before was measured on, if it runs."""
-        with apart(serving.model) as model:
-            if given is not None:
-                return resolve_example(model, _as_example(given, serving))
-            if before is not None and before.example is not None:
-                with contextlib.suppress(InputError):
-                    return resolve_example(model, before.example)
-        return None
+    def _example_for(
+        self, serving: Serving, before: Serving | None, given: Any
+    ) -> tuple[Serving, Inputs | None]:
+        """What the caller gives; else what the model before was measured on, if it runs.
+
+        As `_resolved`, with None where neither is there.
+        """
+        if given is not None:
+            return _resolved(serving, given)
+        if before is not None and before.example is not None:
+            with contextlib.suppress(InputError):
+                return _resolved(serving, before.example)
+        return serving, None
 
     def _warmed_up(self, serving: Serving, before: Serving | None, given: Any) -> Serving:
         """What is to serve, with all done that its first requests would have to wait for."""
         try:
-            with apart(serving.model) as model:
-                example = resolve_example(model, given)
+            serving, example = _resolved(serving, given)
         except ExampleInputRequiredError:
             return serving  # its first request warms it up
-        ready = self._looked_at(serving, with_batch(example, 1))
-        for n in {1, *ready.by_batch}:
-            ready.run(with_batch(example, n))
+        with contextlib.ExitStack() as stack:
+            # The module itself, where that leaves no mark.
+            trial = stack.enter_context(serving.trial()) if serving.writes_weights else serving
+            ready = self._looked_at(serving, trial, with_batch(example, 1))
+            running = ready.on(trial.model)
+            for n in {1, *ready.by_batch}:
+                running.run(with_batch(example, n))
         if before is not None and before.joinable:  # requests were joined: these will be, too
             pair = with_batch(example, 2)
             self._can_join(ready, [sample_of(pair, i) for i in range(2)])
@@ -298,15 +312,15 @@ class MeasuredPredictor(BatchPredictor):
         reuse: Mapping[str, Any] | None = None,
     ) -> tuple[Serving, Optimization]:
         """The same module with its fastest backends, and what was measured."""
-        with apart(serving.model) as model:
-            try:
-                example = resolve_example(model, _as_example(example_input, serving))
-            except ExampleInputRequiredError as error:
-                found = self._eager_only(str(error))
-                return replace(serving, optimization=found), found
-            self._options = options
+        try:
+            serving, example = _resolved(serving, example_input)
+        except ExampleInputRequiredError as error:
+            found = self._eager_only(str(error))
+            return replace(serving, optimization=found), found
+        self._options = options
+        with serving.trial() as trial:
             choice = tuning.chosen(
-                model,
+                trial.model,
                 example,
                 self.device,
                 asked=self._backend,
@@ -327,6 +341,7 @@ class MeasuredPredictor(BatchPredictor):
             },
             form=form_of(example),
             reach=Reach(compared=choice.largest),
+            own_errors=choice.own_errors,
             chunk_size=choice.chunk_size,
             example=with_batch(example, 2),
             optimization=found,
@@ -354,6 +369,20 @@ class MeasuredPredictor(BatchPredictor):
         }
 
 
+def _resolved(serving: Serving, given: Any) -> tuple[Serving, Inputs]:
+    """What serves, with whether its model writes into its weights, and an input that it runs on.
+
+    Raises:
+        InputError: It does not run on what is given.
+        ExampleInputRequiredError: Nothing is given, and nothing inferred runs.
+    """
+    with serving.trial() as trial:
+        weights = Weights(trial.model)
+        example = resolve_example(trial.model, _as_example(given, serving))
+        writes = bool(serving.writes_weights) or weights.are_written()
+    return replace(serving, writes_weights=writes), example
+
+
 def _as_example(given: Any, serving: Serving) -> Inputs | None:
     """What the caller gives, as `predict` would take it."""
     return None if given is None else taken(given, serving)[0]
@@ -369,8 +398,13 @@ def _float_dtype(model: nn.Module) -> torch.dtype | None:
 
 def _checked_shape(given: Any) -> tuple[int, ...]:
     sizes = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else ()
-    if not sizes or not all(isinstance(size, int | np.integer) and size >= 1 for size in sizes):
+    if not sizes or not all(map(_is_size, sizes)):
         raise ConfigError(
             f"input_shape must be whole numbers of 1 or more such as (1, 263); got {given!r}."
         )
     return tuple(map(int, sizes))
+
+
+def _is_size(value: Any) -> bool:
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return is_whole and value >= 1

@@ -26,7 +26,6 @@ from modelyard.torchtools.inputs import Inputs, mapped
 
 _logger = logging.getLogger("modelyard")
 _now_s = time.perf_counter
-_UNCOMPARED = "gives or takes tensors that cannot be compared"
 
 
 class Predictor:
@@ -208,9 +207,15 @@ class Predictor:
         _warn_of(serving, seen)
         return examined
 
-    def _looked_at(self, serving: Serving, inputs: Inputs) -> Serving:
-        """What is to serve, after a look at the model before anybody's first input."""
-        seen = _seen(serving, inputs)
+    def _looked_at(self, serving: Serving, trial: Serving, inputs: Inputs) -> Serving:
+        """What is to serve, after a look at the model before anybody's first input.
+
+        Args:
+            serving: What is to serve.
+            trial: The same, with the module or a copy that may run on `inputs`.
+            inputs: What to look at it on.
+        """
+        seen = _seen(trial, inputs)
         if seen is None:
             return serving
         _warn_of(serving, seen)
@@ -223,15 +228,8 @@ class Predictor:
 
 
 def _seen(serving: Serving, inputs: Inputs) -> Examination | None:
-    """What a first input shows of the model; the worst where its values cannot be compared."""
-    try:
-        seen = examination(serving, inputs)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, TypeError, AttributeError):
-        # The model's own errors are InputErrors; this one is of a kind that has no such operator.
-        answer = serving.run(mapped(inputs, torch.clone))
-        seen = Examination(answer=answer, writes_inputs=True, reason_not_to_cache=_UNCOMPARED)
+    """What a first input shows of the model."""
+    seen = examination(serving, inputs)
     if seen is not None and not seen.reason_not_to_cache:
         seen = replace(seen, reason_not_to_cache=reason_not_to_keep(seen.answer))
     return seen
@@ -244,6 +242,7 @@ def _as_seen(serving: Serving, seen: Examination) -> Serving:
         serving,
         is_checked=True,
         writes_inputs=seen.writes_inputs,
+        writes_weights=seen.writes_weights or bool(serving.writes_weights),
         cache=serving.cache if is_kept else AnswerCache(0),
     )
 

@@ -1,7 +1,8 @@
 """What answers at one moment: a module, its backends, and the inputs they were proved on."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any, NoReturn
@@ -12,14 +13,15 @@ from torch import nn
 
 from modelyard._core.errors import InputError, ModelyardError
 from modelyard.inference_optimizer.answers import concatenated, n_samples, split
-from modelyard.inference_optimizer.backends import Backend, make_eager
+from modelyard.inference_optimizer.backends import Backend, is_usual, make_eager
 from modelyard.inference_optimizer.cache import AnswerCache
 from modelyard.inference_optimizer.expecting import expectation
 from modelyard.inference_optimizer.ordinary import are_ordinary, is_ordinary, told
 from modelyard.inference_optimizer.records import Optimization
-from modelyard.inference_optimizer.tuning import TuningRecord, tolerance_of
+from modelyard.inference_optimizer.tuning import TuningRecord, are_within, tolerance_of
+from modelyard.torchtools.apart import apart
 from modelyard.torchtools.inputs import Inputs, batch_size, device_of, mapped, tensors_of
-from modelyard.torchtools.parity import differences
+from modelyard.torchtools.parity import Difference, differences
 from modelyard.torchtools.signature import Signature
 
 Form = tuple[Any, ...]
@@ -28,6 +30,7 @@ RunArray = Callable[[Array], Array]
 Way = tuple[Backend, int]
 _MOST_WAYS = 256
 _TOLERANCE = 1e-5
+_NO_SAMPLE = (0,)
 
 
 @dataclass(slots=True)
@@ -56,10 +59,12 @@ class Serving:
         form: Form of the inputs that those were proved on. A traced or exported graph may fail
             on another length or, worse, answer wrongly: such inputs go to `eager`.
         reach: Up to which batch size they were compared with eager.
+        own_errors: What eager itself is off by in each output, if one is small; else none.
         chunk_size: Samples at a time for which one takes least; None before measuring.
         cache: Answers; of size 0 when off.
         is_checked: Whether the model was looked at on a first input.
         writes_inputs: Whether it writes into its input, and so is given copies.
+        writes_weights: Whether it writes into its weights; None until that was seen.
         example: What backends were measured on; None before.
         signature: What the model was stored as taking, if it came from a registry.
         optimization: What measuring found, as it is told; None before.
@@ -82,9 +87,11 @@ class Serving:
     by_batch: Mapping[int, Backend] = field(default_factory=dict)
     form: Form | None = None
     reach: Reach = field(default_factory=Reach)
+    own_errors: Sequence[float] = ()
     chunk_size: int | None = None
     is_checked: bool = False
     writes_inputs: bool = False
+    writes_weights: bool | None = None
     signature: Signature | None = None
     example: Inputs | None = None
     optimization: Optimization | None = None
@@ -106,7 +113,8 @@ class Serving:
             self.by_batch[max((s for s in sizes if s <= n), default=sizes[0])]
             for n in range(sizes[-1] + 1 if sizes else 0)
         ]
-        object.__setattr__(self, "_table", table or [self.eager])
+        # Of no sample too: engines end the process at what a module answers with an empty tensor.
+        object.__setattr__(self, "_table", [self.eager, *table[1:]])
         object.__setattr__(self, "takes_arrays", any(b.run_array is not None for b in table))
         object.__setattr__(self, "_lean", _lean_form(self.form))
         row = None
@@ -124,7 +132,7 @@ class Serving:
         return self.is_checked and self.cache.max_size > 0
 
     def backend_for(self, n: int) -> Backend:
-        """The backend measured at the largest batch size up to `n`; eager beyond the reach."""
+        """The backend measured at the largest size up to `n`; eager of 0 and beyond the reach."""
         table = self._table
         if n < len(table):
             return table[n]
@@ -137,6 +145,12 @@ class Serving:
         eager = make_eager(model, torch.empty(0), device_of(model))
         by_batch = {n: eager if b is self.eager else b for n, b in self.by_batch.items()}
         return replace(self, model=model, eager=eager, by_batch=by_batch)
+
+    @contextmanager
+    def trial(self) -> Iterator["Serving"]:
+        """The same with a copy of the module, to run it on inputs that no caller sent."""
+        with apart(self.model, has_own_weights=self.writes_weights is not False) as model:
+            yield self.on(model)
 
     def lean(self, array: Array) -> RunArray | None:
         """The shortest way from this array to an array, or None if there is none.
@@ -189,7 +203,10 @@ class Serving:
         reach = self.reach
         if not self.by_batch or not reach.compared < n_samples(inputs) < reach.differing:
             return False
-        return self._is_of_form(inputs)
+        if not self._is_of_form(inputs):
+            return False
+        # Eager would be compared with itself.
+        return not self._table[-1].is_usual_only or is_usual(inputs)
 
     def _compared(self, inputs: Inputs) -> Any:
         """Eager's answer to a batch larger than any before, compared with the backend's.
@@ -203,8 +220,7 @@ class Serving:
         except InputError:  # the backend does not take so many
             is_alike = False
         else:
-            bound = self._tolerance_of(backend)
-            is_alike = all(gap.max_abs <= bound * gap.scale for gap in gaps)
+            is_alike = are_within(gaps, self._tolerance_of(backend), lambda: self.own_errors)
         if is_alike:
             self.reach.compared = n
         else:
@@ -227,8 +243,10 @@ class Serving:
         if one is not None and type(inputs) is torch.Tensor:
             dtype, ndim, tail = one
             is_alike = inputs.dtype is dtype and inputs.ndim == ndim and is_ordinary(inputs)
-            return is_alike and inputs.shape[1:] == tail
-        return are_ordinary(inputs) and form_of(inputs) == self.form
+            return is_alike and inputs.shape[1:] == tail and inputs.shape[:1] != _NO_SAMPLE
+        if not are_ordinary(inputs) or form_of(inputs) != self.form:
+            return False
+        return all(tensor.shape[:1] != _NO_SAMPLE for tensor in tensors_of(inputs))
 
     def refuse(self, inputs: Inputs, error: Exception) -> NoReturn:
         """Say that the model does not take these inputs, and what it takes.
@@ -257,11 +275,16 @@ class Serving:
             gaps = [differences(want, got) for want, got in zip(alone, parts, strict=True)]
         except (InputError, RuntimeError):
             return False
-        # By output. One sample's may happen to be small, so the size is that of the middle one.
-        return all(
-            max(gap.max_abs for gap in output) <= bound * median(gap.scale for gap in output)
-            for output in zip(*gaps, strict=True)
-        )
+        return all(_are_within(output, bound) for output in zip(*gaps, strict=True))
+
+
+def _are_within(gaps: Sequence[Difference], bound: float) -> bool:
+    """Whether no sample's answer is off by more than its own size or the middle one's allows.
+
+    One sample's may happen to be small, and one much larger than all others.
+    """
+    middle = median(gap.scale for gap in gaps)
+    return all(gap.max_abs <= bound * max(gap.scale, middle) for gap in gaps)
 
 
 # PyTorch has no public way to ask for all devices at once, which takes a third of the time.

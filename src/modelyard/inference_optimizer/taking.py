@@ -32,6 +32,8 @@ def _as_tensors(x: Any, serving: Serving) -> tuple[Inputs, bool]:
     if isinstance(x, torch.Tensor):
         return x, False
     inputs = as_inputs(x)
+    if isinstance(inputs, dict) and not inputs:
+        raise InputError("An input needs at least one tensor or array, got an empty dict.")
     parts = x.values() if isinstance(x, dict) else x if isinstance(x, tuple | list) else [x]
     if any(isinstance(part, torch.Tensor) for part in parts):
         return inputs, False

@@ -1,55 +1,121 @@
 """A module to try things on, so that the one in use does not notice."""
 
 import copy
-from collections.abc import Iterator
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from modelyard.torchtools.conversion.preserving import Contents
 from modelyard.torchtools.onnx_module import OnnxModule
 
+# What is larger is data, as a vocabulary is, and not a state: to copy it takes a second.
+_MOST_ITEMS, _MOST_BYTES = 1000, 1 << 20
+_CONTAINERS = (dict, list, set, deque, OrderedDict, defaultdict)
+# Copying takes them as they are.
+_ATOMS = (type, ModuleType, FunctionType, BuiltinFunctionType)
+
 
 @contextmanager
-def apart(model: nn.Module) -> Iterator[nn.Module]:
+def apart(model: nn.Module, *, has_own_weights: bool = False) -> Iterator[nn.Module]:
     """A copy that shares the weights and has buffers and attributes of its own.
+
+    What is in containers of more than a thousand items, a vocabulary say, is shared too.
 
     Tracing, and inputs that no caller sent, leave their marks in a module: masks and tables that
     it keeps, running statistics, a state that carries NaN on.
 
     A module that cannot be copied is given itself, and is put back afterwards as it was. One that
     keeps nothing, `OnnxModule`, is given too.
+
+    Args:
+        model: The module.
+        has_own_weights: Copy the weights too: forward may write into them.
     """
     if isinstance(model, OnnxModule):
         yield model
         return
-    duplicate = sharing_copy(model)
+    weights = list(model.parameters())
+    # A lazy one has no values to keep, and is made by whoever runs the module first.
+    own = [weight for weight in weights if has_own_weights and not is_lazy(weight)]
+    shared = [weight for weight in weights if not has_own_weights or is_lazy(weight)]
+    duplicate = _copied(model, shared)
     if duplicate is not None:
         yield duplicate
         return
     contents = Contents(model)
+    values = [weight.detach().clone() for weight in own]
     try:
         yield model
     finally:
         contents.put_back()
+        with torch.inference_mode():  # in which weights may have been made
+            for weight, value in zip(own, values, strict=True):
+                # Who is training with it would be told of a write that was none.
+                if value.layout is not torch.strided or not torch.equal(weight, value):
+                    weight.copy_(value)
 
 
 def sharing_copy(model: nn.Module) -> nn.Module | None:
     """A copy with the very same parameters; None where the module cannot be copied."""
+    return _copied(model, model.parameters())
+
+
+def _copied(model: nn.Module, shared: Iterable[torch.Tensor]) -> nn.Module | None:
+    """A copy with these very tensors, and with what is in large containers."""
     if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
         return None
-    shared: list[torch.Tensor] = [
-        *model.parameters(),
-        # A recomputed weight has a gradient history, with which it cannot be copied.
-        *(
-            value
-            for part in model.modules()
-            for value in vars(part).values()
-            if isinstance(value, torch.Tensor) and not value.is_leaf
-        ),
-    ]
     try:
-        return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+        known: dict[int, Any] = {id(tensor): tensor for tensor in shared}
+        seen: set[int] = set()
+        for part in model.modules():
+            if isinstance(part, OnnxModule):
+                known[id(part)] = part  # it keeps nothing, and a session takes long to make
+            else:
+                _settle(vars(part), known, seen)
+        return copy.deepcopy(model, known)
     except Exception:  # noqa: BLE001 - whatever a class's own copying raises
         return None
+
+
+def _settle(value: Any, known: dict[int, Any], seen: set[int]) -> None:
+    """Note in `known` what stands in the copy for those parts that `deepcopy` is not to copy."""
+    if id(value) in known or id(value) in seen or isinstance(value, nn.Module):
+        return
+    seen.add(id(value))
+    if isinstance(value, torch.Tensor):
+        if not value.is_leaf:
+            known[id(value)] = value  # recomputed: with its history it cannot be copied
+        elif value.layout is not torch.strided:
+            known[id(value)] = value.clone()  # in some layouts it cannot either
+    elif isinstance(value, np.ndarray):
+        if value.nbytes > _MOST_BYTES:
+            known[id(value)] = value
+    elif _is_data(value):
+        known[id(value)] = copy.copy(value)
+    else:
+        for item in _items_of(value):
+            _settle(item, known, seen)
+
+
+def _is_data(value: Any) -> bool:
+    """Whether it is a container too large to be copied with what it holds, and that no tensors."""
+    if type(value) not in _CONTAINERS or len(value) <= _MOST_ITEMS:
+        return False
+    kinds = set(map(type, value.values() if isinstance(value, dict) else value))
+    return not any(issubclass(kind, torch.Tensor | nn.Module) for kind in kinds)
+
+
+def _items_of(value: Any) -> Iterable[Any]:
+    """What `deepcopy` would go on to from here."""
+    if isinstance(value, dict):
+        return value.values()
+    if isinstance(value, list | tuple | set | deque):
+        return value
+    return () if isinstance(value, _ATOMS) else getattr(value, "__dict__", {}).values()

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from modelyard._core.errors import InputError
+from modelyard.torchtools.empty_batches import answers_to_none, is_empty
 from modelyard.torchtools.graph_sessions import onnxruntime_session
 from modelyard.torchtools.inputs import tensors_of
 from modelyard.torchtools.non_finite import (
@@ -111,7 +112,7 @@ class OnnxModule(nn.Module):
 
         They are where the first input is, wherever the graph runs. To samples that hold NaN or
         infinity, which int8 would make numbers of, the answer is NaN; of outputs that are not by
-        sample, throughout.
+        sample, throughout. Answers to no samples at all are empty.
 
         Raises:
             InputError: Wrong number, shape or dtype; the message says what the graph takes.
@@ -134,6 +135,8 @@ class OnnxModule(nn.Module):
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def _arrays(self, session: Any, feed: dict[str, np.ndarray[Any, Any]]) -> Any:
+        if is_empty(feed):
+            return answers_to_none(session, feed)
         if not is_blind(self.recipe) or are_finite(feed.values()):
             return session.run(None, feed)
         if self._swallowed is None:

@@ -28,12 +28,14 @@ class Backend:
         run_array: The shortest way for one array on the CPU, of the model's own dtype and any
             layout, to one array; None where there is none or the model has several inputs or
             outputs. The answer is the caller's.
+        is_usual_only: Whether eager answers in its place where an input holds unusual numbers.
     """
 
     name: str
     run: Callable[[Inputs], Any]
     settings: Settings = field(default_factory=dict)
     run_array: Callable[[Array], Array] | None = None
+    is_usual_only: bool = False
 
 
 Maker = Callable[[nn.Module, Inputs, torch.device], Backend]

@@ -32,7 +32,7 @@ def usual_only(backend: Backend, eager: Backend) -> Backend:
         return run(inputs) if is_usual(inputs) else eager.run(inputs)
 
     if run_array is None:
-        return replace(backend, run=run_usual)
+        return replace(backend, run=run_usual, is_usual_only=True)
 
     def run_usual_array(array: Array) -> Array:
         if _is_usual_array(array):
@@ -41,7 +41,7 @@ def usual_only(backend: Backend, eager: Backend) -> Backend:
         answer: Array = eager.run(torch.from_numpy(array.copy())).detach().numpy().copy()
         return answer
 
-    return replace(backend, run=run_usual, run_array=run_usual_array)
+    return replace(backend, run=run_usual, run_array=run_usual_array, is_usual_only=True)
 
 
 def is_usual(inputs: Inputs) -> bool:
@@ -54,8 +54,8 @@ def _is_usual_tensor(tensor: torch.Tensor) -> bool:
         return True
     plain = tensor.detach()
     if plain.is_cpu and plain.dtype in _NUMPYS:
-        return _is_usual_array(plain.numpy())
-    return bool((plain.abs() <= LARGEST).all())
+        return _is_usual_array(plain.resolve_neg().numpy())
+    return bool((plain.abs() <= _limit(torch.finfo(plain.dtype))).all())
 
 
 def _is_usual_array(array: Array) -> bool:
@@ -66,4 +66,9 @@ def _is_usual_array(array: Array) -> bool:
     # warns where the sum is infinite.
     if array.itemsize >= _SUMMED_BYTES and abs(np.vdot(flat, flat)) <= LARGEST**2:
         return True
-    return bool((np.abs(flat) <= LARGEST).all())
+    return bool((np.abs(flat) <= _limit(np.finfo(array.dtype))).all())
+
+
+def _limit(numbers: Any) -> float:
+    """The largest usual number of a type: `LARGEST` is infinity in float16."""
+    return min(LARGEST, float(numbers.max))

@@ -5,6 +5,7 @@
 decides, `rows` and `explaining` tell, `record` keeps.
 """
 
+from modelyard.inference_optimizer.tuning.checking import are_within
 from modelyard.inference_optimizer.tuning.choosing import Choice, chosen, sizes_that_matter
 from modelyard.inference_optimizer.tuning.contenders import (
     BACKENDS,
@@ -21,6 +22,7 @@ __all__ = [
     "Choice",
     "TuningRecord",
     "Winner",
+    "are_within",
     "chosen",
     "explain",
     "hardware_of",

@@ -12,7 +12,7 @@ _ODD_SIZE = 3
 _LARGE = 10.0
 # Rounding inside a module does not shrink with what is left of it in the end. An output smaller
 # than this may be off by so many times eager's own error, up to what one of this size may be.
-_SMALL = 1e-2
+SMALL = 1e-2
 _OWN_ERRORS = 4.0
 
 
@@ -94,7 +94,7 @@ def checked(
         if problem := _other_form(sample.want, answer):
             return Check(problem=problem, max_abs_diff=None)
         found = differences(sample.want, answer)
-        is_within = is_within and _are_within(found, tolerance, own_errors)
+        is_within = is_within and are_within(found, tolerance, own_errors)
         gaps += found
         usual += [] if sample.is_hard else found
     # An answer of infinite difference has another shape, or is NaN where eager is not.
@@ -113,13 +113,20 @@ def checked(
     )
 
 
-def _are_within(
+def are_within(
     gaps: Sequence[Difference], tolerance: float, own_errors: Callable[[], Sequence[float]]
 ) -> bool:
+    """Whether answers that differ so much are equal but for rounding.
+
+    Args:
+        gaps: How far each output is from eager's.
+        tolerance: Bound on the difference, as part of the output's size.
+        own_errors: As for `checked`.
+    """
     over = [i for i, gap in enumerate(gaps) if gap.max_abs > tolerance * gap.scale]
     if not over:
         return True
-    if any(gaps[i].max_abs > tolerance * _SMALL for i in over):
+    if any(gaps[i].max_abs > tolerance * SMALL for i in over):
         return False
     own = own_errors()
     return len(own) == len(gaps) and all(gaps[i].max_abs <= _OWN_ERRORS * own[i] for i in over)

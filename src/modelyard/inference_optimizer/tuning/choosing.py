@@ -58,6 +58,7 @@ class Choice:
         candidates: Every backend tried, with its figures.
         largest: Batch size up to which answers were compared.
         chunk_size: Samples a call for answering many.
+        own_errors: What eager itself is off by in each output, if one is small; else none.
         record: To be kept, and passed as `reuse` another time.
         is_reused: Whether a record was used, and nothing timed.
         reason: What else is to be said of the choice; empty where nothing is.
@@ -68,6 +69,7 @@ class Choice:
     candidates: list[Candidate]
     largest: int
     chunk_size: int
+    own_errors: Sequence[float]
     record: TuningRecord
     is_reused: bool
     reason: str
@@ -234,6 +236,7 @@ class _Choosing:
             ),
             largest=samples.largest,
             chunk_size=record.chunk_size,
+            own_errors=tried.own_errors,
             record=record,
             is_reused=True,
             reason="",
@@ -279,6 +282,8 @@ class _Choosing:
                 trial.make(tried, contender)
         if is_graph_wanted:
             self._try_graph(trial, tried, names, only=only)
+        if len(tried.made) > 1:
+            tried.own_errors = trial.rounding.errors_of_small
         return samples, tried
 
     def _try_graph(
@@ -349,6 +354,7 @@ class _Choosing:
             candidates=in_order([*rows, *tried.lost]),
             largest=samples.largest,
             chunk_size=best,
+            own_errors=tried.own_errors,
             record=replace(self.blank, winners=_recorded(won, tried, times), chunk_size=best),
             is_reused=False,
             reason="; ".join(filter(None, [reason, *_told(samples)])),

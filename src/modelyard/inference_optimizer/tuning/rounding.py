@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from modelyard.inference_optimizer.tuning.checking import Sample
+from modelyard.inference_optimizer.ordinary import is_ordinary
+from modelyard.inference_optimizer.tuning.checking import SMALL, Sample
 from modelyard.torchtools.inputs import answer_of, mapped
-from modelyard.torchtools.parity import differences
+from modelyard.torchtools.parity import differences, outputs_by_path
 
 
 class Rounding:
@@ -38,6 +39,19 @@ class Rounding:
             return [max(gap.max_abs for gap in output) for output in zip(*gaps, strict=True)]
         except Exception:  # noqa: BLE001 - a user's forward can raise anything in float64
             return []
+
+    @property
+    def errors_of_small(self) -> list[float]:
+        """`errors` where an output is so small that they count, now or later; else none."""
+        outputs = (out for one in self._samples for out in outputs_by_path(one.want).values())
+        return self.errors if any(map(_is_small, outputs)) else []
+
+
+def _is_small(output: torch.Tensor) -> bool:
+    is_number = output.is_floating_point() or output.is_complex()
+    if not is_number or not is_ordinary(output) or output.numel() == 0:
+        return False
+    return bool((output.abs() < SMALL).all())
 
 
 def _doubled(tensor: torch.Tensor) -> torch.Tensor:

@@ -38,6 +38,7 @@ class Tried:
         gaps: Their largest difference from eager.
         usual_only: Labels of those that get usual numbers only; eager answers the rest.
         lost: Rows of the others.
+        own_errors: What eager itself is off by in each output, if one is small; else none.
     """
 
     made: dict[str, Backend] = field(default_factory=dict)
@@ -45,6 +46,7 @@ class Tried:
     gaps: dict[str, float] = field(default_factory=dict)
     usual_only: set[str] = field(default_factory=set)
     lost: list[Candidate] = field(default_factory=list)
+    own_errors: Sequence[float] = ()
 
     def add(self, contender: Contender, backend: Backend, *, gap: float) -> None:
         """Note a backend that answers as eager does."""
