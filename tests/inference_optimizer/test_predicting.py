@@ -362,6 +362,17 @@ def test_an_answer_that_holds_no_tensor_is_given_and_not_cached(caplog):
     ]
 
 
+def test_an_answer_that_holds_no_tensor_keeps_eager_and_says_why():
+    optimizer = InferenceOptimizer(GivesADistribution(), device="cpu", cache_size=0)
+    found = optimizer.optimize_for_inference(rows(2))
+    assert (found["backend"], found["candidates"]) == ("eager", [])
+    assert "answers with a Normal, which holds no tensors" in found["reason"]
+    assert torch.equal(optimizer.predict(rows(2)).mean, rows(2))
+    asked = InferenceOptimizer(GivesADistribution(), device="cpu", backend="torchscript")
+    with pytest.raises(InputError, match="holds no tensor"):
+        asked.optimize_for_inference(rows(2))
+
+
 @dataclass
 class Output:
     logits: torch.Tensor

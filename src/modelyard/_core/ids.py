@@ -22,8 +22,8 @@ def checked_name(name: object, *, what: str) -> str:
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name:
         raise ConfigError(
-            f"{what} {name!r} is not allowed: use 1 to 120 letters, digits, '.', '_' or '-', "
-            "beginning with a letter or digit and without '..'."
+            f"{what} {name!r} is not allowed: use 1 to 120 letters (A to Z, a to z), "
+            "digits, '.', '_' or '-', beginning with a letter or digit and without '..'."
         )
     return name
 

@@ -1,5 +1,10 @@
 """All commands together, and what happens to their errors."""
 
+import contextlib
+import errno
+import io
+import os
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -32,6 +37,12 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except ModelyardError as error:
             errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(FAILED) from error
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise  # a closed pipe is click's to end at
+            _drop_output()
+            errors.print(f"The output cannot be written: {error.strerror}.", soft_wrap=True)
             raise typer.Exit(FAILED) from error
         except KeyboardInterrupt as error:
             errors.print(
@@ -81,4 +92,14 @@ def _root(
 
 def main() -> None:
     """Run the command line of this process."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that has no Chinese is told its numbers rather than an error.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app()
+
+
+def _drop_output() -> None:
+    """Let nothing more be written, or Python would fail once more at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -16,7 +16,7 @@ from modelyard.cli.registry import (
     open_registry,
 )
 from modelyard.cli.showing import show_json, show_line
-from modelyard.cli.sources import model_of
+from modelyard.cli.sources import Imports, model_of
 
 if TYPE_CHECKING:
     from modelyard.compression import ModelCompressor
@@ -89,6 +89,7 @@ def compress(
         str | None, typer.Option(help="Save the result in the registry under this model name.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="HTML page to write.")] = None,
+    imports: Imports = None,
     base_dir: BaseDir = MODELS,
     database_url: DatabaseUrl = None,
     storage_url: StorageUrl = None,
@@ -98,7 +99,9 @@ def compress(
     _check(method, out, prune, max_error)
     shape = None if input_shape is None else shape_of(input_shape)
     axes = axes_of(dynamic or [])
-    model, own_name, example = model_of(source, base_dir, database_url, storage_url)
+    model, own_name, example = model_of(
+        source, base_dir, database_url, storage_url, imports=imports
+    )
     data = _data_in(calibration, target)
     compressor = _compressor(model, shape, example, data, axes)
     if prune:

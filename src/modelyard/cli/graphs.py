@@ -15,7 +15,7 @@ from modelyard.cli.registry import (
     StorageUrl,
 )
 from modelyard.cli.showing import show_json, show_line, show_pairs
-from modelyard.cli.sources import model_of
+from modelyard.cli.sources import Imports, model_of
 
 if TYPE_CHECKING:
     from modelyard.export import Exported
@@ -59,6 +59,7 @@ def export(
     metadata: Annotated[
         list[str] | None, typer.Option(help="A text for the file, as desk=rates; again for more.")
     ] = None,
+    imports: Imports = None,
     base_dir: BaseDir = MODELS,
     database_url: DatabaseUrl = None,
     storage_url: StorageUrl = None,
@@ -68,7 +69,9 @@ def export(
     shape = None if input_shape is None else shape_of(input_shape)
     axes = _axes(dynamic or [], is_fixed=fixed)
     texts = dict(pair_of(text, option="--metadata", like="desk=rates") for text in metadata or [])
-    model, own_name, example = model_of(source, base_dir, database_url, storage_url)
+    model, own_name, example = model_of(
+        source, base_dir, database_url, storage_url, imports=imports
+    )
     from modelyard.export import ModelExporter  # noqa: PLC0415 - brings torch
 
     exported = ModelExporter(target_dir).export(

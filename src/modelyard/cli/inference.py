@@ -19,7 +19,7 @@ from modelyard.cli.registry import (
     open_registry,
 )
 from modelyard.cli.showing import show_json, show_line
-from modelyard.cli.sources import model_of
+from modelyard.cli.sources import Imports, model_of
 
 
 def bench(
@@ -48,6 +48,7 @@ def bench(
         bool, typer.Option("--keep", help="Store the choice with the version, as `tuning`.")
     ] = False,
     html: Annotated[Path | None, typer.Option(help="HTML page to write, with the plot.")] = None,
+    imports: Imports = None,
     base_dir: BaseDir = MODELS,
     database_url: DatabaseUrl = None,
     storage_url: StorageUrl = None,
@@ -57,7 +58,7 @@ def bench(
     shape = None if input_shape is None else shape_of(input_shape)
     if html is not None:
         _check_page(html)
-    model, name, example = model_of(source, base_dir, database_url, storage_url)
+    model, name, example = model_of(source, base_dir, database_url, storage_url, imports=imports)
     if keep and name != source:
         raise ConfigError(f"--keep stores the choice with a version; {source!r} is none.")
     from modelyard.inference_optimizer import InferenceOptimizer  # noqa: PLC0415 - brings torch

@@ -95,6 +95,11 @@ def open_registry(
         NotFoundError: There is none. Looking at a folder that was mistyped must not make one.
     """
     if not is_made and database_url is None and not (base_dir / "registry.db").is_file():
+        if next(base_dir.glob("*/*/manifest.json"), None) is not None:
+            raise NotFoundError(
+                f"The database in {str(base_dir)!r} is gone, but versions are there. `modelyard "
+                f"versions rebuild --base-dir {base_dir}` restores it from their manifests."
+            )
         raise NotFoundError(
             f"There is no registry in {str(base_dir)!r}. Name its folder with --base-dir; saving "
             "a model makes one, and so does `modelyard demo`."

@@ -33,6 +33,7 @@ from modelyard.inference_optimizer.weights import Weights
 from modelyard.reporting import render
 from modelyard.torchtools.inputs import Inputs, mapped, resolve_example, with_batch
 from modelyard.torchtools.onnx_module import OnnxModule
+from modelyard.torchtools.parity import outputs_by_path
 from modelyard.torchtools.signature import noted_signature
 from modelyard.torchtools.timing import summarized, time_calls
 
@@ -319,18 +320,16 @@ class MeasuredPredictor(BatchPredictor):
             return replace(serving, optimization=found), found
         self._options = options
         with serving.trial() as trial:
-            choice = tuning.chosen(
-                trial.model,
-                example,
-                self.device,
-                asked=self._backend,
-                use_amp=self._use_amp,
-                tolerance=self._tolerance,
-                batch_sizes=options.batch_sizes or tuning.sizes_that_matter(self.batch_size),
-                budget_s=options.budget_s,
-                seed=self._seed,
-                reuse=None if reuse is None else tuning.TuningRecord.from_dict(reuse),
-            )
+            try:
+                choice = self._chosen(trial.model, example, options, reuse)
+            except InputError:
+                answer = trial.run(example)
+                if self._backend not in {"auto", "eager"} or outputs_by_path(answer):
+                    raise
+                found = self._eager_only(
+                    f"it answers with a {type(answer).__name__}, which holds no tensors to compare"
+                )
+                return replace(serving, optimization=found), found
         found = choice.to_optimization()
         tuned = replace(
             serving,
@@ -348,6 +347,26 @@ class MeasuredPredictor(BatchPredictor):
             record=choice.record,
         )
         return tuned, found
+
+    def _chosen(
+        self,
+        model: nn.Module,
+        example: Inputs,
+        options: "_Tuning",
+        reuse: Mapping[str, Any] | None,
+    ) -> tuning.Choice:
+        return tuning.chosen(
+            model,
+            example,
+            self.device,
+            asked=self._backend,
+            use_amp=self._use_amp,
+            tolerance=self._tolerance,
+            batch_sizes=options.batch_sizes or tuning.sizes_that_matter(self.batch_size),
+            budget_s=options.budget_s,
+            seed=self._seed,
+            reuse=None if reuse is None else tuning.TuningRecord.from_dict(reuse),
+        )
 
     def _found(self) -> Optimization:
         found = self._current().optimization

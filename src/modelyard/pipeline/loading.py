@@ -4,6 +4,7 @@ import importlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -85,12 +86,20 @@ def load_user_data(path: Path, *, target: str | None = None) -> UserData:
     return UserData(inputs=_tensor(inputs), targets=_optional(targets), names=names)
 
 
-def _made(module_name: str, factory_name: str) -> nn.Module:
-    # As `python -m` does: modules of the working folder can be named.
+def imported(module_name: str) -> ModuleType:
+    """A module by its name, as `python -m` finds it: also in the working folder.
+
+    Raises:
+        ImportError: There is none, or it fails.
+    """
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+    return importlib.import_module(module_name)
+
+
+def _made(module_name: str, factory_name: str) -> nn.Module:
     try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
+        factory = getattr(imported(module_name), factory_name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
             f"The model {module_name}:{factory_name} cannot be imported: {error}."

@@ -204,8 +204,8 @@ def _refusal(names: list[str]) -> str:
     homes = ", ".join(sorted({name.rpartition(".")[0] for name in names}))
     return (
         f"The stored module is made of classes that may not be rebuilt here: {listed}. "
-        f"Import their module(s) first ({homes}), or vouch for them with "
-        "load_model(..., trusted_classes=[...]) or modelyard.register_class(cls); "
+        f"Import their module(s) first ({homes}; --import on the command line), or vouch for them "
+        "with load_model(..., trusted_classes=[...]) or modelyard.register_class(cls); "
         "or load the weights into a class of yours with model_class=."
     )
 
