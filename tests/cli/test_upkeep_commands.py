@@ -109,6 +109,18 @@ def test_rebuild_restores_a_lost_database(run, run_json, ids, registry, tmp_path
     )
 
 
+def test_a_bundle_that_is_not_there_makes_no_registry(run):
+    run("versions", "import", "nosuch.tar", "--base-dir", "new", exit_code=2)
+    assert not Path("new").exists()
+
+
+def test_without_a_grace_time_blobs_are_freed_and_not_condemned_too(run_json, ids):
+    run_json("versions", "remove", ids[1])
+    report = run_json("versions", "gc", "--grace-hours", "0")
+    assert report["freed"]
+    assert not set(report["freed"]) & set(report["condemned"])
+
+
 def test_versions_go_from_registry_to_registry(run, run_json, ids, tmp_path):
     assert "MB" in run("versions", "export", ids[0], ids[1], "--out", "out.tar").stdout
     said = run("versions", "import", "out.tar", "--base-dir", "elsewhere").stdout

@@ -1,6 +1,7 @@
 """`modelyard versions`: what people and machines get to see, and what moves."""
 
 import pytest
+from torch import nn
 
 from modelyard.version_manager import ModelVersionManager
 
@@ -17,11 +18,25 @@ def test_list_shows_every_version_with_its_metrics(run, ids):
 def test_list_filters_sorts_and_limits(run_json, ids, registry):
     registry.tag_version(ids[1], "milestone")
     assert [v["version_id"] for v in run_json("versions", "list", "ppo")] == ids[::-1]
-    assert run_json("versions", "list", "other") == []
     [tagged] = run_json("versions", "list", "--tag", "milestone", "--tag", "nightly")
     assert tagged["version_id"] == ids[1]
     by_metric = run_json("versions", "list", "--sort-by", "max_dd", "--ascending", "--limit", 2)
     assert [v["version_id"] for v in by_metric] == [ids[2], ids[1]]
+
+
+@pytest.mark.parametrize("command", ["list", "history", "statistics", "cleanup"])
+def test_a_model_that_was_never_saved_is_mistyped(run, ids, command):
+    said = run("versions", command, "pppo", exit_code=1).stderr
+    assert said == "Nothing was ever saved as 'pppo'. Models: ppo.\n"
+
+
+def test_a_model_without_versions_is_known_by_its_history(run_json, registry):
+    registry.remove_version(registry.save_model(nn.Linear(2, 1), "gone"))
+    assert run_json("versions", "list", "gone") == []
+    assert [event["action"] for event in run_json("versions", "history", "gone")] == [
+        "save",
+        "remove",
+    ]
 
 
 def test_json_is_what_the_registry_says(run_json, ids):

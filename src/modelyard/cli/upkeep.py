@@ -18,7 +18,7 @@ from modelyard.cli.registry import (
     on_registry,
 )
 from modelyard.cli.showing import megabytes, show_json, show_line, show_table
-from modelyard.cli.versions import Minimize, SomeModel, VersionId
+from modelyard.cli.versions import Minimize, SomeModel, VersionId, check_model
 
 if TYPE_CHECKING:
     from modelyard.version_manager import ModelVersionManager, Problem
@@ -110,6 +110,7 @@ def cleanup(
     as_json: AsJson = False,
 ) -> None:
     """Remove old versions; those in use, aliased or younger than a day stay."""
+    check_model(registry, model_name)
     ids = registry.cleanup_old_versions(
         model_name, keep, metric, maximize=not minimize, dry_run=dry_run
     )
@@ -223,7 +224,11 @@ def export_bundle(
 @on_new_registry
 def import_bundle(
     registry: "ModelVersionManager",
-    file: Annotated[Path, typer.Argument(help="What `versions export` wrote.")],
+    # Looked for before a registry is made for it.
+    file: Annotated[
+        Path,
+        typer.Argument(exists=True, dir_okay=False, help="What `versions export` wrote."),
+    ],
     rename: Annotated[
         bool, typer.Option("--rename", help="Give versions whose id is taken a free one.")
     ] = False,

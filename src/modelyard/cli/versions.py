@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from modelyard._core.errors import NotFoundError
 from modelyard.cli.registry import AsJson, on_registry
 from modelyard.cli.showing import as_text, megabytes, show_json, show_line, show_pairs, show_table
 
@@ -18,6 +19,19 @@ ModelName = Annotated[str, typer.Argument(help="Name of the model.")]
 SomeModel = Annotated[str | None, typer.Argument(help="Only this model.")]
 Tag = Annotated[str, typer.Argument(help="Letters, digits, '.', '_', '-'.")]
 Minimize = Annotated[bool, typer.Option("--minimize", help="The smaller value is the better.")]
+
+
+def check_model(registry: "ModelVersionManager", model_name: str | None) -> None:
+    """See that something was saved under this name, if one is given.
+
+    Raises:
+        NotFoundError: Nothing ever was: it is mistyped.
+    """
+    if model_name is None or registry.list_versions(model_name, limit=1):
+        return
+    if not registry.get_history(model_name):  # of what was removed there is still a history
+        known = ", ".join(sorted(registry.get_statistics()["versions_by_model"])) or "none"
+        raise NotFoundError(f"Nothing was ever saved as {model_name!r}. Models: {known}.")
 
 
 @app.command("list")
@@ -35,6 +49,7 @@ def list_versions(
     as_json: AsJson = False,
 ) -> None:
     """List versions, newest first."""
+    check_model(registry, model_name)
     found = registry.list_versions(model_name, tag, sort_by, ascending, limit=limit, offset=offset)
     if as_json:
         show_json(found)
@@ -159,6 +174,7 @@ def history(
     as_json: AsJson = False,
 ) -> None:
     """Show who did what, oldest first."""
+    check_model(registry, model_name)
     records = registry.get_history(model_name, version_id=version_id, alias=alias)
     if as_json:
         show_json(records)
@@ -200,6 +216,7 @@ def statistics(
     as_json: AsJson = False,
 ) -> None:
     """Show counts, sizes and the range of each metric."""
+    check_model(registry, model_name)
     found = registry.get_statistics(model_name)
     if as_json:
         show_json(found)

@@ -128,6 +128,8 @@ def _unlinked(
     # Somebody may be writing what is younger, whatever the grace time.
     leftovers = _Leftovers(connection, store, min(limit, now - _LONGEST_SAVE))
     report["freed"] = sorted(freed)
+    # Without a grace time what is condemned is freed at once.
+    report["condemned"] = [digest for digest in report["condemned"] if digest not in freed]
     report["freed_bytes"] = sum(freed.values())
     report["leftovers"] = sorted({*leftovers.blobs, *leftovers.files, *leftovers.incoming})
     report["unknown_versions"] = sorted(leftovers.unknown)
