@@ -39,6 +39,13 @@ def test_a_model_without_versions_is_known_by_its_history(run_json, registry):
     ]
 
 
+def test_the_best_is_by_the_metrics_name_unless_told(run_json, ids):
+    best = ("versions", "best", "ppo", "max_dd")
+    assert run_json(*best)["version_id"] == ids[2]
+    assert run_json(*best, "--minimize")["version_id"] == ids[2]
+    assert run_json(*best, "--maximize")["version_id"] == ids[0]
+
+
 def test_json_is_what_the_registry_says(run_json, ids):
     registry = ModelVersionManager("models")
     assert run_json("versions", "list") == registry.list_versions()

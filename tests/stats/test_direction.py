@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from modelyard.stats.direction import is_lower_better
+from modelyard.stats.direction import direction_of_name, is_lower_better, is_sign_turned
 
 LESS = """
     max_dd loss val_loss forecast_error latency_p99_ms RMSE vol_20d MaxDrawdown maxDD maxdd
@@ -26,7 +26,9 @@ LESS = """
     time_to_recovery response_time_ms churn bounce_rate limit_breaches VaRBreaches regret
     generalization_gap downtime ex_ante_vol val/loss metrics.max_dd stop_loss_hits
     vol_of_vol std_return prediction_drift kl_divergence order_reject_rate loss_making_trades risk
-    ERROR_RATE
+    ERROR_RATE inference_ms p99_ms latency_us elapsed_s duration_ms runtime_s memory_mb size_mb
+    liquidations margin_calls stop_outs spread_paid funding_paid capital_at_risk time_under_water
+    es_95 psi kl bce fdr
 """
 MORE = """
     sharpe sharpe_ratio cagr win_rate volume variance_explained profit_loss_ratio ProfitLossRatio
@@ -75,3 +77,37 @@ def test_a_name_means_the_same_however_its_words_are_parted(name: str) -> None:
     pascal = "".join(word.capitalize() for word in name.split("_"))
     for way in (name.upper(), name.replace("_", "-"), pascal, pascal[0].lower() + pascal[1:]):
         assert is_lower_better(way) is is_lower_better(name), way
+
+
+@pytest.mark.parametrize(
+    ("name", "direction"),
+    [
+        ("max_dd", "less"),
+        ("sharpe", "more"),
+        ("loss_avoided", "more"),
+        ("bananas", None),
+        ("", None),
+    ],
+)
+def test_a_name_that_says_nothing_is_told_from_one_that_does(name, direction):
+    assert direction_of_name(name) == direction
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "is_turned"),
+    [
+        ("max_dd", [-0.05, -0.5], True),
+        ("max_dd", [-0.05, 0.0, None], True),
+        ("cvar_95", [-0.02], True),
+        ("max_dd", [0.05, 0.5], False),
+        ("max_dd", [-0.05, 0.1], False),
+        ("max_dd", [0.0, None], False),
+        ("max_dd", [], False),
+        ("nll", [-1.0, -2.0], False),  # a density's may be
+        ("sharpe", [-1.0], False),
+        ("drawdown_reduction", [-0.1], False),
+    ],
+)
+def test_a_drawdown_below_zero_is_one_whose_sign_was_turned(name, values, is_turned):
+    assert is_sign_turned(name, values) is is_turned
+    assert is_lower_better(name, values) is (is_lower_better(name) and not is_turned)

@@ -95,15 +95,30 @@ def best(
     registry: "ModelVersionManager",
     model_name: ModelName,
     metric: Annotated[str, typer.Argument(help="Name of the metric that decides.")],
-    minimize: Minimize = False,
+    minimize: Annotated[
+        bool | None,
+        typer.Option(
+            "--minimize/--maximize", help="Which value is the better; by default the name says."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the version with the best value of a metric."""
+    if minimize is None:
+        minimize = _is_less_better(registry, model_name, metric)
     found = registry.get_best_version(model_name, metric, not minimize)
     if as_json:
         show_json(found)
     else:
         _show_versions([found])
+
+
+def _is_less_better(registry: "ModelVersionManager", model_name: str, metric: str) -> bool:
+    """Whether the smaller value of a metric is the better one, by its name and its values."""
+    from modelyard.stats.direction import is_lower_better  # noqa: PLC0415 - for this alone
+
+    found = registry.get_statistics(model_name)["metrics"].get(metric)
+    return is_lower_better(metric, [found["min"], found["max"]] if found else [])
 
 
 @app.command()

@@ -7,6 +7,7 @@ A name is read as the English compound that it is: `error_detection_rate` is abo
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 _LESS_IS_BETTER = frozenset(
     {"loss", "losses", "losing", "loser", "losers", "lost", "logloss", "valloss", "trainloss"}
@@ -32,7 +33,14 @@ _LESS_IS_BETTER = frozenset(
     | {"vol", "volatility", "var", "cvar", "shortfall", "risk", "downside", "underwater", "ruin"}
     | {"variance", "semivariance", "deviation", "semideviation", "std", "stdev"}
     | {"cost", "costs", "fee", "fees", "slippage", "turnover", "expense", "expenses"}
-    | {"commission", "commissions", "tax", "taxes"}
+    | {"commission", "commissions", "tax", "taxes", "liquidation", "liquidations"}
+    | {"psi", "kl", "bce", "fdr", "elapsed", "duration", "durations", "runtime", "memory", "rss"}
+    | {"ms", "us", "ns", "msec", "millis", "milliseconds", "microseconds", "kb", "mb", "gb"}
+)
+# Of these a number below zero is one whose sign was turned, as some libraries turn a drawdown's.
+_SIZES = frozenset(
+    {"drawdown", "drawdowns", "dd", "maxdd", "mdd", "maxdrawdown", "cdar", "underwater"}
+    | {"var", "cvar", "shortfall"}
 )
 _MORE_IS_BETTER = frozenset(
     {"return", "returns", "ret", "pnl", "profit", "profits", "profitability", "income", "revenue"}
@@ -96,14 +104,18 @@ _PHRASES = tuple(
         (r"hit (?:rate|ratio)|true (?:positives?|negatives?)", "accuracy"),
         (r"false (?:positives?|negatives?|alarms?)|bounce rate", "error"),
         (r"cross entropy|(?:neg|negative) log likelihood", "nll"),
-        (r"market impact", "cost"),
+        (r"market impact|(?:spread|funding) paid", "cost"),
+        (r"margin calls?|stop outs?", "loss"),
+        (r"(?:capital|equity) at risk", "risk"),
+        (r"under water", "underwater"),
+        (r"^es$", "shortfall"),
         (r"(?:response|inference|execution|recovery) (?:time|days|bars|duration)", "latency"),
         (r"time to (?:recovery|recover|first)", "latency"),
     )
 )
 
 
-def is_lower_better(metric: str) -> bool:
+def is_lower_better(metric: str, values: Iterable[float | None] = ()) -> bool:
     """Whether, by common usage, the smaller value of a metric of this name is the better one.
 
     Decided by the words of the name: `max_dd`, `ValLoss` and `latency_p99_ms` are; `volume` and
@@ -112,7 +124,36 @@ def is_lower_better(metric: str) -> bool:
     `return_net_of_fees` what stands before; `error_free_rate` and `loss_avoided` are about no
     error and no loss. A name that says nothing counts as one of which more is better. A caller
     who knows better says so where it matters.
+
+    Args:
+        metric: Its name.
+        values: Some of its values, if there are any: where they tell that a drawdown's sign is
+            turned, the larger number is the better one.
     """
+    return direction_of_name(metric) == "less" and not is_sign_turned(metric, values)
+
+
+def is_sign_turned(metric: str, values: Iterable[float | None]) -> bool:
+    """Whether a size, as a drawdown or a shortfall is one, is recorded in numbers below zero."""
+    known = [value for value in values if value is not None]
+    if not known or max(known) > 0.0 or min(known) >= 0.0:
+        return False
+    return direction_of_name(metric) == "less" and not _SIZES.isdisjoint(_words(metric))
+
+
+def contradicts_name(metric: str, values: Iterable[float | None], *, maximize: bool) -> bool:
+    """Whether the name says that the other way is better than the one that is asked for."""
+    direction = direction_of_name(metric)
+    return direction is not None and is_lower_better(metric, values) == maximize
+
+
+def direction_of_name(metric: str) -> Literal["less", "more"] | None:
+    """Of what more, or less, is better by its name; None where the name says nothing."""
+    is_less = _is_less_by_name(metric)
+    return None if is_less is None else "less" if is_less else "more"
+
+
+def _is_less_by_name(metric: str) -> bool | None:
     words = _subject(_words(metric))
     if not _FOR_THE_BETTER.isdisjoint(words):
         return False
@@ -122,7 +163,7 @@ def is_lower_better(metric: str) -> bool:
     is_less = _is_less(words)
     if not _OPPOSITE.isdisjoint(words):
         return not is_less
-    return is_less is True
+    return is_less
 
 
 def _words(metric: str) -> list[str]:

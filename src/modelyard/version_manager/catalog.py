@@ -396,10 +396,16 @@ def _metric_statistics(versions: Sequence[Version]) -> dict[str, Any]:
             # Each divided first: of the largest numbers there are, the sum is infinite.
             "mean": math.fsum(value / len(pairs) for value, _ in pairs),
             "max": max(pairs)[0],
-            "best": (min if is_lower_better(name) else max)(pairs, key=lambda pair: pair[0])[1],
+            "best": _best_of(name, pairs),
         }
         for name, pairs in sorted(values.items())
     }
+
+
+def _best_of(metric: str, pairs: Sequence[tuple[float, str]]) -> str:
+    """Id of the best of these values."""
+    pick = min if is_lower_better(metric, [value for value, _ in pairs]) else max
+    return pick(pairs, key=lambda pair: pair[0])[1]
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def _metric(name: str, first: Version, second: Version) -> MetricComparison:
             "better": None,
         }
     difference = value2 - value1
-    gain = -difference if is_lower_better(name) else difference
+    gain = -difference if is_lower_better(name, (value1, value2)) else difference
     better = None if gain == 0 else (second if gain > 0 else first)["version_id"]
     return {
         "value1": value1,

@@ -15,7 +15,7 @@ from modelyard._core.errors import (
     VersionInUseError,
     VersionNotFoundError,
 )
-from modelyard.stats.direction import is_lower_better
+from modelyard.stats.direction import contradicts_name
 from modelyard.storage import Store, drop_lease, write_lease
 from modelyard.storage import tables as t
 from modelyard.version_manager import (
@@ -104,20 +104,12 @@ class RegistryKeeper(RegistryReader):
         keep = self._keep_best_n if keep_best_n is None else keep_best_n
         if not isinstance(keep, int) or keep < 1:
             raise ConfigError(f"keep_best_n must be a whole number of 1 or more, got {keep!r}.")
-        if metric is not None and is_lower_better(metric) == maximize:
-            _logger.warning(
-                "cleanup_old_versions(metric=%r, maximize=%s) keeps the %s; by its name the "
-                "other way is better. Pass maximize=%s if that was meant.",
-                metric,
-                maximize,
-                "largest" if maximize else "smallest",
-                not maximize,
-            )
         ranking = Ranking(keep=keep, metric=metric, maximize=maximize)
         now = self._clock.now()
         with self.store.database.writing() as connection:
             needed = needs_of(connection, now_s=now.timestamp())
             versions = catalog.listed(connection, model_name=model_name)
+            _warn_of_direction(versions, metric, maximize=maximize)
             ids = [
                 version_id
                 for name in dict.fromkeys(version["model_name"] for version in versions)
@@ -368,3 +360,18 @@ def _lease_name(version_id: str, holder: str) -> str:
             f"{_LONGEST_LEASE_NAME - len('version::')} characters."
         )
     return name
+
+
+def _warn_of_direction(versions: list[Version], metric: str | None, *, maximize: bool) -> None:
+    if metric is None:
+        return
+    values = [version["metrics"].get(metric) for version in versions]
+    if contradicts_name(metric, values, maximize=maximize):
+        _logger.warning(
+            "cleanup_old_versions(metric=%r, maximize=%s) keeps the %s; by its name the other way "
+            "is better. Pass maximize=%s if that was meant.",
+            metric,
+            maximize,
+            "largest" if maximize else "smallest",
+            not maximize,
+        )

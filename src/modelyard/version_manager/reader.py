@@ -1,5 +1,6 @@
 """What a registry tells, without changing anything."""
 
+import logging
 import operator
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -7,12 +8,14 @@ from typing import Any
 
 from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.errors import ConfigError
+from modelyard.stats.direction import contradicts_name
 from modelyard.storage import Store
 from modelyard.version_manager import catalog, contents, facts, lineage, promotion
 from modelyard.version_manager.comparison import compared, relation
 from modelyard.version_manager.needs import ancestors
 from modelyard.version_manager.records import AuditRecord, Comparison, Lineage, Statistics, Version
 
+_logger = logging.getLogger("modelyard")
 _MOST_ROWS = 1 << 62  # databases count no further
 
 
@@ -88,11 +91,28 @@ class RegistryReader:
     ) -> Version:
         """The version with the best finite value of a metric; of equals, the newest.
 
+        Args:
+            model_name: Of which model.
+            metric: Its name.
+            maximize: Whether the larger value is the better one. A warning tells where the
+                metric's name says otherwise, as `val_loss` does.
+
         Raises:
             VersionNotFoundError: No version of the model has it.
         """
         with self.store.database.reading() as connection:
-            return self._placed(catalog.best(connection, model_name, metric, maximize=maximize))
+            found = catalog.best(connection, model_name, metric, maximize=maximize)
+        # Of the largest value below zero all are, as a drawdown's whose sign is turned.
+        if contradicts_name(metric, [found["metrics"][metric]], maximize=maximize):
+            _logger.warning(
+                "get_best_version(%r, %r, maximize=%s): by its name the other way is better. Pass "
+                "maximize=%s if that was meant.",
+                model_name,
+                metric,
+                maximize,
+                not maximize,
+            )
+        return self._placed(found)
 
     def compare_versions(
         self, version_id1: str, version_id2: str, metrics: Sequence[str] | None = None
