@@ -77,7 +77,15 @@ def test_each_rule_has_its_message(given, said):
 )
 def test_the_direction_is_given_or_told_by_the_name(metric, given, direction):
     settings = UpdateSettings(key_metric=metric, key_metric_direction=given)
-    assert settings.direction == direction
+    assert settings.direction() == direction
+
+
+def test_a_drawdown_below_zero_is_the_better_the_larger():
+    settings = UpdateSettings(key_metric="max_dd")
+    assert settings.direction((-0.05, -0.2)) == 1.0
+    assert settings.direction((0.05, 0.2)) == -1.0
+    given = UpdateSettings(key_metric="max_dd", key_metric_direction="lower")
+    assert given.direction((-0.05, -0.2)) == -1.0
 
 
 def test_steps_share_the_transition_time():

@@ -78,12 +78,11 @@ class Metric:
         """Whether sums are not enough for it."""
         return self.kind in KEEPS_VALUES
 
-    @property
-    def is_lower_better(self) -> bool:
-        """Whether less is better."""
+    def is_lower_better_at(self, means: Iterable[float | None] = ()) -> bool:
+        """Whether less is better; of drawdowns recorded below zero, by their means, it is not."""
         if self.lower_is_better is not None:
             return self.lower_is_better
-        return self.kind != "sharpe" and is_lower_better(self.name)
+        return self.kind != "sharpe" and is_lower_better(self.name, means)
 
     def to_plain(self) -> dict[str, Any]:
         """All attributes as plain values."""
@@ -147,11 +146,11 @@ class MetricBook:
         """The metric of this name."""
         return self._by_name.get(name) or Metric(name=name)
 
-    def is_lower_better(self, name: str) -> bool:
-        """Whether less of a metric is better."""
+    def is_lower_better(self, name: str, means: Iterable[float | None] = ()) -> bool:
+        """Whether less of a metric is better, where these are its means, as far as known."""
         metric = self[name]
         if metric.lower_is_better is not None or self._lower is None:
-            return metric.is_lower_better
+            return metric.is_lower_better_at(means)
         return name in self._lower
 
     @property

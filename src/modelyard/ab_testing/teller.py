@@ -149,10 +149,8 @@ class Teller(Comparer):
         ]
 
     def _probabilities(self, now: Now, metric: str) -> dict[str, float]:
-        contrasts = {
-            pair: self._compare(now, *pair, metric).evidence.effective
-            for pair in combinations(now.names, 2)
-        }
+        found = {pair: self._compare(now, *pair, metric) for pair in combinations(now.names, 2)}
+        contrasts = {pair: item.evidence.effective for pair, item in found.items()}
         differences, errors = _apart(contrasts, now.names)
         if not np.isfinite(errors).all():
             return dict.fromkeys(now.names, 1.0 / len(now.names))
@@ -160,7 +158,7 @@ class Teller(Comparer):
             differences,
             errors,
             rng=generator(0),
-            lower_is_better=self._book.is_lower_better(metric),
+            lower_is_better=self._is_less_better(metric, found.values()),
         )
         return dict(zip(now.names, (float(chance) for chance in chances), strict=True))
 
@@ -186,7 +184,7 @@ class Teller(Comparer):
         a, b, metric = pair
         shown = is_significant and comparison.has_enough and comparison.is_complete
         difference = comparison.evidence.effective.difference
-        b_is_better = (difference > 0.0) != self._book.is_lower_better(metric)
+        b_is_better = (difference > 0.0) != self._is_less_better(metric, [comparison])
         return {
             "variant_a": a,
             "variant_b": b,

@@ -5,6 +5,7 @@ A name is read as the English compound that it is: `error_detection_rate` is abo
 `net of`, `per`, `over` and their like only qualifies what stands before.
 """
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -135,7 +136,7 @@ def is_lower_better(metric: str, values: Iterable[float | None] = ()) -> bool:
 
 def is_sign_turned(metric: str, values: Iterable[float | None]) -> bool:
     """Whether a size, as a drawdown or a shortfall is one, is recorded in numbers below zero."""
-    known = [value for value in values if value is not None]
+    known = [value for value in values if value is not None and not math.isnan(value)]
     if not known or max(known) > 0.0 or min(known) >= 0.0:
         return False
     return direction_of_name(metric) == "less" and not _SIZES.isdisjoint(_words(metric))

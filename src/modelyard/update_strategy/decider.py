@@ -153,10 +153,11 @@ class Decider:
             now=self._clock.now(),
             within_hours=self.settings.rollback_cooldown_hours,
         )
+        versions = self._registry.list_versions(self.model_name)
         return best_candidate(
-            self._registry.list_versions(self.model_name),
+            versions,
             name,
-            direction=rules.direction,
+            direction=rules.direction([version["metrics"].get(name) for version in versions]),
             production=self._conductor.production(),
             excluded=failed,
         )

@@ -165,7 +165,8 @@ def key_metric_loss(now: Evidence, other: Evidence, settings: UpdateSettings) ->
     """
     if min(now.n_key_metric, other.n_key_metric) == 0:
         return balanced_contrast(0.0, math.nan, other.n_key_metric, now.n_key_metric)
-    loss = settings.direction * (other.key_metric - now.key_metric)
+    direction = settings.direction((now.key_metric, other.key_metric))
+    loss = direction * (other.key_metric - now.key_metric)
     spreads = [0.0 if math.isnan(e.key_metric_std) else e.key_metric_std for e in (now, other)]
     variance = spreads[0] ** 2 / now.n_key_metric + spreads[1] ** 2 / other.n_key_metric
     return balanced_contrast(loss, variance, other.n_key_metric, now.n_key_metric)

@@ -100,7 +100,8 @@ def relative_drop(now: Evidence, baseline: Evidence, settings: UpdateSettings) -
     In the metric's own direction: a Sharpe ratio of -0.4 after -0.5 is no drop. NaN, which is
     over no limit, where either side has no value.
     """
-    loss = settings.direction * (baseline.key_metric - now.key_metric)
+    direction = settings.direction((now.key_metric, baseline.key_metric))
+    loss = direction * (baseline.key_metric - now.key_metric)
     return loss / max(abs(baseline.key_metric), METRIC_FLOOR)
 
 

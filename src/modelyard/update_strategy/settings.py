@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -199,12 +199,15 @@ class UpdateSettings:
         except TypeError as error:
             raise ConfigError(f"A setting has the wrong type: {error}.") from error
 
-    @property
-    def direction(self) -> float:
-        """1 where a larger key metric is better, else -1."""
+    def direction(self, values: Iterable[float | None] = ()) -> float:
+        """1 where a larger key metric is better, else -1.
+
+        Args:
+            values: Some of its values: a drawdown recorded below zero is the better the larger.
+        """
         if self.key_metric_direction is not None:
             return 1.0 if self.key_metric_direction == "higher" else -1.0
-        return -1.0 if is_lower_better(self.key_metric or "") else 1.0
+        return -1.0 if is_lower_better(self.key_metric or "", values) else 1.0
 
     @property
     def shares(self) -> tuple[float, ...]:
