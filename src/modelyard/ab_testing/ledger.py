@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import RLock
 from typing import Any
 
-from modelyard._core.clock import Clock
+from modelyard._core.clock import Clock, SystemClock
+from modelyard._core.ending import flush_when_python_ends
 from modelyard._core.errors import ExperimentStoppedError, StorageError
+from modelyard._core.forking import call_after_fork
+from modelyard._core.worker import worker
 from modelyard.ab_testing.durability import FLUSH_INTERVAL_S, check_durability
 from modelyard.ab_testing.persistence import PAUSED, RUNNING, STOPPED, ExperimentRows, News
 from modelyard.ab_testing.recording.results import Result, grouped
@@ -70,6 +73,8 @@ class Ledger:
         self._waiting: list[Result] = []
         self._last_seq = 0
         self._flushed_at_s = clock.monotonic_s()
+        self._is_flush_asked = False
+        call_after_fork(self._after_fork)
 
     @property
     def is_stored(self) -> bool:
@@ -86,6 +91,7 @@ class Ledger:
         at = self._clock.now().isoformat()
         stored = rows.open(settings, self.assignment, at=at, resume=resume)
         self._rows = rows
+        flush_when_python_ends(self)
         self.assignment = stored.assignment
         self.status = stored.status
         self._take(rows.news(after_seq=0))
@@ -131,6 +137,20 @@ class Ledger:
                 self.flush()
             else:
                 self.exchange_if_due()
+                self._ask_for_flush()
+
+    def work(self) -> None:
+        """Flush what nobody's call has flushed for a second; called by the process's worker."""
+        with self.lock:
+            self._is_flush_asked = False
+            if self._waiting:
+                self._flush_or_warn()
+            self._ask_for_flush()  # the store may be there again by then
+
+    def flush_at_exit(self) -> None:
+        """Flush what the last second has left."""
+        if self._waiting:
+            self.flush()
 
     def flush(self) -> None:
         """Send what waits and take in what others sent.
@@ -158,6 +178,18 @@ class Ledger:
             if not self._is_due():
                 return  # another thread was quicker
             self._flush_or_warn()
+
+    def _ask_for_flush(self) -> None:
+        """Have the worker flush in a second, if anything waits and time goes by itself."""
+        if self._waiting and not self._is_flush_asked and isinstance(self._clock, SystemClock):
+            self._is_flush_asked = True
+            worker().ask(self, after_s=FLUSH_INTERVAL_S)
+
+    def _after_fork(self) -> None:
+        """In a child: what the parent has recorded the parent stores."""
+        self.lock = RLock()
+        self._waiting = []
+        self._is_flush_asked = False
 
     def _flush_or_warn(self) -> None:
         try:

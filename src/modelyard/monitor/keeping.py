@@ -1,15 +1,15 @@
 """Keeping: full windows, and what has to be found again."""
 
-import atexit
 import logging
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from modelyard._core.clock import Clock
+from modelyard._core.ending import flush_when_python_ends
 from modelyard._core.errors import StorageError
+from modelyard._core.worker import worker
 from modelyard.monitor.alerting.alerts import AlertEvent
 from modelyard.monitor.alerting.dispatch import Dispatcher
 from modelyard.monitor.drift.detection import DriftVerdict
@@ -24,7 +24,6 @@ from modelyard.monitor.recording.blocks import BlockMeans
 from modelyard.monitor.recording.data import WindowData
 from modelyard.monitor.recording.deltas import Delta, Mark, delta_since, mark_of, take
 from modelyard.monitor.settings import MonitorSettings
-from modelyard.monitor.worker import worker
 
 _logger = logging.getLogger(__name__)
 
@@ -101,7 +100,7 @@ class Keeper(Recorder):
         self._odd_marks = (self._window.odd_counts(), self._window.odd_counts())
         self._window.begin()
         if self._is_stored:
-            _flush_when_python_ends(self)
+            flush_when_python_ends(self)
 
     def _close_window(self) -> None:
         """Called with the lock held when a window is full."""
@@ -123,6 +122,11 @@ class Keeper(Recorder):
             self._write_if_due()
         elif not self._is_flush_asked:
             self._ask_for_flush()
+
+    def flush_at_exit(self) -> None:
+        """As `flush`, unless it only looks."""
+        if not self._is_looking:
+            self.flush()
 
     def _ask_for_flush(self) -> None:
         """Have the worker write in a second."""
@@ -254,26 +258,6 @@ class Keeper(Recorder):
         except StorageError as error:
             self._ask_for_flush()  # it may be over by then
             _logger.warning("Monitor %r could not be stored: %s", self.model_name, error)
-
-
-_stored: "weakref.WeakSet[Keeper]" = weakref.WeakSet()
-
-
-def _flush_at_exit() -> None:
-    for keeper in list(_stored):
-        if keeper._is_looking:  # noqa: SLF001 - of this module's own class
-            continue
-        try:
-            keeper.flush()
-        except Exception:
-            _logger.exception("Monitor %r could not be stored at exit.", keeper.model_name)
-
-
-def _flush_when_python_ends(keeper: Keeper) -> None:
-    if not _stored:
-        atexit.unregister(_flush_at_exit)
-        atexit.register(_flush_at_exit)
-    _stored.add(keeper)
 
 
 def _short(verdict: DriftVerdict) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.errors import ConfigError
 from modelyard._core.forking import call_after_fork
 from modelyard._core.ids import checked_name
+from modelyard._core.worker import worker
 from modelyard.monitor.arguments import as_number, at_least_one, names_of
 from modelyard.monitor.recording.arrays import as_rows
 from modelyard.monitor.recording.requests import NO_PREDICTION
 from modelyard.monitor.recording.windows import Window
-from modelyard.monitor.worker import worker
 
 _logger = logging.getLogger(__name__)
 

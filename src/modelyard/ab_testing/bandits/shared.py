@@ -7,9 +7,12 @@ from zlib import crc32
 
 import numpy as np
 
-from modelyard._core.clock import Clock
+from modelyard._core.clock import Clock, SystemClock
+from modelyard._core.ending import flush_when_python_ends
 from modelyard._core.errors import StorageError
+from modelyard._core.forking import call_after_fork
 from modelyard._core.ids import new_id
+from modelyard._core.worker import worker
 from modelyard.ab_testing.bandits import chunk, state
 from modelyard.ab_testing.bandits.choices import fill_propensities
 from modelyard.ab_testing.bandits.learner import Learner, Outbox
@@ -64,8 +67,11 @@ class SharedBandit:
         self._is_stored = False
         self._is_apart = False
         self._flushed_at_s = clock.monotonic_s()
+        self._is_flush_asked = False
         self._open(log_size)
         learner.outbox = Outbox()
+        flush_when_python_ends(self)
+        call_after_fork(self._after_fork)
 
     def flush(self) -> None:
         """Store what is new, durably, and take in what other processes stored.
@@ -90,6 +96,7 @@ class SharedBandit:
     def flush_if_due(self) -> None:
         """Flush when the last time is a second ago; a store that refuses is only logged."""
         if self._clock.monotonic_s() - self._flushed_at_s < FLUSH_INTERVAL_S:
+            self._ask_for_flush()
             return
         if not self._flush_lock.acquire(blocking=False):
             return  # another thread is at it
@@ -102,9 +109,38 @@ class SharedBandit:
         finally:
             self._flush_lock.release()
 
+    def work(self) -> None:
+        """Flush what nobody's call has flushed for a second; called by the process's worker."""
+        self._is_flush_asked = False
+        if self._has_news():
+            self.flush_if_due()
+
+    def flush_at_exit(self) -> None:
+        """Flush what the last second has left."""
+        if self._has_news():
+            self.flush()
+
     def stored_choices(self) -> list[LoggedChoice]:
         """Every choice that was ever stored, by whichever process."""
         return chunk.join(stored.body for stored in self._rows.chunks())
+
+    def _ask_for_flush(self) -> None:
+        """Have the worker flush in a second, if time goes by itself."""
+        if not self._is_flush_asked and isinstance(self._clock, SystemClock):
+            self._is_flush_asked = True
+            worker().ask(self, after_s=FLUSH_INTERVAL_S)
+
+    def _has_news(self) -> bool:
+        with self._lock:
+            outbox = self._learner.outbox
+            return outbox is not None and not outbox.is_empty
+
+    def _after_fork(self) -> None:
+        """In a child: what the parent has recorded the parent stores."""
+        self._flush_lock = Lock()
+        self._is_flush_asked = False
+        self._recorder_id = new_id("bandit")
+        self._learner.outbox = Outbox()
 
     def _open(self, log_size: int) -> None:
         stored, chunks = self._rows.load(log_size)

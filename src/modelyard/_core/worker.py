@@ -1,4 +1,4 @@
-"""A thread that works for every monitor of the process, away from those who record."""
+"""A thread that works for all who record in the process, away from those who call them."""
 
 import logging
 import os
@@ -49,7 +49,7 @@ class Worker:
             if self._thread is None:
                 # Daemon: whoever ends the program is not kept waiting.
                 self._thread = threading.Thread(
-                    target=self._run, name="modelyard-monitor", daemon=True
+                    target=self._run, name="modelyard-worker", daemon=True
                 )
                 self._thread.start()
             else:
@@ -79,7 +79,7 @@ class Worker:
         try:
             one.work()
         except Exception:
-            _logger.exception("A monitor could not be evaluated.")
+            _logger.exception("Work for %r failed.", one)
         rest_s = (time.thread_time() - started) * (1.0 / _LARGEST_SHARE - 1.0)
         now = time.monotonic()
         with self._changed:

@@ -1,0 +1,100 @@
+"""What was recorded and not yet stored is stored when nobody calls any more, and at the end."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from modelyard import ABTest, ModelVariant, MultiArmedBandit
+from modelyard._core import ending
+from modelyard.storage import open_store
+
+VARIANTS = [ModelVariant(name, lambda x: x) for name in ("a", "b")]
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = open_store(tmp_path)
+    yield opened
+    opened.close()
+
+
+def recorded(store, n=10):
+    test = ABTest("t", VARIANTS, "r", store=store)
+    bandit = MultiArmedBandit(["a", "b"], store=store, name="n")
+    for i in range(n):
+        test.record_result("ab"[i % 2], {"r": float(i)}, user_id=f"u{i}")
+        bandit.update(bandit.select_variant(), 1.0)
+    return test, bandit
+
+
+def stored(store):
+    test = ABTest.load("t", store=store, models={"a": abs, "b": abs})
+    bandit = MultiArmedBandit(["a", "b"], store=store, name="n")
+    n_results = sum(item["sample_count"] for item in test.get_variant_stats().values())
+    return n_results, bandit.get_statistics()["total"]
+
+
+@pytest.mark.slow
+def test_it_is_stored_a_second_later_though_nothing_is_called(store):
+    alive = recorded(store)
+    give_up_at = time.monotonic() + 20
+    while stored(store) != (10, 10) and time.monotonic() < give_up_at:
+        time.sleep(0.2)
+    assert stored(store) == (10, 10)
+    assert alive
+
+
+def test_it_is_stored_when_python_ends(store, monkeypatch):
+    alive = recorded(store)
+    ending._flush_all()
+    assert stored(store) == (10, 10)
+    assert alive
+
+
+def test_a_store_that_is_gone_then_is_told_and_others_are_flushed(store, monkeypatch, caplog):
+    test, bandit = recorded(store)
+
+    def refuse():
+        raise OSError("gone")
+
+    monkeypatch.setattr(test._ledger, "flush", refuse)
+    ending._flush_all()
+    assert "What a Ledger holds could not be stored" in caplog.text
+    assert stored(store) == (0, 10)
+    assert bandit
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_leaves_what_its_parent_has_recorded_to_the_parent(store):
+    alive = recorded(store)
+    child = os.fork()
+    if child == 0:
+        ending._flush_all()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert stored(store) == (0, 0)
+    ending._flush_all()
+    assert stored(store) == (10, 10)
+    assert alive
+
+
+PROGRAM = """
+import sys
+from modelyard import ABTest, ModelVariant
+from modelyard.storage import open_store
+
+store = open_store(sys.argv[1])
+test = ABTest("t", [ModelVariant(name, abs) for name in ("a", "b")], "r", store=store)
+test.record_result("a", {"r": 1.0})
+"""
+
+
+@pytest.mark.slow
+def test_a_program_that_ends_has_stored_all(tmp_path, store):
+    subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path)], check=True)
+    test = ABTest.load("t", store=store, models={"a": abs, "b": abs})
+    assert test.get_variant_stats()["a"]["sample_count"] == 1
