@@ -114,6 +114,7 @@ def _rows_at(
         calls = {label: way(inputs) for label, way in ways.items()}
         times = interleaved_medians(calls, budget_s=budget_s, block=_BLOCK)
         winner = choice.by_batch.get(n)
+        chosen_label = winner and label_of(winner.name, winner.settings)
         for label, seconds in times.items():
             backend = backends.get(label)
             rows.append(
@@ -121,7 +122,7 @@ def _rows_at(
                     "threads": threads,
                     "batch": n,
                     "how": label,
-                    "is_chosen": backend is not None and backend is winner,
+                    "is_chosen": backend is not None and label == chosen_label,
                     "takes": "tensor" if backend and backend.run_array is None else "array",
                     "latency_ms": seconds * MS_PER_S,
                     "speedup": times["eager"] / seconds,

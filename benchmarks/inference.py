@@ -170,8 +170,11 @@ def _line(name: str, threads: int, how: str, at: dict[int, dict[str, Any]]) -> l
     if not at:
         return []
     larger = _LARGER[name]
-    one, many = ([f"{at[n]['latency_ms']:.3g}", f"{at[n]['speedup']:.2f} x"] for n in (1, larger))
-    rate = f"{larger * MS_PER_S / at[larger]['latency_ms']:,.0f}"
+    one, many = (
+        [f"{at[n]['latency_ms']:.3g}", f"{at[n]['speedup']:.2f} x"] if n in at else ["-", "-"]
+        for n in (1, larger)  # what lost at one size is not timed there
+    )
+    rate = f"{larger * MS_PER_S / at[larger]['latency_ms']:,.0f}" if larger in at else "-"
     gap = f"{max(row['max_abs_diff'] for row in at.values()):.1e}"
     return [name, str(threads), how, *one, str(larger), *many, rate, gap]
 

@@ -19,6 +19,7 @@ from modelyard.monitor.evaluation import Evaluation
 from modelyard.monitor.exporting.json_files import JsonLines
 from modelyard.monitor.history.journal import Journal
 from modelyard.monitor.history.summaries import WindowSummary
+from modelyard.monitor.performance.kinds import PredictionKind
 from modelyard.monitor.recorder import Recorder
 from modelyard.monitor.recording.blocks import BlockMeans
 from modelyard.monitor.recording.data import WindowData
@@ -63,6 +64,8 @@ class Keeper(Recorder):
             clock=clock,
         )
         self._settings = settings
+        if settings.kind is PredictionKind.NUMBER:
+            self._window.reader.prediction_labels.takes_labels = False
         self._journal = journal
         self._is_stored = journal.is_stored
         self._dispatcher = dispatcher

@@ -27,15 +27,29 @@ def number_of(value: Any) -> float:
         return math.nan
 
 
+# What tables hold in the place of a number, in lower case.
+_MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "none", "null", "nil", "-", "--", "?"})
+
+
 class Labels:
-    """The labels seen so far, and the columns they were in. Not thread-safe: its owner locks."""
+    """The labels seen so far, and the columns they were in. Not thread-safe: its owner locks.
+
+    Attributes:
+        by_code: Labels by their codes.
+        columns: Columns that hold labels.
+        takes_labels: Whether there may be any; without them text that is no number is NaN.
+    """
 
     def __init__(self) -> None:
         self.by_code: dict[float, str] = {}
         self.columns: set[int] = set()
+        self.takes_labels = True
 
     def coded(self, values: Sequence[Any]) -> NDArray[np.float64]:
         """Numbers as they are and labels as codes, shape as given; NaN for anything else.
+
+        Text that is a number is that number, and what stands for a missing value is missing:
+        neither makes a category of a column of numbers.
 
         Args:
             values: A list, or a list of lists of one length, of numbers and text.
@@ -44,9 +58,18 @@ class Labels:
         table = rows.reshape(-1, rows.shape[-1]) if rows.ndim else rows.reshape(1, 1)
         codes = np.empty(table.shape)
         for place, value in np.ndenumerate(table):
-            is_label = isinstance(value, str)
-            codes[place] = self._code(value, column=place[-1]) if is_label else number_of(value)
+            is_text = isinstance(value, str)
+            codes[place] = self._of_text(value, column=place[-1]) if is_text else number_of(value)
         return codes.reshape(rows.shape)
+
+    def _of_text(self, text: str, *, column: int) -> float:
+        if text.strip().lower() in _MISSING:
+            return math.nan
+        # A column of categories keeps to labels: "7" is one beside "A".
+        number = math.nan if column in self.columns else number_of(text)
+        if math.isfinite(number) or not self.takes_labels:
+            return number
+        return self._code(text, column=column)
 
     def _code(self, label: str, *, column: int) -> float:
         code = code_of(label)
