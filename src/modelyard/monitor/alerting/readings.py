@@ -10,7 +10,7 @@ from modelyard.monitor.alerting.alerts import Severity
 # that wanders about the limit opens and resolves an alert at every evaluation.
 HOLD_SHARE = 0.1
 # "Critical" is over twice the limit, or under half of one that must not be fallen below.
-_CRITICAL_FACTOR = 2.0
+CRITICAL_FACTOR = 2.0
 
 
 class State(StrEnum):
@@ -103,4 +103,4 @@ def critical_limit(limit: float, *, is_upper: bool) -> float | None:
     if limit == 0.0:
         return None
     is_outward = is_upper == (limit > 0.0)
-    return limit * _CRITICAL_FACTOR if is_outward else limit / _CRITICAL_FACTOR
+    return limit * CRITICAL_FACTOR if is_outward else limit / CRITICAL_FACTOR

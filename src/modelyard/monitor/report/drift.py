@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from modelyard.monitor.drift.columns import SIGNIFICANCE
 from modelyard.monitor.outputs import DistributionDict, DriftDict, ExplanationDict
 from modelyard.monitor.report.figures import drift_figure
 from modelyard.monitor.report.view import MonitorView, ranked
@@ -99,7 +100,10 @@ def _over_time(view: MonitorView, kind: str, drift: DriftDict) -> list[Block]:
 
 def _history_caption(drift: DriftDict) -> str:
     if drift["calibrated"]:
-        limit = "The limit is calibrated: from how windows differ when nothing has changed."
+        limit = (
+            "The limit can be trusted: it comes from how windows differ when nothing has changed, "
+            "or is the threshold itself, of data that do not depend on one another."
+        )
     else:
         limit = (
             "The limit is not calibrated yet: it takes a baseline, or a past, of several windows."
@@ -147,7 +151,7 @@ def _table(what: str, columns: Sequence[Any]) -> Table:
             for column in shown
         ],
         _of_all(len(shown), len(columns), f"{what}s")
-        + "Drifted: over its limit, and its adjusted p-value below 0.05.",
+        + f"Drifted: over its limit, and its adjusted p-value below {SIGNIFICANCE:g}.",
         highlight=[i for i, column in enumerate(shown) if column["is_drifted"]],
         formats={"score": ".3g", "limit": ".3g", "p-value": ".2g", "adjusted": ".2g"},
         bars=["score"],

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from modelyard.monitor.alerting.readings import CRITICAL_FACTOR
 from modelyard.monitor.outputs import DriftDict
 from modelyard.monitor.performance.report import FigureDict
 from modelyard.monitor.report.figures import health_figure, metrics_figure
@@ -123,7 +124,8 @@ def _drift_card(label: str, drift: DriftDict) -> tuple[str, str, str]:
 def _drift_note(label: str, drift: DriftDict) -> Note:
     text = f"{label}: {drift['reason']}"
     if drift["is_drifted"]:
-        return Note("critical" if drift["calibrated"] else "warning", text)
+        is_far = (drift["drift_score"] or 0.0) > CRITICAL_FACTOR * drift["effective_threshold"]
+        return Note("critical" if drift["calibrated"] and is_far else "warning", text)
     return Note("info" if drift["drift_score"] is None else "good", text)
 
 
