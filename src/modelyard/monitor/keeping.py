@@ -64,8 +64,10 @@ class Keeper(Recorder):
             clock=clock,
         )
         self._settings = settings
-        if settings.kind is PredictionKind.NUMBER:
-            self._window.reader.prediction_labels.takes_labels = False
+        reader = self._window.reader
+        reader.prediction_labels.takes_labels = settings.kind in {None, PredictionKind.CLASS}
+        reader.prediction_labels.declared = self._declared_predictions
+        reader.feature_labels.declared = self._declared_features
         self._journal = journal
         self._is_stored = journal.is_stored
         self._dispatcher = dispatcher
@@ -136,6 +138,21 @@ class Keeper(Recorder):
         if self._is_background:
             self._is_flush_asked = True
             worker().ask(self, after_s=FLUSH_INTERVAL_S)
+
+    def _declared_predictions(self) -> frozenset[int]:
+        """Outputs that are said to hold classes."""
+        if self._settings.kind is not PredictionKind.CLASS:
+            return frozenset()
+        return frozenset(range(max(1, self._window.predictions.width)))
+
+    def _declared_features(self) -> frozenset[int]:
+        """Features that are said to hold categories, as far as their names are known."""
+        names = self._window.reader.feature_names
+        return frozenset(
+            one if isinstance(one, int) else names.index(one)
+            for one in self._settings.categorical_features
+            if isinstance(one, int) or one in names
+        )
 
     def _odd_lately(self) -> dict[str, int]:
         """Odd values of this window and the one before; the lock is held."""

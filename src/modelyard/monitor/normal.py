@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from modelyard._core.errors import ConfigError
 from modelyard.monitor.alerting.alerts import as_utc_text
 from modelyard.monitor.baselines import (
@@ -20,6 +23,7 @@ from modelyard.monitor.performance.kinds import PredictionKind, kind_of
 from modelyard.monitor.recording.blocks import BlockMeans
 from modelyard.monitor.recording.data import WindowData
 from modelyard.monitor.recording.health import Health
+from modelyard.monitor.recording.labels import Labels
 
 # Under this name a version carries its baseline.
 BASELINE = "baseline"
@@ -167,51 +171,42 @@ class Normal(Keeper):
 
     # ── called with `_working` held ─────────────────────────────────────────────────────────
 
-    def _rule(self) -> BaselineRule:
+    def _rule(
+        self, predictions: NDArray[np.float64], features: NDArray[np.float64]
+    ) -> BaselineRule:
+        """How a baseline is made of such rows."""
         usual = self._settings.drift[FEATURE_DRIFT]
         methods = {WASSERSTEIN.name: WASSERSTEIN}
         for rule in self._settings.drift.values():
             if rule.method in COLUMN_METHODS:
                 methods[rule.method] = COLUMN_METHODS[rule.method]
-        window = self._window
+        reader = self._window.reader
         return BaselineRule(
             min_samples=usual.min_samples,
             window_size=self.window_size,
             block_size=self._evaluate_every,
             methods=tuple(methods.values()),
-            categorical_predictions=self._categorical_predictions(),
-            categorical_features=self._categorical_features(),
-            feature_names=window.reader.feature_names,
+            categorical_predictions=reader.prediction_labels.columns_of(predictions),
+            categorical_features=reader.feature_labels.columns_of(features),
+            feature_names=reader.feature_names,
             labels={
-                **window.reader.prediction_labels.by_code,
-                **window.reader.feature_labels.by_code,
+                **reader.prediction_labels.by_code,
+                **reader.feature_labels.by_code,
             },
         )
 
     def _adopt_armed(self, data: WindowData, blocks: BlockMeans, *, at: str) -> None:
-        baseline = baseline_of_window(data, blocks, self._rule(), set_at=at)
+        baseline = baseline_of_window(
+            data, blocks, self._rule(data.predictions, data.features), set_at=at
+        )
         self._adopt(baseline, source="window", actor="caller")
-
-    def _categorical_predictions(self) -> frozenset[int]:
-        labels = self._window.reader.prediction_labels.columns
-        if self._settings.kind is PredictionKind.CLASS:
-            return frozenset(range(max(1, self._window.predictions.width)))
-        return frozenset(labels)
-
-    def _categorical_features(self) -> frozenset[int]:
-        names = self._window.reader.feature_names
-        found = set(self._window.reader.feature_labels.columns)
-        for given in self._settings.categorical_features:
-            if isinstance(given, int):
-                found.add(given)
-            elif given in names:
-                found.add(names.index(given))
-        return frozenset(found)
 
     def _kind(self, rows: Any) -> PredictionKind:
         if self._settings.kind is not None:
             return self._settings.kind
-        return kind_of(rows, has_labels=bool(self._window.reader.prediction_labels.columns))
+        return kind_of(
+            rows, has_labels=bool(self._window.reader.prediction_labels.columns_of(rows))
+        )
 
     def _adopt_window(
         self, *, at: str, actor: str, is_forced: bool = False, reason: str = ""
@@ -223,25 +218,28 @@ class Normal(Keeper):
             if self._is_armed:
                 return
             data, blocks = self._window.data(), self._window.block_means()
-        baseline = baseline_of_window(data, blocks, self._rule(), set_at=at)
+        baseline = baseline_of_window(
+            data, blocks, self._rule(data.predictions, data.features), set_at=at
+        )
         self._adopt(baseline, source="window", actor=actor, is_forced=is_forced, reason=reason)
 
     def _adopt_data(self, predictions: Any, features: Any, *, at: str, actor: str) -> None:
         reader = self._window.reader
-        predictions = reader.past(predictions, reader.prediction_labels)
-        features = reader.past_features(features)
+        labels = reader.prediction_labels
+        predictions = _without_strays(reader.past(predictions, labels), labels)
+        features = _without_strays(reader.past_features(features), reader.feature_labels)
         with self._lock:
             old = self._journal.baseline
             health = self._window.health() if self._window.n_records else None
-        baseline = baseline_of_data(
-            predictions, features, self._rule(), old=old, health=health, set_at=at
-        )
+        rule = self._rule(_table(predictions), _table(features))
+        baseline = baseline_of_data(predictions, features, rule, old=old, health=health, set_at=at)
         self._adopt(baseline, source="data", actor=actor)
 
     def _adopt_past(self, since: str | None, until: str | None, *, at: str, actor: str) -> None:
         self._digest()
         with self._lock:
             windows = self._journal.windows_between(since, until)
+            data = self._window.data()
         if not windows:
             raise ConfigError(
                 f"No full window ended between {since or 'the beginning'} and {until or 'now'}. "
@@ -252,7 +250,7 @@ class Normal(Keeper):
                 "prediction": [w.predictions for w in windows if w.predictions is not None],
                 "feature": [w.features for w in windows if w.features is not None],
             },
-            self._rule(),
+            self._rule(data.predictions, data.features),
             health=windows[-1].health,
             set_at=at,
         )
@@ -276,3 +274,18 @@ class Normal(Keeper):
                 self._anchor = baseline
             self._baseline_since = self._window.n_records
             self._windows_since_baseline = 0
+
+
+def _without_strays(given: Any, labels: Labels) -> Any:
+    """Past rows without text among numbers; what is no rows stays as it is, to be refused."""
+    if not isinstance(given, np.ndarray) or given.dtype.kind not in "biuf" or not given.size:
+        return given
+    rows = _table(given)
+    return labels.without_strays(rows, labels.columns_of(rows)).reshape(given.shape)
+
+
+def _table(given: Any) -> NDArray[np.float64]:
+    """Rows of numbers, shape (n, columns); none where there are none."""
+    if not isinstance(given, np.ndarray) or not given.ndim or not given.size:
+        return np.empty((0, 0))
+    return given.reshape(len(given), -1)

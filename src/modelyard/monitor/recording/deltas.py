@@ -128,6 +128,7 @@ def take(window: Window, delta: Delta, *, now_s: float, now: float) -> None:
             arrays["latency_s"], arrays["error"], now_s - (now - arrays["at"]), n=delta.n_records
         )
     window.n_errors += int(meta["n_errors"]) - int(arrays.get("error", np.zeros(1)).sum())
+    _take_all_labels(window, meta["labels"])
     window.add_rows(arrays.get("prediction"), arrays.get("feature"))
     _take_requests(window, meta.get("requests", ()))
     _take_values(window, arrays)
@@ -138,10 +139,6 @@ def take(window: Window, delta: Delta, *, now_s: float, now: float) -> None:
         window.versions[version] = window.versions.get(version, 0) + int(n)
     if meta["feature_names"] and not window.reader.feature_names:
         window.reader.feature_names = tuple(meta["feature_names"])
-    _take_labels(window.reader.prediction_labels, meta["labels"]["prediction"])
-    _take_labels(window.reader.feature_labels, meta["labels"]["feature"])
-    if "outcome" in meta["labels"]:  # not stored before there was a use for them
-        _take_labels(window.outcomes.labels, meta["labels"]["outcome"])
 
 
 def _take_values(window: Window, arrays: Mapping[str, NDArray[np.float64]]) -> None:
@@ -194,6 +191,13 @@ def _labels_to_plain(labels: Labels, rows: NDArray[np.float64] | None) -> dict[s
         "by_code": [[code, by_code[code]] for code in sorted(codes & by_code.keys())],
         "columns": columns,
     }
+
+
+def _take_all_labels(window: Window, plain: Mapping[str, Any]) -> None:
+    _take_labels(window.reader.prediction_labels, plain["prediction"])
+    _take_labels(window.reader.feature_labels, plain["feature"])
+    if "outcome" in plain:  # not stored before there was a use for them
+        _take_labels(window.outcomes.labels, plain["outcome"])
 
 
 def _take_labels(labels: Labels, plain: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Text among numbers: a category's label and the code that stands for it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,29 +27,34 @@ def number_of(value: Any) -> float:
         return math.nan
 
 
-# What tables hold in the place of a number, in lower case.
-_MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "none", "null", "nil", "-", "--", "?"})
+# What tables hold in the place of a value, in lower case.
+_MISSING = frozenset({"na", "n/a", "#n/a", "none", "null", "nil", "-", "--", "?"})
 
 
 class Labels:
     """The labels seen so far, and the columns they were in. Not thread-safe: its owner locks.
 
+    Any text that is no number gets a code; whether a column is one of labels, or one of numbers
+    into which some text has strayed, is judged by what a whole window of it holds.
+
     Attributes:
         by_code: Labels by their codes.
-        columns: Columns that hold labels.
+        columns: Columns in which there were labels.
         takes_labels: Whether there may be any; without them text that is no number is NaN.
+        declared: Gives the columns that hold labels whatever they get.
     """
 
     def __init__(self) -> None:
         self.by_code: dict[float, str] = {}
         self.columns: set[int] = set()
         self.takes_labels = True
+        self.declared: Callable[[], Collection[int]] = frozenset
+        self._codes = (np.empty(0), np.empty(0))
 
     def coded(self, values: Sequence[Any]) -> NDArray[np.float64]:
         """Numbers as they are and labels as codes, shape as given; NaN for anything else.
 
-        Text that is a number is that number, and what stands for a missing value is missing:
-        neither makes a category of a column of numbers.
+        Text that is a number is that number, but in a column that was declared.
 
         Args:
             values: A list, or a list of lists of one length, of numbers and text.
@@ -57,18 +62,71 @@ class Labels:
         rows = np.array(values, dtype=object)
         table = rows.reshape(-1, rows.shape[-1]) if rows.ndim else rows.reshape(1, 1)
         codes = np.empty(table.shape)
+        declared = self.declared()
         for place, value in np.ndenumerate(table):
-            is_text = isinstance(value, str)
-            codes[place] = self._of_text(value, column=place[-1]) if is_text else number_of(value)
+            column = place[-1]
+            if not isinstance(value, str):
+                codes[place] = number_of(value)
+            else:
+                codes[place] = self._of_text(value, column, is_label=column in declared)
         return codes.reshape(rows.shape)
 
-    def _of_text(self, text: str, *, column: int) -> float:
-        if text.strip().lower() in _MISSING:
+    def columns_of(self, rows: NDArray[np.float64]) -> frozenset[int]:
+        """The columns of these rows that hold more labels than numbers, or were declared.
+
+        What stands for a missing value is neither.
+
+        Args:
+            rows: As `coded` gives them, shape (n, columns).
+        """
+        known = {column for column in tuple(self.columns) if column < rows.shape[1]}
+        declared = frozenset(self.declared())
+        if len(self.by_code) >= _MOST_LABELS:  # there are codes of which nothing is known
+            return declared | known
+        return declared | {column for column in known if self._is_of_labels(rows[:, column])}
+
+    def without_strays(
+        self, rows: NDArray[np.float64], columns: Collection[int]
+    ) -> NDArray[np.float64]:
+        """Rows with NaN for each label outside of the columns of labels; a copy if there is any.
+
+        Args:
+            rows: As `coded` gives them, shape (n, columns).
+            columns: As `columns_of` gives them.
+        """
+        for column in tuple(self.columns):
+            if column in columns or column >= rows.shape[1]:
+                continue
+            is_label = np.isin(rows[:, column], np.concatenate(self._known_codes()))
+            if is_label.any():
+                rows = rows.copy()
+                rows[is_label, column] = math.nan
+        return rows
+
+    def _is_of_labels(self, values: NDArray[np.float64]) -> bool:
+        labels, missing = self._known_codes()
+        n_labels, n_missing = np.isin(values, labels).sum(), np.isin(values, missing).sum()
+        n_numbers = np.isfinite(values).sum() - n_labels - n_missing
+        return bool(n_labels > n_numbers)
+
+    def _known_codes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Codes of labels, and of what stands for a missing value."""
+        if sum(map(len, self._codes)) != len(self.by_code):
+            # A copy at once: another thread may be reading a new one.
+            labels = tuple(self.by_code.items())
+            is_missing = np.array([label.strip().lower() in _MISSING for _, label in labels], bool)
+            codes = np.array([code for code, _ in labels])
+            self._codes = (codes[~is_missing], codes[is_missing])
+        return self._codes
+
+    def _of_text(self, text: str, column: int, *, is_label: bool) -> float:
+        if not is_label:
+            try:
+                return float(text)
+            except ValueError:
+                pass
+        if not text.strip() or not self.takes_labels:
             return math.nan
-        # A column of categories keeps to labels: "7" is one beside "A".
-        number = math.nan if column in self.columns else number_of(text)
-        if math.isfinite(number) or not self.takes_labels:
-            return number
         return self._code(text, column=column)
 
     def _code(self, label: str, *, column: int) -> float:

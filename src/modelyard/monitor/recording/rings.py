@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from modelyard.monitor.recording.labels import Labels
+
 # Wider rows (a whole sequence, say) would cost more memory than they tell.
 MAX_WIDTH = 4096
 # Rows up to this width are kept longer than a window, to be joined with late outcomes.
@@ -126,10 +128,15 @@ class Rows:
     Args:
         size: How many there are in a window.
         kept: How many are kept if they are narrow (64 numbers at most); `size` otherwise.
+        labels: Of the text in them. Rows hold its codes; in a column of numbers they are NaN to
+            whoever asks for `numbers` or `means`, and counted as such.
     """
 
-    def __init__(self, size: int, *, kept: int | None = None) -> None:
+    def __init__(
+        self, size: int, *, kept: int | None = None, labels: Labels | None = None
+    ) -> None:
         self._size = size
+        self._labels = labels or Labels()
         self._kept = max(size, kept or size)
         self._rows: NDArray[np.float64] | None = None
         self._n_checked = 0
@@ -192,6 +199,10 @@ class Rows:
             return np.empty((0, 0))
         return _newest(self._rows, self.n_added, min(newest or self._size, self._size))
 
+    def numbers(self) -> NDArray[np.float64]:
+        """As `values`, with NaN for text that has strayed into a column of numbers."""
+        return self._without_strays(self.values())
+
     def look(self, *, newest: int) -> NDArray[np.float64]:
         """The newest rows, shape (n, width), oldest first, without a copy where that is possible.
 
@@ -209,7 +220,8 @@ class Rows:
         """A copy of the row that was added as the `position`-th; None if it is gone."""
         if self._rows is None or not 0 <= self.n_added - position - 1 < len(self._rows):
             return None
-        return np.array(self._rows[position % len(self._rows)])
+        row = np.array(self._rows[position % len(self._rows)])
+        return self._without_strays(row.reshape(1, -1)).reshape(-1)
 
     def take_means(self) -> NDArray[np.float64] | None:
         """Means of the rows since the last call, shape (width,); None if there were none.
@@ -242,7 +254,8 @@ class Rows:
             part = table[start : start + self._check_every]
             _put(self._rows, self.n_added, part)
             self.n_added += len(part)
-            self._look_over()
+            if len(part) == self._check_every:  # of the first row alone nothing is known yet
+                self._look_over()
 
     def _take_width(self, width: int) -> None:
         if 0 < width <= MAX_WIDTH:
@@ -260,11 +273,17 @@ class Rows:
         self._other_end = self.n_added + min(n_rows, self._size)
         return self._n_other > _MOST_OTHERS
 
+    def _without_strays(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        if not self._labels.columns:
+            return rows
+        window = self.look(newest=self._size)
+        return self._labels.without_strays(rows, self._labels.columns_of(window))
+
     def _look_over(self) -> None:
         """Count the new rows that hold NaN or infinities, and add up what is finite."""
         n_new = self.n_added - self._n_checked
         if n_new > 0 and self._rows is not None:
-            newest = self.look(newest=n_new)
+            newest = self._without_strays(self.look(newest=n_new))
             with np.errstate(over="ignore", invalid="ignore"):
                 sums = np.add.reduce(newest, axis=0)
                 counts: Any = len(newest)

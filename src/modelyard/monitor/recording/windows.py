@@ -62,9 +62,9 @@ class Window:
     ) -> None:
         self.size = size
         self.odd = OddCounts()
-        self.predictions = Rows(size, kept=n_kept)
-        self.features = Rows(size)
         self.reader = Reader(feature_names)
+        self.predictions = Rows(size, kept=n_kept, labels=self.reader.prediction_labels)
+        self.features = Rows(size, labels=self.reader.feature_labels)
         self.versions: dict[str, int] = {}
         self.n_errors = 0
         self.buckets = LatencyBuckets()
@@ -311,8 +311,8 @@ class Window:
         """A copy of everything in the window."""
         times_s = self._events.times_s()
         return WindowData(
-            predictions=self.predictions.values(),
-            features=self.features.values(),
+            predictions=self.predictions.numbers(),
+            features=self.features.numbers(),
             duration_s=float(times_s[-1] - times_s[0]) if len(times_s) else 0.0,
             latencies_s=self._events.latencies_s(),
             errors=self._events.errors(),
