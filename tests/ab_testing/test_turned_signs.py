@@ -1,5 +1,8 @@
 """Drawdowns that are recorded below zero: the larger number is the better one."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -19,7 +22,7 @@ def experiment(sign, metric, **options):
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_the_smaller_drawdown_wins_whichever_sign_it_has(sign):
+def test_the_smaller_drawdown_wins_whichever_sign_it_has(sign, tmp_path):
     test = experiment(sign, "max_dd")
     compared = test.compare_variants("a", "b")
     assert compared["result"]["winner"] == "a"
@@ -27,6 +30,8 @@ def test_the_smaller_drawdown_wins_whichever_sign_it_has(sign):
     assert test.get_winner() == "a"
     [line] = [line for line in test.compare_all() if line["metric"] == "max_dd"]
     assert line["better"] == "a"
+    told = json.loads(Path(test.export_results(tmp_path / "t.json")).read_text())
+    assert told["lower_is_better"] == (["max_dd"] if sign > 0 else [])
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])

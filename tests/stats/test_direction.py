@@ -3,6 +3,8 @@
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from modelyard.stats.direction import direction_of_name, is_lower_better, is_sign_turned
 
@@ -28,7 +30,9 @@ LESS = """
     vol_of_vol std_return prediction_drift kl_divergence order_reject_rate loss_making_trades risk
     ERROR_RATE inference_ms p99_ms latency_us elapsed_s duration_ms runtime_s memory_mb size_mb
     liquidations margin_calls stop_outs spread_paid funding_paid capital_at_risk time_under_water
-    es_95 psi kl bce fdr
+    es_95 psi kl bce fdr p50_us p99_seconds compute_time fill_time training_seconds wall_time_s
+    inference_us inference_us_p99 response_s model_size file_size_bytes peak_memory mean_duration
+    earnings_at_risk value_at_risk
 """
 MORE = """
     sharpe sharpe_ratio cagr win_rate volume variance_explained profit_loss_ratio ProfitLossRatio
@@ -87,6 +91,18 @@ def test_a_name_means_the_same_however_its_words_are_parted(name: str) -> None:
         ("loss_avoided", "more"),
         ("bananas", None),
         ("", None),
+        # Units tell only where nothing else does, and what they are of may be wanted.
+        ("sharpe_us", "more"),
+        ("pnl_500ms", "more"),
+        ("throughput_mb_s", "more"),
+        ("uptime_seconds", "more"),
+        ("memory_saved_mb", "more"),
+        ("holding_seconds", None),
+        ("volume_500ms", None),
+        ("orders_s", None),
+        ("mb_per_s", None),
+        ("p95", None),
+        ("exposure", None),
     ],
 )
 def test_a_name_that_says_nothing_is_told_from_one_that_does(name, direction):
@@ -111,3 +127,54 @@ def test_a_name_that_says_nothing_is_told_from_one_that_does(name, direction):
 def test_a_drawdown_below_zero_is_one_whose_sign_was_turned(name, values, is_turned):
     assert is_sign_turned(name, values) is is_turned
     assert is_lower_better(name, values) is (is_lower_better(name) and not is_turned)
+
+
+CERTAIN = [
+    "max_dd",
+    "val_loss",
+    "rmse",
+    "error_rate",
+    "inference_ms",
+    "p99_ms",
+    "memory_mb",
+    "elapsed_s",
+    "liquidations",
+    "margin_calls",
+    "spread_paid",
+    "capital_at_risk",
+    "cvar_95",
+    "psi",
+    "kl",
+    "sharpe_ratio",
+    "cagr",
+    "accuracy",
+    "win_rate",
+    "loss_avoided",
+    "throughput_mb_s",
+    "pnl_after_costs",
+    "bananas",
+]
+BEFORE = [
+    "val",
+    "test",
+    "train",
+    "mean",
+    "avg",
+    "daily",
+    "rolling",
+    "oos",
+    "live",
+    "worst",
+    "total",
+]
+AFTER = ["20d", "mean", "total", "avg", "p95", "oos", "v2", "test", "daily"]
+
+
+@given(st.sampled_from(CERTAIN), st.sampled_from(BEFORE))
+def test_a_word_before_a_name_keeps_its_direction(name, word):
+    assert direction_of_name(f"{word}_{name}") == direction_of_name(name)
+
+
+@given(st.sampled_from(CERTAIN), st.sampled_from(AFTER))
+def test_a_word_after_a_name_keeps_its_direction(name, word):
+    assert direction_of_name(f"{name}_{word}") == direction_of_name(name)

@@ -243,7 +243,13 @@ class Teller(Comparer):
             "n_tuned": self._rules.n_tuned,
             "inference": self._rules.inference,
             "paired": self.paired,
-            "lower_is_better": [m for m in metrics if self._book.is_lower_better(m)],
+            "lower_is_better": [
+                metric
+                for metric in metrics
+                if self._book.is_lower_better(
+                    metric, [now.snapshot.moments(name, metric).mean for name in now.names]
+                )
+            ],
             "assignment": {
                 "mode": self._chooser.mode,
                 "holdout_share": self._chooser.holdout_share,

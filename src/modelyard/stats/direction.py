@@ -35,9 +35,17 @@ _LESS_IS_BETTER = frozenset(
     | {"variance", "semivariance", "deviation", "semideviation", "std", "stdev"}
     | {"cost", "costs", "fee", "fees", "slippage", "turnover", "expense", "expenses"}
     | {"commission", "commissions", "tax", "taxes", "liquidation", "liquidations"}
-    | {"psi", "kl", "bce", "fdr", "elapsed", "duration", "durations", "runtime", "memory", "rss"}
-    | {"ms", "us", "ns", "msec", "millis", "milliseconds", "microseconds", "kb", "mb", "gb"}
+    | {"psi", "kl", "bce", "fdr"}
 )
+# Time and space that are taken: less is better, where no other word says what it is a time of.
+_TAKEN = frozenset(
+    {"elapsed", "duration", "durations", "runtime", "memory", "rss", "ms", "ns", "msec", "millis"}
+    | {"milliseconds", "microseconds", "seconds", "secs", "sec", "kb", "mb", "gb", "bytes"}
+)
+# So they are at the end of a name; elsewhere `us` is a country, and `s` anything.
+_TAKEN_AT_THE_END = frozenset({"us", "s"})
+# A time of these is as it was wanted.
+_AS_WANTED = frozenset({"hold", "holding", "held", "horizon", "interval", "window", "lookback"})
 # Of these a number below zero is one whose sign was turned, as some libraries turn a drawdown's.
 _SIZES = frozenset(
     {"drawdown", "drawdowns", "dd", "maxdd", "mdd", "maxdrawdown", "cdar", "underwater"}
@@ -107,7 +115,10 @@ _PHRASES = tuple(
         (r"cross entropy|(?:neg|negative) log likelihood", "nll"),
         (r"market impact|(?:spread|funding) paid", "cost"),
         (r"margin calls?|stop outs?", "loss"),
-        (r"(?:capital|equity) at risk", "risk"),
+        (r"(?:capital|equity|earnings|value|money|portfolio) at risk", "risk"),
+        (r"(?:model|file|disk|package|download) size", "memory"),
+        (r"(?:compute|fill|fit|training|wall|cpu|gpu|load|processing|decision) time", "elapsed"),
+        (r"(?:k|m|g)?b (?:per )?(?:s|sec|second)", ""),
         (r"under water", "underwater"),
         (r"^es$", "shortfall"),
         (r"(?:response|inference|execution|recovery) (?:time|days|bars|duration)", "latency"),
@@ -156,6 +167,27 @@ def direction_of_name(metric: str) -> Literal["less", "more"] | None:
 
 def _is_less_by_name(metric: str) -> bool | None:
     words = _subject(_words(metric))
+    is_less = _is_less_by_words(words)
+    if is_less is None and _is_taken(words):
+        return True
+    return is_less
+
+
+def _is_taken(words: Sequence[str]) -> bool:
+    """Whether it is a time or a space that something takes, as far as its units tell."""
+    if not _AS_WANTED.isdisjoint(words):
+        return False
+    if not _TAKEN.isdisjoint(words):
+        return True
+    # `inference_us_p99` ends in its unit, too.
+    ends = [i for i, word in enumerate(words) if word not in _MEASURE and word != "p"]
+    if not ends or words[ends[-1]] not in _TAKEN_AT_THE_END or len(words) == 1:
+        return False
+    # `orders_s` are orders a second.
+    return not words[ends[-1] - 1].endswith("s")
+
+
+def _is_less_by_words(words: list[str]) -> bool | None:
     if not _FOR_THE_BETTER.isdisjoint(words):
         return False
     if words and words[-1] == "ratio":
@@ -171,6 +203,8 @@ def _words(metric: str) -> list[str]:
     # A capital inside of them is no new word.
     name = metric.replace("VaR", "Var").replace("PnL", "Pnl")
     name = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+    # In `volume_500ms` a time is only what it is measured over.
+    name = re.sub(r"(?<![a-z0-9])[0-9]+(?:ms|us|s|sec|m|min|h|d)(?![a-z0-9])", "", name)
     text = " ".join(re.findall(r"r2|f1|[a-z]+", name))
     for phrase, meaning in _PHRASES:
         text = phrase.sub(meaning, text)
