@@ -53,14 +53,14 @@ def test_a_column_of_labels_keeps_to_labels():
     rows = labels.coded([["buy", "1.5"], ["sell", "2"], ["none", 3.0]])
     assert labels.columns_of(rows) == {0}
     assert set(labels.by_code.values()) == {"buy", "sell", "none"}
-    assert labels.without_strays(rows, {0}) is rows
+    assert labels.without_strays(rows) is rows
 
 
 def test_text_in_a_column_of_numbers_is_missing():
     labels = Labels()
     rows = labels.coded([["buy", 1.0], [2.0, "x"], ["3", "y"]])
     assert labels.columns_of(rows) == {1}
-    assert labels.without_strays(rows, {1})[:, 0].tolist() == pytest.approx(
+    assert labels.without_strays(rows)[:, 0].tolist() == pytest.approx(
         [math.nan, 2.0, 3.0], nan_ok=True
     )
 

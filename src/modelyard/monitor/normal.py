@@ -281,7 +281,7 @@ def _without_strays(given: Any, labels: Labels) -> Any:
     if not isinstance(given, np.ndarray) or given.dtype.kind not in "biuf" or not given.size:
         return given
     rows = _table(given)
-    return labels.without_strays(rows, labels.columns_of(rows)).reshape(given.shape)
+    return labels.without_strays(rows).reshape(given.shape)
 
 
 def _table(given: Any) -> NDArray[np.float64]:

@@ -50,6 +50,7 @@ class Labels:
         self.takes_labels = True
         self.declared: Callable[[], Collection[int]] = frozenset
         self._codes = (np.empty(0), np.empty(0))
+        self._words: dict[str, float] = {}  # codes of labels that are no numbers
 
     def coded(self, values: Sequence[Any]) -> NDArray[np.float64]:
         """Numbers as they are and labels as codes, shape as given; NaN for anything else.
@@ -86,21 +87,26 @@ class Labels:
         return declared | {column for column in known if self._is_of_labels(rows[:, column])}
 
     def without_strays(
-        self, rows: NDArray[np.float64], columns: Collection[int]
+        self, rows: NDArray[np.float64], window: NDArray[np.float64] | None = None
     ) -> NDArray[np.float64]:
         """Rows with NaN for each label outside of the columns of labels; a copy if there is any.
 
         Args:
             rows: As `coded` gives them, shape (n, columns).
-            columns: As `columns_of` gives them.
+            window: The rows that the columns are judged by; these by default.
         """
-        for column in tuple(self.columns):
-            if column in columns or column >= rows.shape[1]:
-                continue
-            is_label = np.isin(rows[:, column], np.concatenate(self._known_codes()))
-            if is_label.any():
-                rows = rows.copy()
-                rows[is_label, column] = math.nan
+        known = [column for column in tuple(self.columns) if column < rows.shape[1]]
+        codes = np.concatenate(self._known_codes())
+        is_label = {column: np.isin(rows[:, column], codes) for column in known}
+        if not any(found.any() for found in is_label.values()):
+            return rows
+        columns = self.columns_of(rows if window is None else window)
+        is_copy = False
+        for column in known:
+            if column not in columns and is_label[column].any():
+                rows = rows if is_copy else rows.copy()
+                rows[is_label[column], column] = math.nan
+                is_copy = True
         return rows
 
     def _is_of_labels(self, values: NDArray[np.float64]) -> bool:
@@ -120,6 +126,10 @@ class Labels:
         return self._codes
 
     def _of_text(self, text: str, column: int, *, is_label: bool) -> float:
+        code = self._words.get(text)
+        if code is not None:
+            self.columns.add(column)
+            return code
         if not is_label:
             try:
                 return float(text)
@@ -127,11 +137,13 @@ class Labels:
                 pass
         if not text.strip() or not self.takes_labels:
             return math.nan
-        return self._code(text, column=column)
+        return self._code(text, column, is_label=is_label)
 
-    def _code(self, label: str, *, column: int) -> float:
+    def _code(self, label: str, column: int, *, is_label: bool) -> float:
         code = code_of(label)
         self.columns.add(column)
         if len(self.by_code) < _MOST_LABELS:
             self.by_code.setdefault(code, label)
+            if not is_label:
+                self._words[label] = code
         return code

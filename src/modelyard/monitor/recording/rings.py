@@ -276,8 +276,7 @@ class Rows:
     def _without_strays(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         if not self._labels.columns:
             return rows
-        window = self.look(newest=self._size)
-        return self._labels.without_strays(rows, self._labels.columns_of(window))
+        return self._labels.without_strays(rows, self.look(newest=self._size))
 
     def _look_over(self) -> None:
         """Count the new rows that hold NaN or infinities, and add up what is finite."""
