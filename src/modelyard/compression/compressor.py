@@ -12,6 +12,7 @@ from modelyard._core.errors import InputError
 from modelyard._core.files import make_folder, write_text
 from modelyard.compression import pruning, quantization, search, structured
 from modelyard.compression.evaluation import evaluated, side_by_side
+from modelyard.compression.metric_forms import warn_of_direction
 from modelyard.compression.records import CompressionStats, Evaluation, SearchResult
 from modelyard.compression.report import Story, report_of
 from modelyard.compression.steps.quantizing import QuantizingSteps
@@ -91,7 +92,8 @@ class ModelCompressor(QuantizingSteps, TrainingSteps):
             calibration_data: For static ranges; by default the validation data.
             amounts: Shares of the parameters to remove; 0 is always tried.
             epochs: Of the mending, each amount.
-            maximize: Whether more of the metric is better.
+            maximize: Whether more of the metric is better. A warning tells where the function's
+                name says otherwise.
             portable: Whether only standard ONNX operators may be used; without it blocks of 8 and
                 4 bits are tried too.
             max_error: Largest relative error that quantizing may add.
@@ -114,6 +116,7 @@ class ModelCompressor(QuantizingSteps, TrainingSteps):
             max_error=max_error,
             is_maximized=maximize,
         )
+        warn_of_direction(eval_fn, maximize=maximize, call="search")
         pruning.check_amounts(amounts)
         plan = DistillationPlan(alpha=1.0, epochs=epochs, seed=self._seed)
         if train_loader is not None and iter(train_loader) is train_loader:
@@ -183,7 +186,11 @@ class ModelCompressor(QuantizingSteps, TrainingSteps):
         }
 
     def evaluate_compressed_model(
-        self, test_loader: Iterable[Any], metric_fn: Callable[..., Any]
+        self,
+        test_loader: Iterable[Any],
+        metric_fn: Callable[..., Any],
+        *,
+        maximize: bool | None = None,
     ) -> Evaluation:
         """Metric, size and latency of original and compressed model, side by side.
 
@@ -191,13 +198,20 @@ class ModelCompressor(QuantizingSteps, TrainingSteps):
             test_loader: Batches `(inputs, targets)`, read several times.
             metric_fn: `metric_fn(model, test_loader) -> float`, `metric_fn(outputs, targets)`, or
                 in scikit-learn's order `metric_fn(y_true, y_pred)`: the names tell.
+            maximize: Whether more of the metric is better. By default the function's name tells:
+                less of `mean_squared_error` is, more of a name that says nothing.
 
         Raises:
             ConfigError: `metric_fn` fits neither form.
             InputError: The loader is empty or can be read only once.
         """
         return evaluated(
-            self.original_model, self.model, test_loader, metric_fn, n_inputs=self._n_inputs()
+            self.original_model,
+            self.model,
+            test_loader,
+            metric_fn,
+            n_inputs=self._n_inputs(),
+            maximize=maximize,
         )
 
     def error_to_original(self) -> float | None:

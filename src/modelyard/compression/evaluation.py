@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from modelyard._core.errors import InputError
-from modelyard.compression.metric_forms import value_of
+from modelyard.compression.metric_forms import is_more_better, value_of
 from modelyard.compression.records import Evaluation
 from modelyard.torchtools.inputs import (
     Inputs,
@@ -36,6 +36,7 @@ def evaluated(
     metric_fn: Callable[..., Any],
     *,
     n_inputs: int = 1,
+    maximize: bool | None = None,
 ) -> Evaluation:
     """Metric, size and latency of both models, on the same data, timed in turns.
 
@@ -46,6 +47,7 @@ def evaluated(
         metric_fn: `metric_fn(model, test_loader)`, `metric_fn(outputs, targets)` or
             `metric_fn(y_true, y_pred)`; a number.
         n_inputs: How many tensors the models take.
+        maximize: Whether more of the metric is better; None: as the function's name says.
 
     Raises:
         ConfigError: `metric_fn` fits neither form.
@@ -57,9 +59,11 @@ def evaluated(
     sample = with_batch(batches_of(loader, n_inputs=n_inputs, what="test_loader")[0], 1)
     original_s, compressed_s = timed_in_turns(original, compressed, sample)
     original_mb, compressed_mb = size_mb(original), size_mb(compressed)
-    drop = before - after
+    is_maximized = is_more_better(metric_fn) if maximize is None else maximize
+    drop = before - after if is_maximized else after - before
     metrics = {"original_metric": before, "compressed_metric": after}
     return {
+        "maximize": is_maximized,
         "original_metric": _finite(before),
         "compressed_metric": _finite(after),
         "metric_drop": _finite(drop),

@@ -1,6 +1,8 @@
 """Calling a metric function of the user's in the form that its arguments' names tell."""
 
+import functools
 import inspect
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -8,6 +10,9 @@ import torch
 from torch import nn
 
 from modelyard._core.errors import ConfigError, InputError
+from modelyard.stats.direction import contradicts_name, direction_of_name
+
+_logger = logging.getLogger("modelyard")
 
 NO_PARAMETERS = (
     "The metric fails with StopIteration: next(model.parameters()) finds nothing in a quantized "
@@ -125,3 +130,36 @@ def _of_model(
             f"metric_fn(outputs, targets), with {error!r}. The quantized model is called like the "
             "original, but has none of its other methods."
         ) from first
+
+
+def is_more_better(metric_fn: Callable[..., Any]) -> bool:
+    """Whether a larger value is better, by the function's name; where it says nothing, it is."""
+    return direction_of_name(_name_of(metric_fn)) != "less"
+
+
+def warn_of_direction(metric_fn: Callable[..., Any] | None, *, maximize: bool, call: str) -> None:
+    """Warn where the function's name says that the other way is better than the one asked for.
+
+    Args:
+        metric_fn: What judges; None where the loss does.
+        maximize: Whether more was said to be better.
+        call: Of the library, for the message.
+    """
+    name = "" if metric_fn is None else _name_of(metric_fn)
+    if contradicts_name(name, (), maximize=maximize):
+        _logger.warning(
+            "%s(%s, maximize=%s): by its name the other way is better. Pass maximize=%s if that "
+            "was meant.",
+            call,
+            name,
+            maximize,
+            not maximize,
+        )
+
+
+def _name_of(metric_fn: Callable[..., Any]) -> str:
+    """What it is called: a function by its name, a loss of torch.nn by its class."""
+    while isinstance(metric_fn, functools.partial):
+        metric_fn = metric_fn.func
+    name = str(getattr(metric_fn, "__name__", type(metric_fn).__name__))
+    return "" if name == "<lambda>" else name

@@ -204,9 +204,11 @@ class Evaluation(TypedDict):
     """Original and compressed model measured side by side in one run.
 
     Attributes:
+        maximize: Whether more of the metric is better.
         original_metric, compressed_metric: What the metric function gave; None where that is NaN
             or infinite.
-        metric_drop: The first minus the second; positive means the compressed one has less.
+        metric_drop: By how much the compressed one is worse, in the metric's unit: the first minus
+            the second, or for an error the second minus the first; below 0 it is better.
         relative_drop: The drop over the absolute original; None where that is 0.
         non_finite_metrics: Which of the two metrics were NaN or infinite.
         original_size_mb, compressed_size_mb: Weights.
@@ -216,6 +218,7 @@ class Evaluation(TypedDict):
         batch_size: Samples a timed call computed.
     """
 
+    maximize: bool
     original_metric: float | None
     compressed_metric: float | None
     metric_drop: float | None

@@ -10,6 +10,7 @@ from torch import nn
 
 from modelyard._core.errors import ConfigError, InputError
 from modelyard.compression import pruning
+from modelyard.compression.metric_forms import warn_of_direction
 from modelyard.compression.records import PruningStats
 from modelyard.compression.steps.pruning import PruningSteps
 from modelyard.compression.training import DistillationPlan, TrainingPlan, distil_, fine_tune_
@@ -210,7 +211,8 @@ class TrainingSteps(PruningSteps):
             metric_fn: Judges in place of the loss: `metric_fn(outputs, targets)`,
                 `metric_fn(y_true, y_pred)` (the names tell the order), or
                 `metric_fn(model, validation_loader)`.
-            maximize: Whether a larger metric is better.
+            maximize: Whether a larger metric is better; a warning tells where the function's name
+                says otherwise.
             patience: Stop after this many epochs in a row without a better one.
             learning_rate: Of AdamW.
             weight_decay: Of AdamW; 0 makes it Adam.
@@ -233,6 +235,7 @@ class TrainingSteps(PruningSteps):
             InputError: Data that cannot be used, or a loss that is not finite.
             IntegrityError: The checkpoint is damaged.
         """
+        warn_of_direction(metric_fn, maximize=maximize, call="knowledge_distillation")
         plan = DistillationPlan(
             temperature=temperature,
             alpha=alpha,
@@ -316,7 +319,8 @@ class TrainingSteps(PruningSteps):
             metric_fn: Judges in place of the loss: `metric_fn(outputs, targets)`,
                 `metric_fn(y_true, y_pred)` (the names tell the order), or
                 `metric_fn(model, validation_loader)`.
-            maximize: Whether a larger metric is better.
+            maximize: Whether a larger metric is better; a warning tells where the function's name
+                says otherwise.
             patience: Stop after this many epochs in a row without a better one.
             learning_rate: Of AdamW; smaller than for a new model, which this is not.
             weight_decay: Of AdamW; 0 makes it Adam.
@@ -338,6 +342,7 @@ class TrainingSteps(PruningSteps):
             InputError: Data that cannot be used, or a loss that is not finite.
             IntegrityError: The checkpoint is damaged.
         """
+        warn_of_direction(metric_fn, maximize=maximize, call="fine_tune")
         plan = TrainingPlan(
             epochs=epochs,
             task=task,
