@@ -66,6 +66,9 @@ def test_a_summary_is_that_of_the_monitor(run, run_json, serving):
     assert (found["baseline"], found["model_name"]) == ("set", "ppo")
     shown = run("monitor", "summary", "ppo").stdout
     assert "latency (ms)" in shown
+    assert "last prediction" in shown
+    assert "UTC, 59 min ago" in shown
+    assert 3500 < found["last_prediction_age_s"] < 3700
     assert "critical latency_p99_ms" in shown
 
 

@@ -137,6 +137,13 @@ def test_summary_and_health_describe_the_last_window(clock):
     assert summary["latency"]["median_ms"] == pytest.approx(50.5)
     assert summary["latency"]["p99_ms"] == pytest.approx(np.quantile(np.arange(1, 101), 0.99))
     assert summary["throughput_qps"] == pytest.approx(2.0)
+    assert summary["last_prediction_age_s"] == pytest.approx(0.5)
+    assert datetime.fromisoformat(summary["last_prediction_at"]) == clock.now() - timedelta(
+        seconds=0.5
+    )
+    clock.advance(1560.0)
+    assert monitor.get_summary()["last_prediction_age_s"] == pytest.approx(1560.5)
+    assert monitor.get_summary()["last_prediction_at"] == summary["last_prediction_at"]
     assert summary["error_rate"] == health.error_rate == 0.03
     assert health.n_errors == 3
     assert summary["versions"] == {"v1": 100}

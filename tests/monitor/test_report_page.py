@@ -7,7 +7,11 @@ from report_helpers import WINDOW, Page, eventful, monitor_of, record
 
 from modelyard._core.clock import ManualClock
 from modelyard._core.errors import ConfigError, StorageError
+from modelyard.monitor.drift.columns import SIGNIFICANCE
+from modelyard.monitor.outputs import ago
 from modelyard.monitor.report import monitor_report, view_of, write_report
+from modelyard.monitor.report.health import overview
+from modelyard.reporting import Note
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>"
 SECTIONS = [
@@ -48,6 +52,56 @@ def test_a_verdict_on_drift_is_told_in_words(page, view):
     for drift in (view.prediction_drift, view.feature_drift):
         assert drift["is_drifted"]
         assert page.text.count(drift["reason"]) >= 2  # first thing on the page and in its section
+
+
+def test_a_column_is_said_to_have_drifted_below_the_p_value_that_decides(page):
+    assert f"adjusted p-value below {SIGNIFICANCE:g}." in page.text
+    assert "below 0.05." not in page.text
+
+
+@pytest.mark.parametrize(("score", "level"), [(0.495, "warning"), (0.65, "critical")])
+def test_a_drift_is_as_urgent_on_the_page_as_its_alert(view, score, level):
+    drift = {**view.prediction_drift, "drift_score": score, "effective_threshold": 0.3}
+    drift |= {"is_drifted": True, "calibrated": True}
+    blocks = overview(replace(view, prediction_drift=drift)).blocks
+    notes = [one for one in blocks if isinstance(one, Note)]
+    assert [one.kind for one in notes if one.text.startswith("Prediction drift")] == [level]
+
+
+@pytest.mark.parametrize(
+    ("calibrated", "limit", "said"),
+    [
+        (True, 0.3, "is the threshold"),
+        (True, 0.4, "is calibrated"),
+        (False, 0.3, "not calibrated"),
+    ],
+)
+def test_the_limit_is_told_as_what_it_is(view, calibrated, limit, said):
+    drift = {**view.prediction_drift, "calibrated": calibrated}
+    drift |= {"threshold": 0.3, "effective_threshold": limit}
+    page = Page(monitor_report(replace(view, prediction_drift=drift)))
+    assert f"The limit {said}" in page.text or f"The limit is {said}" in page.text
+
+
+def test_the_age_of_the_last_prediction_is_told(view):
+    aged = {**view.summary, "last_prediction_age_s": 1560.0}
+    page = Page(monitor_report(replace(view, summary=aged)))
+    assert "last prediction 26 min ago" in " ".join(page.text.split())
+
+
+@pytest.mark.parametrize(
+    ("age_s", "said"),
+    [
+        (0.4, "0 s"),
+        (99, "99 s"),
+        (119, "1 min"),
+        (5999, "99 min"),
+        (7201, "2 h"),
+        (9e5, "10 days"),
+    ],
+)
+def test_an_age_is_told_in_the_unit_that_fits(age_s, said):
+    assert ago(age_s) == f"{said} ago"
 
 
 def test_the_feature_that_moved_is_named_first(page):

@@ -16,7 +16,7 @@ from modelyard.cli.showing import show_json, show_line, show_pairs, show_table
 
 if TYPE_CHECKING:
     from modelyard.monitor import ModelMonitor
-    from modelyard.monitor.outputs import DriftDict
+    from modelyard.monitor.outputs import DriftDict, Summary
     from modelyard.version_manager import ModelVersionManager
 
 app = typer.Typer(no_args_is_help=True, help="How a model is doing: drift, alerts, history.")
@@ -46,6 +46,7 @@ def summary(
     show_pairs(
         {
             "predictions": found["total_predictions"],
+            "last prediction": _last_prediction(found),
             "in the window": f"{found['n_window']} of {found['window_size']}",
             "latency (ms)": {
                 "median": latency["median_ms"],
@@ -321,6 +322,13 @@ def _state(alert: Any) -> str:
         return f"resolved{f' by {by}' if by else ''} {_moment(alert['resolved_at'])}"
     by = alert["acknowledged_by"]
     return f"active, acknowledged by {by}" if by else "active"
+
+
+def _last_prediction(found: "Summary") -> str:
+    from modelyard.monitor.outputs import ago  # noqa: PLC0415 - brings NumPy
+
+    at, age_s = found["last_prediction_at"], found["last_prediction_age_s"]
+    return "none" if at is None or age_s is None else f"{_moment(at)} UTC, {ago(age_s)}"
 
 
 def _verdict(found: Any) -> str:

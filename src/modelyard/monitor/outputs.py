@@ -124,12 +124,17 @@ class DriftDict(TypedDict):
 class Summary(TypedDict):
     """What `get_summary` gives.
 
+    `at` is when the verdicts were worked out, `last_prediction_at` when the newest prediction
+    came, both ISO 8601, and `last_prediction_age_s` how long ago that was; None before the first.
     `window_size` is the window's capacity, `n_window` how many predictions are in it,
-    `baseline` one of `none`, `collecting`, `set`.
+    `baseline` one of `none`, `collecting`, `set`. `throughput_qps` is of the window up to now: of
+    a stream that has stopped it falls.
     """
 
     model_name: str
     at: str
+    last_prediction_at: str | None
+    last_prediction_age_s: float | None
     total_predictions: int
     window_size: int
     n_window: int
@@ -167,6 +172,14 @@ def throughput_of(data: WindowData, *, now_s: float) -> float | None:
         return None
     idle_s = now_s - data.last_s - data.duration_s / n_gaps
     return n_gaps / (data.duration_s + max(idle_s, 0.0))
+
+
+def ago(age_s: float) -> str:
+    """How long ago something was, for people."""
+    for unit, length_s, until_s in (("s", 1, 100), ("min", 60, 6_000), ("h", 3_600, 172_800)):
+        if age_s < until_s:
+            return f"{age_s // length_s:.0f} {unit} ago"
+    return f"{age_s // 86_400:.0f} days ago"
 
 
 # Values whose squares overflow give a NaN or no verdict, never a warning to the caller.

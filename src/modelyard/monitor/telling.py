@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +125,12 @@ class Teller(Judge):
             odd_values, versions = self._window.odd_counts(), dict(self._window.versions)
             # Cheap, so never older than the call, whatever the age of the verdicts.
             health, n_records = self._window.health(), self.total_predictions
+            last_at, last_age_s = self._last_prediction()
         return {
             "model_name": self.model_name,
             "at": evaluation.at.isoformat(),
+            "last_prediction_at": last_at,
+            "last_prediction_age_s": last_age_s,
             "total_predictions": n_records,
             "window_size": self.window_size,
             "n_window": health.n_predictions,
@@ -145,6 +148,14 @@ class Teller(Judge):
             "odd_values": odd_values,
             "versions": versions,
         }
+
+    def _last_prediction(self) -> tuple[str | None, float | None]:
+        """When the newest prediction came, ISO 8601, and its age; the lock is held."""
+        times_s = self._window.records(newest=1)[2]
+        if not len(times_s):
+            return None, None
+        age_s = max(0.0, self._clock.monotonic_s() - float(times_s[-1]))
+        return (self._clock.now() - timedelta(seconds=age_s)).isoformat(), age_s
 
     def get_performance(self) -> PerformanceDict:
         """How good the answers are: realised, estimated before outcomes come, and business.

@@ -99,10 +99,12 @@ def _over_time(view: MonitorView, kind: str, drift: DriftDict) -> list[Block]:
 
 
 def _history_caption(drift: DriftDict) -> str:
-    if drift["calibrated"]:
+    if drift["calibrated"] and drift["effective_threshold"] > drift["threshold"]:
+        limit = "The limit is calibrated: from how windows differ when nothing has changed."
+    elif drift["calibrated"]:
         limit = (
-            "The limit can be trusted: it comes from how windows differ when nothing has changed, "
-            "or is the threshold itself, of data that do not depend on one another."
+            "The limit is the threshold: windows differ less when nothing has changed, or their "
+            "values do not depend on one another."
         )
     else:
         limit = (

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelyard.monitor.alerting.readings import CRITICAL_FACTOR
-from modelyard.monitor.outputs import DriftDict
+from modelyard.monitor.outputs import DriftDict, Summary, ago
 from modelyard.monitor.performance.report import FigureDict
 from modelyard.monitor.report.figures import health_figure, metrics_figure
 from modelyard.monitor.report.view import MonitorView
@@ -26,6 +26,7 @@ def overview(view: MonitorView) -> Section:
         ),
         ("error rate", _share(summary["error_rate"]), f"of {summary['n_window']:,} predictions"),
         ("throughput", _number(summary["throughput_qps"]), "predictions a second"),
+        ("last prediction", *_last_prediction(summary)),
         _drift_card("prediction drift", view.prediction_drift),
         _drift_card("feature drift", view.feature_drift),
         ("active alerts", len(active), f"{len(worst)} critical" if active else "nothing is wrong"),
@@ -111,6 +112,11 @@ def _rows(figures: Mapping[str, FigureDict], what: str) -> list[list[Any]]:
         [what, name, figure["value"], figure["lower"], figure["upper"], figure["n"]]
         for name, figure in figures.items()
     ]
+
+
+def _last_prediction(summary: Summary) -> tuple[str, str]:
+    at, age_s = summary["last_prediction_at"], summary["last_prediction_age_s"]
+    return ("—", "none yet") if at is None or age_s is None else (ago(age_s), f"{_minute(at)} UTC")
 
 
 def _drift_card(label: str, drift: DriftDict) -> tuple[str, str, str]:
