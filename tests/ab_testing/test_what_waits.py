@@ -1,6 +1,8 @@
 """What was recorded and not yet stored is stored when nobody calls any more, and at the end."""
 
+import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,6 +11,7 @@ import pytest
 
 from modelyard import ABTest, ModelVariant, MultiArmedBandit
 from modelyard._core import ending
+from modelyard._core.errors import StorageError
 from modelyard.storage import open_store
 
 VARIANTS = [ModelVariant(name, lambda x: x) for name in ("a", "b")]
@@ -98,3 +101,51 @@ def test_a_program_that_ends_has_stored_all(tmp_path, store):
     subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path)], check=True)
     test = ABTest.load("t", store=store, models={"a": abs, "b": abs})
     assert test.get_variant_stats()["a"]["sample_count"] == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_counts_what_its_parent_has_recorded_once(store):
+    test, bandit = recorded(store)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.read(reading, 1)  # until the parent has stored
+        test.record_result("a", {"r": 1.0})
+        test.flush()
+        stats = test.get_variant_stats()
+        os._exit(sum(item["sample_count"] for item in stats.values()))
+    ending._flush_all()
+    os.write(writing, b"x")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 11
+    assert stored(store)[0] == 11
+    assert bandit
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_waits_for_no_lock_that_a_thread_of_its_parent_held(store):
+    _, bandit = recorded(store)
+    with bandit._lock:  # as the worker holds it while it stores
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)
+            bandit.select_variant()
+            bandit.flush()
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_what_a_store_has_refused_is_asked_for_again(store, monkeypatch):
+    _, bandit = recorded(store)
+    shared = bandit._shared
+
+    def refuse(*_):
+        raise StorageError("gone")
+
+    asked = []
+    monkeypatch.setattr(shared, "_store", refuse)
+    monkeypatch.setattr(shared, "_flushed_at_s", -math.inf)
+    monkeypatch.setattr(shared, "_ask_for_flush", lambda: asked.append("again"))
+    shared.work()
+    assert asked == ["again"]

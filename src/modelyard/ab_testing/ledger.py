@@ -4,7 +4,7 @@ With a store the ledger sends its results there and takes in what other processe
 """
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import RLock
 from typing import Any
@@ -71,6 +71,8 @@ class Ledger:
         self._in_order = sums.emptied() if sums.has_planned_looks else None
         self._seen_in_order: set[tuple[str, str]] = set()
         self._waiting: list[Result] = []
+        # In a child of a fork: what is in the sums, and will come from the store as well.
+        self._of_parent: Counter[Any] = Counter()
         self._last_seq = 0
         self._flushed_at_s = clock.monotonic_s()
         self._is_flush_asked = False
@@ -188,6 +190,7 @@ class Ledger:
     def _after_fork(self) -> None:
         """In a child: what the parent has recorded the parent stores."""
         self.lock = RLock()
+        self._of_parent.update(_mark(result) for result in self._waiting)
         self._waiting = []
         self._is_flush_asked = False
 
@@ -309,9 +312,16 @@ class Ledger:
         self._last_seq = news.last_seq
         self.assignment = news.stored.assignment
         self.status = news.stored.status
-        for group in grouped(self._unseen(news.results)):
+        others = [result for result in news.results if not self._is_of_parent(result)]
+        for group in grouped(self._unseen(others)):
             self._add(group)
         self._note_order(news.results)
+
+    def _is_of_parent(self, result: Result) -> bool:
+        if not self._of_parent or not self._of_parent[_mark(result)]:
+            return False
+        self._of_parent[_mark(result)] -= 1
+        return True
 
     def _note_order(self, results: Sequence[Result]) -> None:
         """Add up what has its place in the store, where planned looks are taken in that order."""
@@ -319,3 +329,8 @@ class Ledger:
             return
         for group in grouped(self._unseen(results, self._seen_in_order)):
             self._add_to(self._in_order, group)
+
+
+def _mark(result: Result) -> tuple[Any, ...]:
+    """What a result is known by again when it comes from the store."""
+    return result.variant, result.at, tuple(sorted(result.metrics.items()))

@@ -6,6 +6,7 @@ from threading import Lock
 from typing import Any, Self, Unpack
 
 from modelyard._core.clock import Clock, SystemClock
+from modelyard._core.forking import call_after_fork
 from modelyard._core.ids import checked_name
 from modelyard.ab_testing.bandits import off_policy, state
 from modelyard.ab_testing.bandits.choices import Choices
@@ -123,6 +124,7 @@ class MultiArmedBandit:
                 log_size=log_size,
                 is_sync=durability == "sync",
             )
+        call_after_fork(self._after_fork)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -388,6 +390,12 @@ class MultiArmedBandit:
             bandit = cls(variants, clock=clock, **plain["rules"], **options)
             state.restore(bandit._learner, plain, bandit._times)
         return bandit
+
+    def _after_fork(self) -> None:
+        """In a child: a lock that nobody holds."""
+        self._lock = Lock()
+        if self._shared is not None:
+            self._shared.after_fork(self._lock)
 
     def _learn(self, outcomes: Sequence[Outcome]) -> None:
         learner = self._learner

@@ -10,7 +10,6 @@ import numpy as np
 from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.ending import flush_when_python_ends
 from modelyard._core.errors import StorageError
-from modelyard._core.forking import call_after_fork
 from modelyard._core.ids import new_id
 from modelyard._core.worker import worker
 from modelyard.ab_testing.bandits import chunk, state
@@ -71,7 +70,6 @@ class SharedBandit:
         self._open(log_size)
         learner.outbox = Outbox()
         flush_when_python_ends(self)
-        call_after_fork(self._after_fork)
 
     def flush(self) -> None:
         """Store what is new, durably, and take in what other processes stored.
@@ -99,13 +97,15 @@ class SharedBandit:
             self._ask_for_flush()
             return
         if not self._flush_lock.acquire(blocking=False):
-            return  # another thread is at it
+            self._ask_for_flush()  # another thread is at it, perhaps without the newest
+            return
         try:
             self._exchange()
         except StorageError as error:
             # The caller's loop goes on; what waits is kept and flush() will say so again.
             self._flushed_at_s = self._clock.monotonic_s()
             _logger.warning("A bandit's rewards could not be stored: %s", error)
+            self._ask_for_flush()  # the store may be there again by then
         finally:
             self._flush_lock.release()
 
@@ -119,6 +119,17 @@ class SharedBandit:
         """Flush what the last second has left."""
         if self._has_news():
             self.flush()
+
+    def after_fork(self, lock: Lock) -> None:
+        """In a child: what the parent has recorded the parent stores.
+
+        Args:
+            lock: Of the learner's owner, made anew.
+        """
+        self._lock, self._flush_lock = lock, Lock()
+        self._is_flush_asked = False
+        self._recorder_id = new_id("bandit")
+        self._learner.outbox = Outbox()
 
     def stored_choices(self) -> list[LoggedChoice]:
         """Every choice that was ever stored, by whichever process."""
@@ -134,13 +145,6 @@ class SharedBandit:
         with self._lock:
             outbox = self._learner.outbox
             return outbox is not None and not outbox.is_empty
-
-    def _after_fork(self) -> None:
-        """In a child: what the parent has recorded the parent stores."""
-        self._flush_lock = Lock()
-        self._is_flush_asked = False
-        self._recorder_id = new_id("bandit")
-        self._learner.outbox = Outbox()
 
     def _open(self, log_size: int) -> None:
         stored, chunks = self._rows.load(log_size)
