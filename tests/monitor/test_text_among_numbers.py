@@ -65,6 +65,16 @@ def test_text_in_a_column_of_numbers_is_missing():
     )
 
 
+def test_more_labels_than_are_kept_make_no_category_of_a_column_of_numbers():
+    labels = Labels()
+    rows = labels.coded([[f"order {i}", "halted" if i == 50 else i / 7] for i in range(10_100)])
+    assert len(labels.by_code) == 10_000
+    assert labels.columns_of(rows[-1000:]) == {0}
+    cleaned = labels.without_strays(rows)
+    assert np.isnan(cleaned[:, 1]).sum() == 1
+    assert np.isfinite(cleaned[:, 0]).all()
+
+
 def test_text_of_digits_is_a_label_where_that_was_declared():
     labels = Labels()
     labels.declared = lambda: {0}

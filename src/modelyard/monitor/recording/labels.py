@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 # Whole numbers of so many bits are floats without loss.
 _CODE_BITS = 52
+# One code in a million is smaller; among numbers few whole ones are as large.
+_SMALL_FOR_A_CODE = 2.0**32
 # Labels are shown to people; of a column of free text nobody reads all.
 _MOST_LABELS = 10_000
 
@@ -81,10 +83,8 @@ class Labels:
             rows: As `coded` gives them, shape (n, columns).
         """
         known = {column for column in tuple(self.columns) if column < rows.shape[1]}
-        declared = frozenset(self.declared())
-        if len(self.by_code) >= _MOST_LABELS:  # there are codes of which nothing is known
-            return declared | known
-        return declared | {column for column in known if self._is_of_labels(rows[:, column])}
+        found = {column for column in known if self._is_of_labels(rows[:, column])}
+        return frozenset(self.declared()) | found
 
     def without_strays(
         self, rows: NDArray[np.float64], window: NDArray[np.float64] | None = None
@@ -97,7 +97,7 @@ class Labels:
         """
         known = [column for column in tuple(self.columns) if column < rows.shape[1]]
         codes = np.concatenate(self._known_codes())
-        is_label = {column: np.isin(rows[:, column], codes) for column in known}
+        is_label = {column: self._are_in(rows[:, column], codes) for column in known}
         if not any(found.any() for found in is_label.values()):
             return rows
         columns = self.columns_of(rows if window is None else window)
@@ -111,9 +111,18 @@ class Labels:
 
     def _is_of_labels(self, values: NDArray[np.float64]) -> bool:
         labels, missing = self._known_codes()
-        n_labels, n_missing = np.isin(values, labels).sum(), np.isin(values, missing).sum()
+        n_labels, n_missing = self._are_in(values, labels).sum(), np.isin(values, missing).sum()
         n_numbers = np.isfinite(values).sum() - n_labels - n_missing
         return bool(n_labels > n_numbers)
+
+    def _are_in(
+        self, values: NDArray[np.float64], codes: NDArray[np.float64]
+    ) -> NDArray[np.bool_]:
+        found = np.isin(values, codes)
+        if len(self.by_code) >= _MOST_LABELS:  # there are others, of which nothing is known
+            is_whole = np.isfinite(values) & (values == np.floor(values))
+            found |= is_whole & (values >= _SMALL_FOR_A_CODE)
+        return found
 
     def _known_codes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Codes of labels, and of what stands for a missing value."""
