@@ -1,6 +1,7 @@
 """`ModelCompressor`: prune, quantize and distil a model, the original always at hand."""
 
 import copy
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -11,17 +12,20 @@ from torch import nn
 from modelyard._core.errors import InputError
 from modelyard._core.files import make_folder, write_text
 from modelyard.compression import pruning, quantization, search, structured
-from modelyard.compression.evaluation import evaluated, side_by_side
+from modelyard.compression.evaluation import evaluated, name_of, side_by_side
 from modelyard.compression.records import CompressionStats, Evaluation, SearchResult
 from modelyard.compression.report import Story, report_of
 from modelyard.compression.steps.quantizing import QuantizingSteps
 from modelyard.compression.steps.training import TrainingSteps
 from modelyard.compression.training import DistillationPlan, distil_
 from modelyard.reporting import render
+from modelyard.stats.direction import contradicts_name
 from modelyard.torchtools.conversion.preparation import plain_copy
 from modelyard.torchtools.layers import n_parameters, size_mb, unwrapped
 from modelyard.torchtools.onnx_module import OnnxModule
 from modelyard.torchtools.quantization import DEFAULT_MAX_ERROR
+
+_logger = logging.getLogger("modelyard")
 
 
 class ModelCompressor(QuantizingSteps, TrainingSteps):
@@ -115,6 +119,14 @@ class ModelCompressor(QuantizingSteps, TrainingSteps):
             is_maximized=maximize,
         )
         pruning.check_amounts(amounts)
+        if contradicts_name(name_of(eval_fn), (), maximize=maximize):
+            _logger.warning(
+                "search(%s, maximize=%s): by its name the other way is better. Pass maximize=%s "
+                "if that was meant.",
+                name_of(eval_fn),
+                maximize,
+                not maximize,
+            )
         plan = DistillationPlan(alpha=1.0, epochs=epochs, seed=self._seed)
         if train_loader is not None and iter(train_loader) is train_loader:
             raise InputError(

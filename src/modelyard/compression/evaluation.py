@@ -1,6 +1,7 @@
 """Original and compressed model measured side by side."""
 
 import functools
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 from modelyard._core.errors import InputError
 from modelyard.compression.metric_forms import value_of
 from modelyard.compression.records import Evaluation
+from modelyard.stats.direction import is_lower_better
 from modelyard.torchtools.inputs import (
     Inputs,
     answer_of,
@@ -25,6 +27,7 @@ from modelyard.torchtools.quantization import error_between
 from modelyard.torchtools.samples import batches_of
 from modelyard.torchtools.timing import MS_PER_S, interleaved_medians
 
+_logger = logging.getLogger("modelyard")
 _TIMING_BUDGET_S = 1.0
 _BLOCK = 5
 
@@ -58,11 +61,21 @@ def evaluated(
     original_s, compressed_s = timed_in_turns(original, compressed, sample)
     original_mb, compressed_mb = size_mb(original), size_mb(compressed)
     drop = before - after
+    lower_is_better = is_lower_better(name_of(metric_fn), [before, after])
+    if lower_is_better and drop < 0.0:
+        _logger.warning(
+            "%s rose from %.6g to %.6g. By its name less of it is better: the negative drop is a "
+            "loss.",
+            name_of(metric_fn),
+            before,
+            after,
+        )
     metrics = {"original_metric": before, "compressed_metric": after}
     return {
         "original_metric": _finite(before),
         "compressed_metric": _finite(after),
         "metric_drop": _finite(drop),
+        "lower_is_better": lower_is_better,
         "relative_drop": _finite(drop / abs(before)) if before else None,
         "non_finite_metrics": [
             name for name, value in metrics.items() if not math.isfinite(value)
@@ -75,6 +88,12 @@ def evaluated(
         "speedup": original_s / compressed_s,
         "batch_size": batch_size(sample),
     }
+
+
+def name_of(metric_fn: Callable[..., Any]) -> str:
+    """What a metric is called: the function's name, or that of the class of a loss."""
+    name = getattr(metric_fn, "__name__", "")
+    return name if isinstance(name, str) and name.isidentifier() else type(metric_fn).__name__
 
 
 def _finite(value: float) -> float | None:

@@ -207,6 +207,7 @@ class Evaluation(TypedDict):
         original_metric, compressed_metric: What the metric function gave; None where that is NaN
             or infinite.
         metric_drop: The first minus the second; positive means the compressed one has less.
+        lower_is_better: Whether less of it is better by its name: then a negative drop is a loss.
         relative_drop: The drop over the absolute original; None where that is 0.
         non_finite_metrics: Which of the two metrics were NaN or infinite.
         original_size_mb, compressed_size_mb: Weights.
@@ -219,6 +220,7 @@ class Evaluation(TypedDict):
     original_metric: float | None
     compressed_metric: float | None
     metric_drop: float | None
+    lower_is_better: bool
     relative_drop: float | None
     non_finite_metrics: list[str]
     original_size_mb: float
