@@ -32,6 +32,7 @@ def own_version(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     Path("own_policy.py").write_text(OWN)
     module = importlib.import_module("own_policy")
+    torch.manual_seed(0)
     version_id = ModelVersionManager("models").save_model(
         module.Policy(), "ppo", description="策略", example_input=torch.zeros(2, 16)
     )
