@@ -257,3 +257,11 @@ def test_small_shares_are_shown_with_their_digits(run, ids, tmp_path):
     assert f"{ids[0]} 99.6%, {ids[1]} 0.4%" in shown
     assert "0.4%" in run("rollout", "status", "ppo").stdout
     assert "0.4%" in run("rollout", "history", "ppo").stdout
+
+
+def test_another_form_of_answers_is_refused_unless_asked_for(run, run_json, registry, ids):
+    other = registry.save_model(torch.nn.Linear(4, 3), "ppo", example_input=torch.ones(2, 4))
+    refused = run("rollout", "start", "ppo", other, exit_code=1)
+    assert "answers in another form" in refused.stderr
+    state = run_json("rollout", "start", "ppo", other, "--allow-other-outputs")
+    assert state["status"] == "running"

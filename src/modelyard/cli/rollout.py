@@ -47,6 +47,12 @@ def start(
     supersede: Annotated[
         bool, typer.Option("--supersede", help="Abort another rollout that runs.")
     ] = False,
+    allow_other_outputs: Annotated[
+        bool,
+        typer.Option(
+            "--allow-other-outputs", help="Although it answers in another form than production."
+        ),
+    ] = False,
     config: Annotated[
         Path | None, typer.Option(help="YAML file whose section update_strategy holds the steps.")
     ] = None,
@@ -54,7 +60,12 @@ def start(
 ) -> None:
     """Begin to move the traffic of a model to a version."""
     strategy = _strategy(registry, _monitor(registry, model_name), config)
-    state = strategy.update_model(version_id, smooth_transition=not direct, supersede=supersede)
+    state = strategy.update_model(
+        version_id,
+        smooth_transition=not direct,
+        supersede=supersede,
+        allow_other_outputs=allow_other_outputs,
+    )
     _tell(state, as_json=as_json)
 
 

@@ -51,6 +51,8 @@ class Commander(Mover):
             verdict = first_move(self._settings)
             if verdict.move is not Move.BEGIN_SHADOW:
                 begun = states.moved(begun, verdict, now=self._clock.now())
+        if old is not None and self._may_lead(begun):
+            begun = replace(begun, reason=self._told_unguarded(begun.reason))
         return self._begin(begun, "start", actor=actor)
 
     def go_back(

@@ -14,6 +14,7 @@ from modelyard.update_strategy import telling
 from modelyard.update_strategy.decider import Decider
 from modelyard.update_strategy.history import Halt
 from modelyard.update_strategy.looking import Looker
+from modelyard.update_strategy.outputs import refuse_other_outputs
 from modelyard.update_strategy.ports import Registry, Watcher
 from modelyard.update_strategy.records import RollbackResult, RolloutState
 from modelyard.update_strategy.rollout import Rollout
@@ -99,6 +100,7 @@ class UpdateStrategy(Decider):
         smooth_transition: bool = True,  # noqa: FBT001, FBT002 - the design document's signature
         *,
         supersede: bool = False,
+        allow_other_outputs: bool = False,
         actor: str | None = None,
     ) -> RolloutState:
         """Begin to move the traffic to a version; returns at once.
@@ -108,6 +110,8 @@ class UpdateStrategy(Decider):
             trigger: Why, an `UpdateTrigger` or its value.
             smooth_transition: Step by step; False moves everything now.
             supersede: Abort another rollout that is running.
+            allow_other_outputs: Begin although the version answers in another form than
+                production: callers can read both.
             actor: Who asked, for the audit.
 
         Returns:
@@ -115,7 +119,8 @@ class UpdateStrategy(Decider):
 
         Raises:
             VersionNotFoundError: No such version.
-            ConfigError: No version id, a version of another model, or an unknown trigger.
+            ConfigError: No version id, a version of another model, an unknown trigger, or one
+                whose signature tells of other outputs (number, sizes, kind) than production's.
             RolloutInProgressError: Another rollout is running.
             ConflictError: All updates of the model are stopped.
         """
@@ -133,6 +138,9 @@ class UpdateStrategy(Decider):
             self._conductor.refuse_halted()
             if running is not None and not supersede:
                 raise RolloutInProgressError(telling.in_progress(running))
+            stable = self._conductor.production()
+            if stable is not None and not allow_other_outputs:
+                refuse_other_outputs(self._registry, stable, new_version_id)
             self._warn_without_target()
             # What cannot be loaded must not begin to roll out, nor end what does.
             with self._conductor.prepared(new_version_id):
