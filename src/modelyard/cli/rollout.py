@@ -83,8 +83,7 @@ def status(
     """Show the rollout that runs, or the last one: shares and both versions' numbers."""
     _known(registry, model_name)
     if as_json:
-        look = look_at(registry, model_name)
-        show_json({**(look.state or {}), "seen": look.seen, "halt": look.halt})
+        show_json(look_at(registry, model_name).to_plain())
         return
     if not watch:
         output().print(look_at(registry, model_name).board())
@@ -190,7 +189,7 @@ def halt(
 def release(
     registry: "ModelVersionManager", model_name: ModelName, reason: Reason = ASKED
 ) -> None:
-    """Allow updates again after `halt`; a paused rollout goes on after `resume`."""
+    """Allow updates again after `halt`; until `resume` a paused rollout gives nothing away."""
     if not _strategy(registry, _monitor(registry, model_name)).release(reason=reason):
         raise ConflictError(f"Updates of {model_name!r} were not stopped.")
     show_line(f"Updates of {model_name} are allowed again.")
