@@ -165,6 +165,15 @@ class UpdateSettings:
                 f"key_metric_direction must be 'higher' or 'lower', "
                 f"got {self.key_metric_direction!r}."
             )
+        self._check_numbers()
+        if self.key_metric is not None and not (
+            isinstance(self.key_metric, str) and self.key_metric
+        ):
+            raise ConfigError(f"key_metric must be the name of a metric, got {self.key_metric!r}.")
+        if self.schedule is not None:
+            _check_schedule(self.schedule)
+
+    def _check_numbers(self) -> None:
         for name in _WHOLE:
             value = getattr(self, name)
             if _is_bool(value) or not isinstance(value, int):
@@ -176,12 +185,6 @@ class UpdateSettings:
         for name in ("steps", "approval_steps"):
             if not all(map(_is_number, getattr(self, name))):
                 raise ConfigError(f"{name} must be numbers, got {list(getattr(self, name))!r}.")
-        if self.key_metric is not None and not (
-            isinstance(self.key_metric, str) and self.key_metric
-        ):
-            raise ConfigError(f"key_metric must be the name of a metric, got {self.key_metric!r}.")
-        if self.schedule is not None:
-            _check_schedule(self.schedule)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | None) -> "UpdateSettings":
