@@ -205,7 +205,12 @@ def pause(
 ) -> None:
     """Pause a running rollout at its present shares."""
     strategy = _strategy(registry, _monitor(registry, model_name))
-    _tell(_needed(strategy.pause(reason=reason), "running", model_name), as_json=as_json)
+    state = strategy.pause(reason=reason)
+    if state is None and (current := strategy.get_rollout()) is not None:
+        raise ConflictError(
+            f"The rollout of {model_name!r} is {current['status']} already: {current['reason']}."
+        )
+    _tell(_needed(state, "running", model_name), as_json=as_json)
 
 
 @app.command()

@@ -378,7 +378,8 @@ class UpdateStrategy(Decider):
     def _nowhere_to_go(self, production: str | None, passed_over: Sequence[str]) -> RollbackResult:
         result = telling.nowhere_to_go(self.model_name, production, passed_over)
         self._monitor.raise_alert("rollback", severity="critical", message=result["reason"])
-        _logger.critical("%s", result["reason"])
+        if self._target.applied_to or self._target.goes_by_clock:
+            _logger.critical("%s", result["reason"])  # who gives commands from afar is answered
         return result
 
     def _warn_without_target(self) -> None:
