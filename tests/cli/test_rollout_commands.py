@@ -246,9 +246,13 @@ def test_a_halt_is_shown_with_who_really_answers(run, run_json, ids):
     assert "The stable version answers everything." in board
     assert "100%" in board
     assert "90%" not in board
-    assert (
-        run_json("rollout", "status", "ppo")["halt"]["reason"] == "asked for on the command line"
-    )
+    state = run_json("rollout", "status", "ppo")
+    assert state["halt"]["reason"] == "asked for on the command line"
+    assert state["shares"] == {ids[0]: 1.0}
+    refused = run("rollout", "resume", "ppo", exit_code=1).stderr
+    assert "has stopped all updates" in refused
+    run("rollout", "release", "ppo")
+    assert run_json("rollout", "status", "ppo")["shares"] == {ids[0]: 1.0}
 
 
 def test_small_shares_are_shown_with_their_digits(run, ids, tmp_path):

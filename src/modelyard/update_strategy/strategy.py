@@ -206,6 +206,9 @@ class UpdateStrategy(Decider):
         """Let a paused rollout go on; its step or bake begins anew. None if none is paused.
 
         After a broken limit what was measured begins anew, too: it would pause it again at once.
+
+        Raises:
+            ConflictError: All updates of the model are stopped.
         """
 
         def resumed(rollout: Rollout) -> Rollout | None:
@@ -265,16 +268,25 @@ class UpdateStrategy(Decider):
             The rollout that runs, paused unless it is going back; None if none runs. One that was
             about to be promoted is left standing.
         """
+
+        def taken_off(rollout: Rollout) -> Rollout | None:
+            if rollout.is_taken_off or rollout.status not in {*_CAN_PAUSE, states.PAUSED}:
+                return None
+            told = f"all updates are stopped: {reason}"
+            return self._conductor.take_off(rollout, reason=told, actor=actor)
+
         with self._lock:
             now, by = self._clock.now(), actor or self._actor
             halt = Halt(actor=by, at=now.isoformat(), reason=reason)
             self._log.set_halt(halt, actor=by, reason=reason, now=now)
-            paused = self.pause(reason=f"all updates are stopped: {reason}", actor=actor)
+            paused = self._commanded(taken_off)
             self.advance()
             return paused or self.get_rollout()
 
     def release(self, *, reason: str = "asked for", actor: str | None = None) -> bool:
-        """Allow updates again after `halt`; what was paused stays so until `resume`.
+        """Allow updates again after `halt`.
+
+        What was paused stays so, and the stable version answers everything, until `resume`.
 
         Returns:
             Whether they were stopped.
@@ -366,7 +378,8 @@ class UpdateStrategy(Decider):
     def _nowhere_to_go(self, production: str | None, passed_over: Sequence[str]) -> RollbackResult:
         result = telling.nowhere_to_go(self.model_name, production, passed_over)
         self._monitor.raise_alert("rollback", severity="critical", message=result["reason"])
-        _logger.critical("%s", result["reason"])
+        if self._target.applied_to or self._target.goes_by_clock:
+            _logger.critical("%s", result["reason"])  # who gives commands from afar is answered
         return result
 
     def _warn_without_target(self) -> None:
