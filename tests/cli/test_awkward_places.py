@@ -30,15 +30,16 @@ class Policy(nn.Module):
 def own_version(tmp_path, monkeypatch):
     """A version of a class in a module that nobody has imported yet."""
     monkeypatch.syspath_prepend(tmp_path)
-    Path("own_policy.py").write_text(OWN)
-    module = importlib.import_module("own_policy")
+    Path("policy_for_the_commands.py").write_text(OWN)
+    module = importlib.import_module("policy_for_the_commands")
+    torch.manual_seed(0)
     version_id = ModelVersionManager("models").save_model(
         module.Policy(), "ppo", description="策略", example_input=torch.zeros(2, 16)
     )
-    del sys.modules["own_policy"]
+    del sys.modules["policy_for_the_commands"]
     forget_registered()
     yield version_id
-    sys.modules.pop("own_policy", None)
+    sys.modules.pop("policy_for_the_commands", None)
     forget_registered()
 
 
@@ -51,7 +52,7 @@ def test_a_class_of_ones_own_is_imported_first(run, own_version, command):
     name, *options = command
     refused = run(name, own_version, *options, exit_code=1).stderr
     assert "--import on the command line" in refused
-    run(name, own_version, *options, "--import", "own_policy")
+    run(name, own_version, *options, "--import", "policy_for_the_commands")
 
 
 def test_what_cannot_be_imported_is_told(run, ids):

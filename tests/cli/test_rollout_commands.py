@@ -246,9 +246,13 @@ def test_a_halt_is_shown_with_who_really_answers(run, run_json, ids):
     assert "The stable version answers everything." in board
     assert "100%" in board
     assert "90%" not in board
-    assert (
-        run_json("rollout", "status", "ppo")["halt"]["reason"] == "asked for on the command line"
-    )
+    state = run_json("rollout", "status", "ppo")
+    assert state["halt"]["reason"] == "asked for on the command line"
+    assert state["shares"] == {ids[0]: 1.0}
+    refused = run("rollout", "resume", "ppo", exit_code=1).stderr
+    assert "has stopped all updates" in refused
+    run("rollout", "release", "ppo")
+    assert run_json("rollout", "status", "ppo")["shares"] == {ids[0]: 1.0}
 
 
 def test_small_shares_are_shown_with_their_digits(run, ids, tmp_path):
@@ -257,3 +261,11 @@ def test_small_shares_are_shown_with_their_digits(run, ids, tmp_path):
     assert f"{ids[0]} 99.6%, {ids[1]} 0.4%" in shown
     assert "0.4%" in run("rollout", "status", "ppo").stdout
     assert "0.4%" in run("rollout", "history", "ppo").stdout
+
+
+def test_another_form_of_answers_is_refused_unless_asked_for(run, run_json, registry, ids):
+    other = registry.save_model(torch.nn.Linear(4, 3), "ppo", example_input=torch.ones(2, 4))
+    refused = run("rollout", "start", "ppo", other, exit_code=1)
+    assert "answers in another form" in refused.stderr
+    state = run_json("rollout", "start", "ppo", other, "--allow-other-outputs")
+    assert state["status"] == "running"

@@ -58,7 +58,7 @@ def test_an_error_that_grew_is_a_drop(pruned):
     assert found["compressed_metric"] > found["original_metric"]
     assert found["metric_drop"] > 0
     assert found["relative_drop"] > 0
-    assert found["maximize"] is False
+    assert found["lower_is_better"] is True
 
 
 @pytest.mark.parametrize("maximize", [True, False])
@@ -67,7 +67,7 @@ def test_who_says_the_direction_is_believed(pruned, maximize):
     for metric_fn in (mean_squared_error, figure):
         found = compressor.evaluate_compressed_model(loader, metric_fn, maximize=maximize)
         assert (found["metric_drop"] < 0) is maximize
-        assert found["maximize"] is maximize
+        assert found["lower_is_better"] is not maximize
 
 
 @pytest.mark.parametrize(

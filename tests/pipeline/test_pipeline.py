@@ -79,7 +79,7 @@ def test_run_takes_a_users_model_through_every_stage(workplace: Path, data: str)
     text = report.read_text(encoding="utf-8")
     for title in ("Compression", "Export and inference", "A/B test", "Monitoring", "Rollouts"):
         assert title in text
-    manager = ModelVersionManager(workplace / "models")
+    manager = ModelVersionManager(workplace / "out" / "registry")
     tags = {tag for version in manager.list_versions("make") for tag in version["tags"]}
     assert tags == {"original", "compressed", "faulty"}
     production = manager.get_by_alias("make")
@@ -87,6 +87,7 @@ def test_run_takes_a_users_model_through_every_stage(workplace: Path, data: str)
     faulty = manager.list_versions("make", tags=["faulty"])[0]
     assert production["version_id"] != faulty["version_id"]
     assert (workplace / "out" / "onnx" / "make_compressed.onnx").is_file()
+    assert not (workplace / "models").exists()
 
 
 @pytest.mark.slow
@@ -99,7 +100,7 @@ def test_compressed_version_knows_what_it_was_made_from(workplace: Path) -> None
         seed=0,
         console=silent(),
     )
-    manager = ModelVersionManager(workplace / "models")
+    manager = ModelVersionManager(workplace / "out" / "registry")
     small = manager.list_versions("make", tags=["compressed"])[0]
     original = manager.list_versions("make", tags=["original"])[0]
     assert small["parents"] == [original["version_id"]]

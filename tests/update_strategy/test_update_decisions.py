@@ -313,3 +313,9 @@ def test_a_noisy_metric_is_not_blamed_for_chance():
     noisy = but(key_metric_std=3.0, n_key_metric=1000)
     assert rollback_reasons(but(noisy, key_metric=0.56), noisy, RULES) == []
     assert rollback_reasons(but(noisy, key_metric=0.50), noisy, RULES) != []
+
+
+def test_a_metric_that_is_better_low_got_worse_by_rising():
+    rules = UpdateSettings(key_metric="max_dd")
+    [item] = updates_due(but(key_metric=0.1959), but(key_metric=0.0498), {}, rules)
+    assert item.sentence.startswith("max_dd got worse: it rose from 0.0498 to 0.1959 (293%")

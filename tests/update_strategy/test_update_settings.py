@@ -37,10 +37,17 @@ def test_the_documents_example_is_the_default():
         ({"min_samples": 0}, "min_samples must be above 0"),
         ({"step_min_samples": -1}, "step_min_samples must be above 0"),
         ({"cooldown_hours": -1}, "cooldown_hours must be 0 or more"),
-        ({"transition_minutes": None}, "wrong type"),
+        ({"transition_minutes": None}, "transition_minutes must be a number, got None"),
+        ({"drift_threshold": "x"}, "drift_threshold must be a number, got 'x'"),
+        ({"performance_threshold": [0.8]}, "performance_threshold must be a number"),
+        ({"error_margin": "0.1"}, "error_margin must be a number, got '0.1'"),
+        ({"update_windows": 5}, "update_windows must be a list, got 5"),
+        ({"steps": ["10", 100]}, "steps must be numbers, got"),
+        ({"steps": [[10], 100]}, "steps must be numbers, got"),
+        ({"approval_steps": [[50]]}, "approval_steps must be numbers, got"),
         ({"auto_rollback": "no"}, "auto_rollback must be True or False"),
         ({"allow_uncalibrated_drift": 1}, "allow_uncalibrated_drift must be True or False"),
-        ({"steps": 50}, "wrong type"),
+        ({"steps": 50}, "steps must be a list, got 50"),
         ({"steps": []}, "steps must rise to 100"),
         ({"steps": [50, 10, 100]}, "steps must rise to 100"),
         ({"steps": [0, 100]}, "steps must rise to 100"),
@@ -49,19 +56,27 @@ def test_the_documents_example_is_the_default():
         ({"key_metric_direction": "up"}, "must be 'higher' or 'lower'"),
         ({"schedule": "at night"}, "no cron expression"),
         ({"schedule": 3}, "no cron expression"),
+        ({"schedule": "0 3 31 2 *"}, "schedule '0 3 31 2 .' never comes round"),
+        ({"schedule": "0 0 31 4,6 *"}, "never comes round"),
+        ({"schedule": "* * * * * *"}, "no cron expression of five fields"),
         ({"latency_floor_ms": float("nan")}, "latency_floor_ms must be 0 or more"),
         ({"latency_floor_ms": -1}, "latency_floor_ms must be 0 or more"),
-        ({"latency_floor_ms": "x"}, "wrong type"),
+        ({"latency_floor_ms": "x"}, "latency_floor_ms must be a number, got 'x'"),
         ({"latency_margin": float("inf")}, "latency_margin must be finite"),
         ({"transition_minutes": True}, "transition_minutes must be a number, got True"),
         ({"error_margin": True}, "error_margin must be a number"),
-        ({"steps": [True, 100]}, "steps must rise to 100"),
+        ({"steps": [True, 100]}, "steps must be numbers"),
         ({"key_metric": ""}, "key_metric must be the name of a metric"),
     ],
 )
 def test_each_rule_has_its_message(given, said):
     with pytest.raises(ConfigError, match=said):
         UpdateSettings.from_config(given)
+
+
+@pytest.mark.parametrize("schedule", ["0 3 * * 1-5", "0 0 29 2 *", "@daily"])
+def test_a_schedule_that_comes_round_is_taken(schedule):
+    assert UpdateSettings(schedule=schedule).schedule == schedule
 
 
 @pytest.mark.parametrize(

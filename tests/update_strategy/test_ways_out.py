@@ -62,8 +62,8 @@ def test_nothing_is_promoted_while_updates_are_stopped(
     ask(deployment, 2000, until=lambda: strategy.get_rollout()["status"] == "waiting")
     strategy._log.set_halt(None, actor="x", reason="x", now=yard.clock.now())  # none: no matter
     assert strategy.halt(reason="emergency", actor="eve")["status"] == "paused"
-    strategy.resume()
-    for command in (strategy.promote, strategy.approve):
+    assert strategy.approve() is None
+    for command in (strategy.promote, strategy.resume):
         with pytest.raises(ConflictError, match=r"eve has stopped all updates.*emergency"):
             command()
     assert yard.production() == ids[0]
@@ -75,11 +75,11 @@ def test_a_bake_is_not_ended_while_updates_are_stopped(yard, ids, deployment, as
     strategy = yard.strategy(deployment, bake_minutes=1.0)
     strategy.update_model(ids[1], smooth_transition=False)
     strategy.halt(reason="emergency")
-    strategy.resume()
-    with pytest.raises(ConflictError):
-        strategy.promote()
+    for command in (strategy.promote, strategy.resume):
+        with pytest.raises(ConflictError):
+            command()
     ask(deployment, 120)
-    assert strategy.get_rollout()["status"] == "baking"
+    assert strategy.get_rollout()["status"] == "paused"
     assert answered_by(deployment, x) == {ids[0]}
     assert strategy.rollback()["to_version_id"] == ids[0]  # going back stays possible
     assert yard.production() == ids[0]

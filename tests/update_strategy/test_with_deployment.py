@@ -27,12 +27,6 @@ def test_an_empty_deployment_serves_production_before_the_first_request(ids, dep
     assert deployment.shares() == {ids[0]: 1.0}
 
 
-def test_a_deployment_that_serves_already_is_left_as_it_is(yard, ids, deployment):
-    deployment.serve(ids[2])
-    yard.strategy(deployment)
-    assert deployment.shares() == {ids[2]: 1.0}
-
-
 def test_without_production_the_first_update_is_direct(yard):
     [first] = yard.save(1)
     deployment = yard.deploy()

@@ -18,7 +18,7 @@ def output_of(x):
 
 def test_an_optimizer_is_exchanged_once_the_share_is_whole(yard, ids, x, output_of, caplog):
     optimizer = InferenceOptimizer(yard.registry.load_model(ids[0]))
-    strategy = yard.strategy(optimizer)
+    strategy = yard.strategy(optimizer, key_metric="sharpe")
     before = output_of(optimizer)
     state = strategy.update_model(ids[2])
     assert state["applied_to"] == ["optimizer"]

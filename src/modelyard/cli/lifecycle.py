@@ -32,8 +32,12 @@ def run(
     data: Annotated[Path | None, typer.Option("--data", help="File with the data.")] = None,
     seed: Seed = 0,
     out: Out = Path("modelyard-run"),
+    base_dir: Annotated[
+        Path | None,
+        typer.Option("--base-dir", help="A registry that gets the two versions besides."),
+    ] = None,
 ) -> None:
-    """Run the lifecycle on a model and data of your own."""
+    """Run the lifecycle on a model and data of your own, in a registry of its own."""
     from modelyard._core.config import load_config  # noqa: PLC0415 - brings pydantic
     from modelyard._core.errors import ConfigError  # noqa: PLC0415 - stands with the line above
 
@@ -46,5 +50,7 @@ def run(
         )
     from modelyard.pipeline import run_from_files  # noqa: PLC0415 - brings torch
 
-    report = run_from_files(config, model, data, out, seed=seed, console=Console())
+    report = run_from_files(
+        config, model, data, out, seed=seed, console=Console(), base_dir=base_dir
+    )
     show_line(f"Report: {report}")

@@ -47,6 +47,12 @@ def start(
     supersede: Annotated[
         bool, typer.Option("--supersede", help="Abort another rollout that runs.")
     ] = False,
+    allow_other_outputs: Annotated[
+        bool,
+        typer.Option(
+            "--allow-other-outputs", help="Although it answers in another form than production."
+        ),
+    ] = False,
     config: Annotated[
         Path | None, typer.Option(help="YAML file whose section update_strategy holds the steps.")
     ] = None,
@@ -54,7 +60,12 @@ def start(
 ) -> None:
     """Begin to move the traffic of a model to a version."""
     strategy = _strategy(registry, _monitor(registry, model_name), config)
-    state = strategy.update_model(version_id, smooth_transition=not direct, supersede=supersede)
+    state = strategy.update_model(
+        version_id,
+        smooth_transition=not direct,
+        supersede=supersede,
+        allow_other_outputs=allow_other_outputs,
+    )
     _tell(state, as_json=as_json)
 
 
@@ -72,8 +83,7 @@ def status(
     """Show the rollout that runs, or the last one: shares and both versions' numbers."""
     _known(registry, model_name)
     if as_json:
-        look = look_at(registry, model_name)
-        show_json({**(look.state or {}), "seen": look.seen, "halt": look.halt})
+        show_json(look_at(registry, model_name).to_plain())
         return
     if not watch:
         output().print(look_at(registry, model_name).board())
@@ -179,7 +189,7 @@ def halt(
 def release(
     registry: "ModelVersionManager", model_name: ModelName, reason: Reason = ASKED
 ) -> None:
-    """Allow updates again after `halt`; a paused rollout goes on after `resume`."""
+    """Allow updates again after `halt`; until `resume` a paused rollout gives nothing away."""
     if not _strategy(registry, _monitor(registry, model_name)).release(reason=reason):
         raise ConflictError(f"Updates of {model_name!r} were not stopped.")
     show_line(f"Updates of {model_name} are allowed again.")
@@ -195,7 +205,12 @@ def pause(
 ) -> None:
     """Pause a running rollout at its present shares."""
     strategy = _strategy(registry, _monitor(registry, model_name))
-    _tell(_needed(strategy.pause(reason=reason), "running", model_name), as_json=as_json)
+    state = strategy.pause(reason=reason)
+    if state is None and (current := strategy.get_rollout()) is not None:
+        raise ConflictError(
+            f"The rollout of {model_name!r} is {current['status']} already: {current['reason']}."
+        )
+    _tell(_needed(state, "running", model_name), as_json=as_json)
 
 
 @app.command()

@@ -40,15 +40,22 @@ class Look:
                 )
             )
         if self.state is not None:
-            parts.append(_board(self.state, self.seen, self._traffic(self.state)))
+            parts.append(_board(self.state, self.seen, self.served()))
         return Group(*parts)
 
-    def _traffic(self, state: "RolloutState") -> dict[str, float]:
+    def served(self) -> dict[str, float]:
         """Who really answers: during a halt the stable version does."""
-        old = state["previous_version_id"]
-        if self.halt is None or old is None or state["status"] in OVER:
-            return state["shares"]
+        if self.state is None:
+            return {}
+        old = self.state["previous_version_id"]
+        if self.halt is None or old is None or self.state["status"] in OVER:
+            return self.state["shares"]
         return {old: 1.0}
+
+    def to_plain(self) -> dict[str, Any]:
+        """The state with the shares that are really served, what was seen, and the halt."""
+        state = {} if self.state is None else {**self.state, "shares": self.served()}
+        return {**state, "seen": self.seen, "halt": self.halt}
 
 
 def look_at(registry: "ModelVersionManager", model_name: str) -> Look:

@@ -63,7 +63,7 @@ def evaluated(
     drop = before - after if is_maximized else after - before
     metrics = {"original_metric": before, "compressed_metric": after}
     return {
-        "maximize": is_maximized,
+        "lower_is_better": not is_maximized,
         "original_metric": _finite(before),
         "compressed_metric": _finite(after),
         "metric_drop": _finite(drop),

@@ -204,7 +204,7 @@ class Evaluation(TypedDict):
     """Original and compressed model measured side by side in one run.
 
     Attributes:
-        maximize: Whether more of the metric is better.
+        lower_is_better: Whether less of the metric is better.
         original_metric, compressed_metric: What the metric function gave; None where that is NaN
             or infinite.
         metric_drop: By how much the compressed one is worse, in the metric's unit: the first minus
@@ -218,7 +218,7 @@ class Evaluation(TypedDict):
         batch_size: Samples a timed call computed.
     """
 
-    maximize: bool
+    lower_is_better: bool
     original_metric: float | None
     compressed_metric: float | None
     metric_drop: float | None

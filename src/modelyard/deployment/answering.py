@@ -32,7 +32,24 @@ def attempted(routing: Routing, meant: str, x: Any) -> Attempt:
     One with another behind it gets a copy: what it does to its input must not reach the other,
     nor the caller.
     """
-    return routing.attempt(meant, x if meant == routing.stable else own_copy(x))
+    if meant == routing.stable:
+        return routing.attempt(meant, x)
+    made = routing.attempt(meant, own_copy(x))
+    return _in_stable_form(routing, made, x) if routing.compares_forms else made
+
+
+def _in_stable_form(routing: Routing, made: Attempt, x: Any) -> Attempt:
+    """An attempt, failed where the stable version answers such an input in another form."""
+    stable = routing.stable
+    if made.error is not None or stable is None:
+        return made
+    if not routing.served[stable].last_answer.differs_from(x, made.output):
+        return made
+    error = InputError(
+        f"{made.served.version_id} answers in another form than {stable} does. If that is meant, "
+        "save both with an example_input and pass allow_other_outputs=True to update_model."
+    )
+    return made._replace(output=None, error=error)
 
 
 def accept(routing: Routing, made: Attempt, x: Any, request_id: str) -> None:
@@ -41,6 +58,8 @@ def accept(routing: Routing, made: Attempt, x: Any, request_id: str) -> None:
     routing.note(made)
     served = made.served
     served.forms.add(x)
+    if routing.compares_forms and served.version_id == routing.stable:
+        served.last_answer.note(x, made.output)
     if routing.shadow is not None and served.version_id == routing.stable:
         routing.shadow.offer(x, made.output, request_id)
 

@@ -87,6 +87,7 @@ class Deployment(Fleet):
         self._drawing = threading.Lock()  # guards _rng
         self._requests = Requests()
         self._listeners: list[Callable[[], None]] = []
+        self._has_warned = False
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Call `listener` after every request; it should be quick. What it raises is logged."""
@@ -104,7 +105,8 @@ class Deployment(Fleet):
 
         Args:
             x: As `InferenceOptimizer.predict` takes it.
-            user_id: Keeps a user on one version; without it the request goes anywhere by share.
+            user_id: Keeps a user on one version; without it the request goes anywhere by share,
+                which is warned about once: one account would alternate between versions.
             request_id: Under which outcomes are recorded; made if not given.
             fallback: Output to give if no version answers.
 
@@ -118,6 +120,8 @@ class Deployment(Fleet):
         request_id = request_id or self._requests.new_id()
         meant = routing.stable
         if not routing.is_stable_only:
+            if user_id is None and not self._has_warned and len(routing.sharing) > 1:
+                self._warn_without_user()
             meant = routing.slots.owners[self._slot(user_id)]
         made = attempted(routing, meant, x)
         if made.error is None:
@@ -208,6 +212,14 @@ class Deployment(Fleet):
             return slot_of(self.model_name, "deployment", user_id)
         with self._drawing:
             return int(self._rng.integers(N_SLOTS))
+
+    def _warn_without_user(self) -> None:
+        self._has_warned = True
+        _logger.warning(
+            "Requests of %r are split over versions and come without a user_id: one account would "
+            "alternate between them. Pass user_id=, the same for each account.",
+            self.model_name,
+        )
 
     def _told(
         self,

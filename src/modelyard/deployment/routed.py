@@ -32,6 +32,7 @@ class Routing:
         recent: What each has done since the shares last changed.
         beside: What each has done since the last one joined.
         noting: Where an attempt of each is counted.
+        compares_forms: Whether answers must have the form of the stable version's.
     """
 
     served: Mapping[str, Served] = field(default_factory=dict)
@@ -44,6 +45,7 @@ class Routing:
     recent: Mapping[str, Recent] = field(default_factory=dict)
     beside: Mapping[str, Recent] = field(default_factory=dict)
     noting: Mapping[str, tuple[Recent, ...]] = field(init=False, repr=False)
+    compares_forms: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Work out once what each request needs."""
@@ -52,6 +54,10 @@ class Routing:
             for version_id, one in kept.items():
                 noting[version_id] = (*noting.get(version_id, ()), one)
         object.__setattr__(self, "noting", noting)
+        sharing = [self.served[version_id] for version_id in self.sharing if self.stable]
+        # Where signatures tell the outputs, whoever began to split the traffic knew them.
+        compares = len(sharing) > 1 and not all(one.tells_outputs for one in sharing)
+        object.__setattr__(self, "compares_forms", compares)
 
     def attempt(self, version_id: str, x: Any) -> Attempt:
         """One version's try at a request, within its deadline if it has one."""

@@ -11,7 +11,7 @@ import torch
 
 from modelyard._core.clock import Clock
 from modelyard._core.errors import InputError, IntegrityError
-from modelyard.deployment.forms import Forms
+from modelyard.deployment.forms import Forms, LastAnswer
 from modelyard.inference_optimizer import InferenceOptimizer
 from modelyard.inference_optimizer.tuning import TuningRecord
 from modelyard.monitor import ModelMonitor
@@ -58,6 +58,9 @@ class Served:
         monitor: What watches it.
         size_bytes: Of its parameters and buffers.
         forms: Of the inputs it has answered.
+        tells_outputs: Whether a signature is stored that describes its outputs.
+        last_answer: The form of its last answer, noted while it is stable and another one with
+            traffic has to answer in the same.
     """
 
     version_id: str
@@ -65,6 +68,8 @@ class Served:
     monitor: ModelMonitor
     size_bytes: int
     forms: Forms = field(default_factory=Forms)
+    tells_outputs: bool = False
+    last_answer: LastAnswer = field(default_factory=LastAnswer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +112,7 @@ class Maker:
             optimizer=optimizer,
             monitor=monitor,
             size_bytes=size_of(module),
+            tells_outputs=self._tells_outputs(version_id),
         )
         if example is not None:
             served.forms.add(example)
@@ -123,6 +129,13 @@ class Maker:
             for _ in range(_N_WARM_UP):
                 optimizer.predict(example)
         return optimizer
+
+    def _tells_outputs(self, version_id: str) -> bool:
+        try:
+            signature = self.source.get_version(version_id).get("signature")
+        except LookupError:  # the module was brought along
+            return False
+        return bool(signature and signature.get("outputs"))
 
     def _example_of(self, version_id: str) -> Any:
         try:

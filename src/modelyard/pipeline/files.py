@@ -1,8 +1,9 @@
 """The lifecycle for a user's own model: a configuration, a model and a data file."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -15,14 +16,15 @@ from modelyard._core.config import ModelIntegrationConfig, load_config
 from modelyard._core.errors import ConfigError, InputError
 from modelyard._core.files import write_text
 from modelyard.pipeline.compress import CompressionPlan
-from modelyard.pipeline.lifecycle import LifecycleSettings, run_lifecycle
+from modelyard.pipeline.lifecycle import LifecycleResult, LifecycleSettings, run_lifecycle
 from modelyard.pipeline.loading import UserData, load_user_data, load_user_model
-from modelyard.pipeline.progress import RichProgress
+from modelyard.pipeline.progress import Progress, RichProgress
 from modelyard.pipeline.report import headline, lifecycle_sections
 from modelyard.pipeline.source import ModelSource, Stream
 from modelyard.reporting import Report, Section, render
 from modelyard.torchtools.inputs import call
 from modelyard.torchtools.parity import flat_outputs
+from modelyard.version_manager import ModelVersionManager
 
 _TRAINING_PART = 0.7
 _FEWEST_SAMPLES = 100
@@ -73,20 +75,24 @@ def run_from_files(
     *,
     seed: int,
     console: Console,
+    base_dir: Path | None = None,
 ) -> Path:
     """Take a user's model through compress, save, export, serve, test, watch and roll out.
 
     The first 70 % of the samples calibrate and are the monitor's baseline; the rest, in their
     order, are what production sees. Without targets, models are judged by their distance from the
-    original.
+    original. Production is played on a clock that is sped up, in a registry of its own: nothing
+    that serves is touched.
 
     Args:
         config_path: The configuration file.
         model: `package.module:factory` or a file; None for the file's section `model`.
         data: Samples; None for the file's section `data`.
-        out: Folder for report and ONNX files. The registry is `version_management.base_dir`.
+        out: Folder for report, ONNX files, logs and the registry of the run.
         seed: Of everything left to chance.
         console: Where progress is written.
+        base_dir: A registry that gets the original and the compressed version besides; its
+            aliases, rollouts and monitors stay as they are.
 
     Returns:
         Path of the HTML report.
@@ -98,6 +104,7 @@ def run_from_files(
     config = load_config(config_path)
     spec, path, target = _what(config, model, data)
     progress = RichProgress(console)
+    kept_in = None if base_dir is None else ModelVersionManager(base_dir)
     with progress.stage("Load model and data"):
         module = load_user_model(spec)
         samples = load_user_data(path, target=target)
@@ -107,12 +114,17 @@ def run_from_files(
     result = run_lifecycle(
         [source],
         stream,
-        settings_from(config, n_stream=len(stream.inputs), seed=seed),
-        Path(config.version_management.base_dir),
+        replace(
+            settings_from(config, n_stream=len(stream.inputs), seed=seed),
+            log_dir=str(out / "logs"),
+        ),
+        out / "registry",
         progress,
         onnx_dir=out / "onnx",
         clock=clock,
     )
+    if kept_in is not None:
+        _keep(result, source.name, kept_in, progress)
     report = Report(
         title=f"Lifecycle of {source.name}",
         subtitle=f"{spec} on {path.name}, configured by {config_path.name}",
@@ -159,6 +171,17 @@ def settings_from(
         auto_cleanup=config.version_management.auto_cleanup,
         keep_best_n=config.version_management.keep_best_n,
     )
+
+
+def _keep(
+    result: LifecycleResult, name: str, registry: ModelVersionManager, progress: Progress
+) -> None:
+    """Take the original and the compressed version into another registry."""
+    wanted = [result.versions[f"{name} {form}"] for form in ("original", "compressed")]
+    with TemporaryDirectory() as folder:
+        bundle = result.registry.export_bundle(wanted, Path(folder) / "versions.tar")
+        kept = registry.import_bundle(bundle, rename=True)
+    progress.line(f"{', '.join(kept.values())} saved in {registry.base_dir} too")
 
 
 def _what(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,13 @@ from modelyard.pipeline.rollout import FaultyModel, RolloutOutcome, roll_out
 from modelyard.pipeline.serve import Served, export_and_optimize
 from modelyard.pipeline.source import ModelSource, Stream
 from modelyard.pipeline.watch import WatchOutcome, watch_stream
-from modelyard.update_strategy import UpdateDecision, UpdateStrategy, UpdateTrigger
+from modelyard.storage import Store
+from modelyard.update_strategy import (
+    UpdateDecision,
+    UpdateStrategy,
+    UpdateTrigger,
+    rollout_history,
+)
 from modelyard.version_manager import ModelVersionManager
 
 _CANDIDATE = "candidate"
@@ -93,7 +100,8 @@ def run_lifecycle(
         sources: Models to compress; the first one is tested, watched and rolled out.
         stream: What the first model sees in production.
         settings: Of the stages.
-        base_dir: Folder of the registry.
+        base_dir: Folder of the registry; not one that something serves from: rollouts on the
+            sped-up clock move its production, and a faulty version is saved in it.
         progress: What a person sees.
         others: Further models to save only: name to (module, config, metrics).
         onnx_dir: Folder of the ONNX files; `onnx` in the registry's by default.
@@ -126,11 +134,14 @@ def run_lifecycle(
         )
     original = versions[f"{first.source.name} original"]
     operation = _in_production(registry, first.source, versions, stream, settings, progress, clock)
-    with progress.stage("Watch production"):
-        watch, update = operation.watch(original)
-    with progress.stage("Roll out, and roll back"):
-        promoted = operation.update(update, original)
-        faulty, undone = operation.update_with_faulty(original)
+    try:
+        with progress.stage("Watch production"):
+            watch, update = operation.watch(original)
+        with progress.stage("Roll out, and roll back"):
+            promoted = operation.update(update, original)
+            faulty, undone = operation.update_with_faulty(original)
+    finally:
+        operation.end()
     return LifecycleResult(
         registry=registry,
         versions={**versions, f"{first.source.name} faulty": faulty},
@@ -199,8 +210,14 @@ class _Operation:
             parents=[(original, "retrained")],
             example_input=self.source.held_out_inputs[:1],
         )
-        self.strategy.update_model(faulty)
+        # One that has been paused, or that no request brought to its end, is in nobody's way.
+        self.strategy.update_model(faulty, supersede=True)
         return faulty, self._rolled_out("a faulty version", [production, faulty])
+
+    def end(self) -> None:
+        """Leave nothing behind that stops the next run, after Ctrl-C either."""
+        self.strategy.abort(reason="the run has ended")
+        self.strategy.close()
 
     def _rolled_out(self, title: str, versions: Sequence[str]) -> RolloutOutcome:
         return roll_out(
@@ -224,7 +241,7 @@ def _in_production(
     clock: Clock,
 ) -> _Operation:
     """Put the original into production, with the compressed version as the candidate."""
-    fast = ManualClock(start=clock.now())
+    fast = ManualClock(start=_begin_at(registry.store, source.name, clock.now()))
     monitor = ModelMonitor(
         source.name,
         window_size=settings.window_size,
@@ -238,7 +255,13 @@ def _in_production(
     strategy = UpdateStrategy(
         registry, monitor, settings.update, deployment=deployment, clock=fast
     )
-    strategy.update_model(versions[f"{source.name} original"])  # nothing is production: direct
+    # An earlier run may have left a production, and one that was killed a rollout.
+    strategy.update_model(
+        versions[f"{source.name} original"], smooth_transition=False, supersede=True
+    )
+    strategy.promote(
+        reason="the stream begins"
+    )  # after an earlier run's it would be watched first
     registry.set_alias(source.name, _CANDIDATE, versions[f"{source.name} compressed"])
     # The cooldown after putting the first version into production is over when the stream begins.
     fast.advance(3600.0 * strategy.settings.cooldown_hours + 1.0)
@@ -252,6 +275,16 @@ def _in_production(
         clock=fast,
         progress=progress,
     )
+
+
+def _begin_at(store: Store, model_name: str, now: datetime) -> datetime:
+    """When the sped-up clock begins: not before an earlier run's has come to its end."""
+    last = [
+        datetime.fromisoformat(event["at"])
+        for record in rollout_history(store, model_name, 1)
+        for event in record["events"]
+    ]
+    return max([now, *last])
 
 
 def _save(

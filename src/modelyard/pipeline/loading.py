@@ -114,7 +114,8 @@ def _made(module_name: str, factory_name: str) -> nn.Module:
         return as_module(model)
     if not isinstance(model, nn.Module):
         raise InputError(
-            f"{module_name}:{factory_name}() gives a {type(model).__name__}, no nn.Module."
+            f"{module_name}:{factory_name}() gives an object of type {type(model).__name__}, no "
+            "nn.Module."
         )
     return model.eval()
 

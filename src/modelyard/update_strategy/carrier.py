@@ -51,11 +51,22 @@ class Carrier:
 
     def take_up(self, rollout: Rollout | None) -> None:
         """Serve what is decided already, before the first request comes."""
-        self._serving = self.production()
-        if self._serving is not None and self._target.is_empty:
-            self._target.serve(self._serving)
+        self._serving = production = self.production()
+        serving = self._target.serving
+        if production is not None and serving is not None:
+            if not serving:
+                self._target.serve(production)
+            elif rollout is None or rollout.phase == states.PENDING:
+                self._bring_in_line(production, serving)
         if rollout is not None:
             self.assist(rollout)
+
+    def _bring_in_line(self, production: str, serving: frozenset[str]) -> None:
+        """Serve production where something else has the traffic, or a part of it."""
+        if serving != {production}:
+            names = ", ".join(sorted(serving))
+            _logger.warning("%s is production and serves from now on, not %s.", production, names)
+            self._follow(production, retired=serving - {production})
 
     def is_carried(self, rollout: Rollout, *, any_revision: bool = False) -> bool:
         """Whether the traffic is as this rollout says; in any of its states, if told so."""

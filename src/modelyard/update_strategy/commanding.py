@@ -51,6 +51,8 @@ class Commander(Mover):
             verdict = first_move(self._settings)
             if verdict.move is not Move.BEGIN_SHADOW:
                 begun = states.moved(begun, verdict, now=self._clock.now())
+        if old is not None and self._may_lead(begun):
+            begun = replace(begun, reason=self._told_unguarded(begun.reason))
         return self._begin(begun, "start", actor=actor)
 
     def go_back(
@@ -102,10 +104,25 @@ class Commander(Mover):
         """Pause a rollout; its shares stay."""
         return self._move(rollout, Verdict(move=Move.PAUSE, reason=reason), actor=actor)
 
+    def take_off(self, rollout: Rollout, *, reason: str, actor: str | None) -> Rollout:
+        """Pause a rollout and have the stable version answer everything until it goes on."""
+        changed = states.taken_off(rollout, reason=reason, now=self._clock.now())
+        written = self._write(changed, Move.PAUSE.value, actor=actor, reason=reason)
+        self._carrier.assist(written)
+        return written
+
     def resume(self, rollout: Rollout, *, reason: str, actor: str | None) -> Rollout:
-        """Let a paused rollout go on; its step begins anew."""
+        """Let a paused rollout go on; its step begins anew.
+
+        Raises:
+            ConflictError: All updates are stopped.
+        """
+        self.refuse_halted()
         changed = states.resumed(rollout, reason=reason, now=self._clock.now())
-        return self._write(changed, "resume", actor=actor, reason=changed.reason)
+        written = self._write(changed, "resume", actor=actor, reason=changed.reason)
+        if self._may_lead(written):
+            self._carrier.apply(written)  # a halt may have taken its share
+        return written
 
     def approve(self, rollout: Rollout, *, reason: str, actor: str | None) -> Rollout:
         """Give a rollout that waits for it the next share.

@@ -12,7 +12,7 @@ from modelyard.update_strategy.carrier import Carrier
 from modelyard.update_strategy.commanding import Commander
 from modelyard.update_strategy.history import RolloutLog
 from modelyard.update_strategy.moving import moved_to
-from modelyard.update_strategy.next_move import Observation, guarded, judged
+from modelyard.update_strategy.next_move import Observation, guarded, judged, lacks_key_metric
 from modelyard.update_strategy.observing import Observer, numbers_of
 from modelyard.update_strategy.ports import Registry, Watcher
 from modelyard.update_strategy.rollout import Move, Rollout, Verdict
@@ -121,8 +121,9 @@ class Conductor(Commander):
 
     def _claim(self, rollout: Rollout) -> Rollout:
         """Write that something serves and measures the rollout, so that the clock alone is out."""
-        claimed = replace(rollout, applied_to=tuple(self._target.applied_to))
-        return self._write(claimed, "claim", reason=rollout.reason)
+        reason = self._told_unguarded(rollout.reason)
+        claimed = replace(rollout, applied_to=tuple(self._target.applied_to), reason=reason)
+        return self._write(claimed, "claim", reason=reason)
 
     # ── guarding ────────────────────────────────────────────────────────────────────────────
 
@@ -214,7 +215,21 @@ class Conductor(Commander):
         numbers: dict[str, Any] = numbers_of(seen)
         if verdict.judgement is not None:
             numbers["checks"] = [check.to_plain() for check in verdict.judgement.checks]
+        self._warn_at_end(rollout, verdict, seen)
         return self._move(rollout, verdict, numbers=numbers)
+
+    def _warn_at_end(self, rollout: Rollout, verdict: Verdict, seen: Observation) -> None:
+        """Say where a key metric was to be guarded that nobody recorded: it may be misspelt."""
+        is_end = verdict.move is Move.FINISH or (
+            verdict.move is Move.PROMOTE and not self._bakes(rollout)
+        )
+        if is_end and lacks_key_metric(seen, self._settings):
+            _logger.warning(
+                "The rollout of %s ends without a single value of key_metric %r: it was not "
+                "guarded. Is it recorded under this name?",
+                rollout.new_version_id,
+                self._settings.key_metric,
+            )
 
     def _is_worth_a_try(self, rollout: Rollout, verdict: Verdict) -> bool:
         """Whether to do it; going back is not tried at every look where nothing serves."""

@@ -155,8 +155,9 @@ def slower(what: str, now_ms: float, baseline_ms: float) -> str:
 
 
 def drop_sentence(drop: float, now: Evidence, baseline: Evidence, settings: UpdateSettings) -> str:
-    """That the key metric has fallen, with the numbers."""
+    """That the key metric has got worse, with the numbers."""
+    worse = "fell" if now.key_metric < baseline.key_metric else "got worse: it rose"
     return (
-        f"{settings.key_metric} fell from {baseline.key_metric:.4g} to {now.key_metric:.4g} "
+        f"{settings.key_metric} {worse} from {baseline.key_metric:.4g} to {now.key_metric:.4g} "
         f"({drop:.0%}, over {now.n_key_metric} values)"
     )

@@ -1,5 +1,6 @@
 """Moving a rollout: each move is written to the store, then done."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,8 @@ from modelyard.update_strategy.rollout import Move, Rollout, Verdict
 from modelyard.update_strategy.settings import UpdateSettings
 from modelyard.update_strategy.targets import Target
 from modelyard.update_strategy.way_back import WayBack
+
+_logger = logging.getLogger("modelyard")
 
 
 class Mover:
@@ -65,6 +68,7 @@ class Mover:
         self._clock = clock
         self._actor = actor
         self._way_back = WayBack(registry, target, self._model_name)
+        self._has_warned_unguarded = False
 
     def production(self) -> str | None:
         """The version that is production, or None."""
@@ -99,6 +103,21 @@ class Mover:
             applied_to=tuple(self._target.applied_to),
             reason="waits for its first step",
         )
+
+    def _told_unguarded(self, reason: str) -> str:
+        """A rollout's reason; without a key metric, also that errors and latency alone count."""
+        if self._settings.key_metric is not None:
+            return reason
+        # Where nothing serves there is a warning already, that the pointer alone moves.
+        if self._target.applied_to and not self._has_warned_unguarded:
+            self._has_warned_unguarded = True
+            _logger.warning(
+                "key_metric of %r is not set: errors and latency alone send a candidate back, "
+                "whatever it earns. Name the metric that outcomes are recorded under, as in "
+                '{"key_metric": "sharpe"}.',
+                self._model_name,
+            )
+        return f"{reason}; no key metric is set: errors and latency alone are guarded"
 
     def _begin(self, rollout: Rollout, action: str, *, actor: str | None) -> Rollout:
         detail = {"trigger": rollout.trigger, "reason": rollout.reason}

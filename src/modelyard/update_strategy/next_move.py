@@ -110,7 +110,7 @@ def _forward(
 ) -> Verdict:
     """What to do with a rollout that breaks no limit and waits for nobody."""
     if rollout.status == BAKING:
-        return _baked(rollout, settings, now=now)
+        return _baked(rollout, settings, now=now, seen=seen)
     closed = closed_until(settings.windows, settings.zone, now)
     if closed is not None:
         return Verdict(move=Move.WAIT, reason=closed)
@@ -119,11 +119,22 @@ def _forward(
     return _by_time_and_samples(rollout, settings, now=now, seen=seen)
 
 
-def _baked(rollout: Rollout, settings: UpdateSettings, *, now: datetime) -> Verdict:
+def lacks_key_metric(seen: Observation, settings: UpdateSettings) -> bool:
+    """Whether what is watched has answered, and has no value of the key metric that is set."""
+    watched = seen.model if seen.candidate is None else seen.candidate
+    return settings.key_metric is not None and watched is not None and watched.n_key_metric == 0
+
+
+def _baked(
+    rollout: Rollout, settings: UpdateSettings, *, now: datetime, seen: Observation
+) -> Verdict:
     bake = timedelta(minutes=settings.bake_minutes)
     if now - datetime.fromisoformat(rollout.step_started_at) < bake:
         return Verdict(move=Move.WAIT, reason="watched after its promotion")
-    return Verdict(move=Move.FINISH, reason="broke no limit after its promotion either")
+    reason = "broke no limit after its promotion either"
+    if lacks_key_metric(seen, settings):
+        reason += f"; no values of {settings.key_metric} were reported of it"
+    return Verdict(move=Move.FINISH, reason=reason)
 
 
 def _by_time_and_samples(

@@ -80,9 +80,9 @@ class OptimizerTarget:
         self._exchanged: _Exchanged | None = None
 
     @property
-    def is_empty(self) -> bool:
-        """Whether the optimizer has no model yet."""
-        return self._optimizer.model is None
+    def serving(self) -> frozenset[str] | None:
+        """Nothing while the optimizer has no model; which version it has bears no id."""
+        return frozenset() if self._optimizer.model is None else None
 
     def prepare(self, version_id: str, *, at_once: bool = False) -> bool:
         """Load the version and let it answer: what cannot must not begin to roll out."""
@@ -101,7 +101,7 @@ class OptimizerTarget:
         whole = [version_id for version_id, share in shares.items() if share == 1.0]
         if whole:
             self.serve(whole[0])
-        elif self._serving is None and not self.is_empty:
+        elif self._serving is None and self._optimizer.model is not None:
             self._serving = stable
 
     def serve(self, version_id: str, *, retired: Iterable[str] = ()) -> None:  # noqa: ARG002 - the port's signature

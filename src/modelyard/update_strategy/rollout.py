@@ -51,6 +51,8 @@ class Rollout:
         applied_to: What really serves it; nothing while only the production pointer moves.
         paused_in: The status that a paused one goes back to; empty while it is not paused.
         is_blamed: Whether it is paused because a limit was broken.
+        is_taken_off: Whether all updates were stopped while it ran or was paused: the stable
+            version answers everything until it goes on.
         measured_since: From when on the versions are measured, ISO 8601, where a person let it go
             on after a limit was broken; empty where from its beginning on.
         approved: Index of the last step that somebody has approved; -1 for none.
@@ -78,6 +80,7 @@ class Rollout:
     approved: int = -1
     is_blamed: bool = False
     measured_since: str = ""
+    is_taken_off: bool = False
 
     @property
     def is_unfinished(self) -> bool:
@@ -98,6 +101,8 @@ class Rollout:
     def traffic(self) -> dict[str, float]:
         """Share of the traffic by version, 0 to 1."""
         status = self.phase
+        if self.old_version_id is not None and self.is_taken_off:
+            return {self.old_version_id: 1.0}
         if self.old_version_id is None or status in _ALL_NEW:
             return {self.new_version_id: 1.0}
         if status in _ALL_OLD or self.step_index < 0:
@@ -167,6 +172,7 @@ def moved(rollout: Rollout, verdict: Verdict, *, now: datetime) -> Rollout:
         reason=verdict.reason,
         paused_in=rollout.phase if move is Move.PAUSE else "",
         is_blamed=verdict.is_blame and move is Move.PAUSE,
+        is_taken_off=False,
     )
     if move is Move.NEXT_STEP:
         changed = replace(changed, step_index=rollout.step_index + 1)
@@ -180,7 +186,21 @@ def moved(rollout: Rollout, verdict: Verdict, *, now: datetime) -> Rollout:
 def finished(rollout: Rollout, status: str, *, now: datetime, reason: str) -> Rollout:
     """The rollout ended: "promoted", "rolled_back" or "aborted"."""
     at = now.isoformat()
-    return replace(rollout, status=status, finished_at=at, reason=reason, paused_in="")
+    return replace(
+        rollout,
+        status=status,
+        finished_at=at,
+        reason=reason,
+        paused_in="",
+        is_taken_off=False,
+    )
+
+
+def taken_off(rollout: Rollout, *, reason: str, now: datetime) -> Rollout:
+    """The rollout paused, if it is not, with the stable version answering everything."""
+    if rollout.status != PAUSED:
+        rollout = moved(rollout, Verdict(move=Move.PAUSE, reason=reason), now=now)
+    return replace(rollout, is_taken_off=True)
 
 
 def baking(rollout: Rollout, *, now: datetime) -> Rollout:
@@ -208,6 +228,7 @@ def resumed(rollout: Rollout, *, reason: str, now: datetime) -> Rollout:
         step_started_at=at,
         measured_since=at if rollout.is_blamed else rollout.measured_since,
         is_blamed=False,
+        is_taken_off=False,
     )
 
 

@@ -4,16 +4,22 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from numbers import Real
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from croniter import croniter
+from croniter import CroniterError, croniter
 
 from modelyard._core.errors import ConfigError
 from modelyard.stats.direction import is_lower_better
 from modelyard.update_strategy.windows import UpdateWindow, window_of, zone_of
 
 _DIRECTIONS = ("higher", "lower")
+_LISTS = ("steps", "update_windows", "approval_steps")
+_CRON_FIELDS = 5
+# From any moment on a schedule either fires within the leap years that follow, or never.
+_SOME_MOMENT = datetime(2024, 1, 1, tzinfo=UTC)
 _PERCENT = 100.0
 _FRACTIONS = (
     "performance_threshold",
@@ -57,7 +63,7 @@ class UpdateSettings:
         rollback_threshold: Rolled back is what has its key metric below this part of the baseline.
         key_metric: Name of the metric that counts, as given to the monitor; None for none.
         key_metric_direction: "higher" or "lower" is better; None judges by the name.
-        schedule: Cron expression (UTC) by which an update is due; None for none.
+        schedule: Cron expression of five fields (UTC) by which an update is due; None for none.
         transition_minutes: How long a smooth transition takes at the least.
         steps: Share of traffic of the new version at each step, in percent, rising to 100. Only
             below 100 the stable version answers beside it: with [100] nothing is compared.
@@ -159,21 +165,26 @@ class UpdateSettings:
                 f"key_metric_direction must be 'higher' or 'lower', "
                 f"got {self.key_metric_direction!r}."
             )
+        self._check_numbers()
+        if self.key_metric is not None and not (
+            isinstance(self.key_metric, str) and self.key_metric
+        ):
+            raise ConfigError(f"key_metric must be the name of a metric, got {self.key_metric!r}.")
+        if self.schedule is not None:
+            _check_schedule(self.schedule)
+
+    def _check_numbers(self) -> None:
         for name in _WHOLE:
             value = getattr(self, name)
             if _is_bool(value) or not isinstance(value, int):
                 raise ConfigError(f"{name} must be a whole number, got {value!r}.")
         for name in (*_FRACTIONS, *_POSITIVE, *_NOT_NEGATIVE, "error_margin"):
-            if _is_bool(getattr(self, name)):
-                raise ConfigError(f"{name} must be a number, got {getattr(self, name)!r}.")
-        if self.key_metric is not None and not (
-            isinstance(self.key_metric, str) and self.key_metric
-        ):
-            raise ConfigError(f"key_metric must be the name of a metric, got {self.key_metric!r}.")
-        if self.schedule is not None and not _is_cron(self.schedule):
-            raise ConfigError(
-                f"schedule {self.schedule!r} is no cron expression such as '0 3 * * 1-5'."
-            )
+            value = getattr(self, name)
+            if not _is_number(value) and not (name == "error_margin" and value is None):
+                raise ConfigError(f"{name} must be a number, got {value!r}.")
+        for name in ("steps", "approval_steps"):
+            if not all(map(_is_number, getattr(self, name))):
+                raise ConfigError(f"{name} must be numbers, got {list(getattr(self, name))!r}.")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | None) -> "UpdateSettings":
@@ -189,15 +200,11 @@ class UpdateSettings:
             raise ConfigError(
                 f"Unknown setting {unknown[0]!r}. Known are: {', '.join(sorted(known))}."
             )
-        try:
-            for name in ("steps", "update_windows", "approval_steps"):
-                if isinstance(given.get(name), str):
-                    raise ConfigError(f"{name} must be a list, got {given[name]!r}.")
-                if name in given:
-                    given[name] = tuple(given[name])
-            return cls(**given)
-        except TypeError as error:
-            raise ConfigError(f"A setting has the wrong type: {error}.") from error
+        for name in given.keys() & set(_LISTS):
+            if isinstance(given[name], str) or not isinstance(given[name], Iterable):
+                raise ConfigError(f"{name} must be a list, got {given[name]!r}.")
+            given[name] = tuple(given[name])
+        return cls(**given)
 
     def direction(self, values: Iterable[float | None] = ()) -> float:
         """1 where a larger key metric is better, else -1.
@@ -240,11 +247,25 @@ def _is_bool(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-def _is_cron(schedule: Any) -> bool:
-    return isinstance(schedule, str) and bool(croniter.is_valid(schedule))
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not _is_bool(value)
+
+
+def _check_schedule(schedule: Any) -> None:
+    is_cron = isinstance(schedule, str) and bool(croniter.is_valid(schedule))
+    if not is_cron or len(schedule.split()) not in {1, _CRON_FIELDS}:  # one: @daily
+        raise ConfigError(
+            f"schedule {schedule!r} is no cron expression of five fields such as '0 3 * * 1-5'."
+        )
+    try:
+        croniter(schedule, _SOME_MOMENT).get_next(datetime)
+    except CroniterError as error:
+        raise ConfigError(
+            f"schedule {schedule!r} never comes round: there is no such day."
+        ) from error
 
 
 def _check_steps(steps: tuple[float, ...]) -> None:
-    is_rising = not any(map(_is_bool, steps)) and all(a < b for a, b in itertools.pairwise(steps))
+    is_rising = all(a < b for a, b in itertools.pairwise(steps))
     if not steps or not is_rising or steps[0] <= 0 or steps[-1] != _PERCENT:
         raise ConfigError(f"steps must rise to 100, such as [10, 50, 100]; got {list(steps)}.")

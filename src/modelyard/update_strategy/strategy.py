@@ -14,6 +14,7 @@ from modelyard.update_strategy import telling
 from modelyard.update_strategy.decider import Decider
 from modelyard.update_strategy.history import Halt
 from modelyard.update_strategy.looking import Looker
+from modelyard.update_strategy.outputs import refuse_other_outputs
 from modelyard.update_strategy.ports import Registry, Watcher
 from modelyard.update_strategy.records import RollbackResult, RolloutState
 from modelyard.update_strategy.rollout import Rollout
@@ -99,6 +100,7 @@ class UpdateStrategy(Decider):
         smooth_transition: bool = True,  # noqa: FBT001, FBT002 - the design document's signature
         *,
         supersede: bool = False,
+        allow_other_outputs: bool = False,
         actor: str | None = None,
     ) -> RolloutState:
         """Begin to move the traffic to a version; returns at once.
@@ -108,6 +110,8 @@ class UpdateStrategy(Decider):
             trigger: Why, an `UpdateTrigger` or its value.
             smooth_transition: Step by step; False moves everything now.
             supersede: Abort another rollout that is running.
+            allow_other_outputs: Begin although the version answers in another form than
+                production: callers can read both.
             actor: Who asked, for the audit.
 
         Returns:
@@ -115,7 +119,8 @@ class UpdateStrategy(Decider):
 
         Raises:
             VersionNotFoundError: No such version.
-            ConfigError: No version id, a version of another model, or an unknown trigger.
+            ConfigError: No version id, a version of another model, an unknown trigger, or one
+                whose signature tells of other outputs (number, sizes, kind) than production's.
             RolloutInProgressError: Another rollout is running.
             ConflictError: All updates of the model are stopped.
         """
@@ -133,6 +138,9 @@ class UpdateStrategy(Decider):
             self._conductor.refuse_halted()
             if running is not None and not supersede:
                 raise RolloutInProgressError(telling.in_progress(running))
+            stable = self._conductor.production()
+            if stable is not None and not allow_other_outputs:
+                refuse_other_outputs(self._registry, stable, new_version_id)
             self._warn_without_target()
             # What cannot be loaded must not begin to roll out, nor end what does.
             with self._conductor.prepared(new_version_id):
@@ -198,6 +206,9 @@ class UpdateStrategy(Decider):
         """Let a paused rollout go on; its step or bake begins anew. None if none is paused.
 
         After a broken limit what was measured begins anew, too: it would pause it again at once.
+
+        Raises:
+            ConflictError: All updates of the model are stopped.
         """
 
         def resumed(rollout: Rollout) -> Rollout | None:
@@ -257,16 +268,25 @@ class UpdateStrategy(Decider):
             The rollout that runs, paused unless it is going back; None if none runs. One that was
             about to be promoted is left standing.
         """
+
+        def taken_off(rollout: Rollout) -> Rollout | None:
+            if rollout.is_taken_off or rollout.status not in {*_CAN_PAUSE, states.PAUSED}:
+                return None
+            told = f"all updates are stopped: {reason}"
+            return self._conductor.take_off(rollout, reason=told, actor=actor)
+
         with self._lock:
             now, by = self._clock.now(), actor or self._actor
             halt = Halt(actor=by, at=now.isoformat(), reason=reason)
             self._log.set_halt(halt, actor=by, reason=reason, now=now)
-            paused = self.pause(reason=f"all updates are stopped: {reason}", actor=actor)
+            paused = self._commanded(taken_off)
             self.advance()
             return paused or self.get_rollout()
 
     def release(self, *, reason: str = "asked for", actor: str | None = None) -> bool:
-        """Allow updates again after `halt`; what was paused stays so until `resume`.
+        """Allow updates again after `halt`.
+
+        What was paused stays so, and the stable version answers everything, until `resume`.
 
         Returns:
             Whether they were stopped.
@@ -358,7 +378,8 @@ class UpdateStrategy(Decider):
     def _nowhere_to_go(self, production: str | None, passed_over: Sequence[str]) -> RollbackResult:
         result = telling.nowhere_to_go(self.model_name, production, passed_over)
         self._monitor.raise_alert("rollback", severity="critical", message=result["reason"])
-        _logger.critical("%s", result["reason"])
+        if self._target.applied_to or self._target.goes_by_clock:
+            _logger.critical("%s", result["reason"])  # who gives commands from afar is answered
         return result
 
     def _warn_without_target(self) -> None:

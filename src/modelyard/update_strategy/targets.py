@@ -23,8 +23,8 @@ class Target(Protocol):
         ...
 
     @property
-    def is_empty(self) -> bool:
-        """Whether it could serve and does not yet."""
+    def serving(self) -> frozenset[str] | None:
+        """The versions that have traffic; None where nobody can tell which."""
         ...
 
     @property
@@ -107,7 +107,7 @@ class PointerOnly:
     """
 
     applied_to: list[str]
-    is_empty = False
+    serving: frozenset[str] | None = None
     is_side_by_side = False
 
     def __init__(self, registry: Registry, *, goes_by_clock: bool = True) -> None:
@@ -171,9 +171,10 @@ class DeploymentTarget:
         self._deployment = deployment
 
     @property
-    def is_empty(self) -> bool:
-        """Whether it serves no version yet."""
-        return not self._deployment.shares()
+    def serving(self) -> frozenset[str]:
+        """The versions that have a share."""
+        shares = self._deployment.shares()
+        return frozenset(version_id for version_id, share in shares.items() if share > 0)
 
     def prepare(self, version_id: str, *, at_once: bool = False) -> bool:  # noqa: ARG002 - the port's signature
         """Load the version and let it answer once."""
