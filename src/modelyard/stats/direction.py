@@ -192,7 +192,7 @@ def _is_less_by_words(words: list[str]) -> bool | None:
         return False
     if words and words[-1] == "ratio":
         # What is divided stands first in `cost_income_ratio`.
-        words = [word for word in words if word not in _MEASURE][:1]
+        words = [word for word in words if word in _LESS_IS_BETTER | _MORE_IS_BETTER][:1]
     is_less = _is_less(words)
     if not _OPPOSITE.isdisjoint(words):
         return not is_less
