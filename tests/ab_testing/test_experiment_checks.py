@@ -83,7 +83,7 @@ def test_of_very_many_users_a_fair_sample_is_counted():
 
 
 def with_guardrail(rng, harm, margin=0.3):
-    guard = Metric(name="max_dd", margin=margin)
+    guard = Metric(name="max_dd", margin=margin, lower_is_better=True)  # values of both signs
     test = experiment(metrics=[guard])
     for name in ("a", "b"):
         is_b = name == "b"
