@@ -51,7 +51,10 @@ def test_every_command_stands_in_the_documentation_with_an_example(words):
 
 def test_the_documentation_names_no_option_that_does_not_exist():
     known = {
-        option for command in COMMANDS.values() for p in command.params for option in p.opts
+        option
+        for command in COMMANDS.values()
+        for p in command.params
+        for option in (*p.opts, *p.secondary_opts)
     } | {"--help", "--version"}
     text = DOCUMENTATION.read_text(encoding="utf-8")
     named = set(re.findall(r"--[a-z][a-z-]*", text))
