@@ -1,5 +1,6 @@
 """Quantized models for sequences of several lengths, from the compressor to serving."""
 
+import onnxruntime as ort
 import pytest
 import torch
 from torch import nn
@@ -156,7 +157,7 @@ def test_lengths_vary_from_the_search_to_the_registry_the_file_and_serving(tmp_p
         example_input=example,
         opset_version=opset_of_bytes(loaded.graph_bytes),
     )
-    session = pytest.importorskip("onnxruntime").InferenceSession(path)
+    session = ort.InferenceSession(path)
     for batch, length in LENGTHS:
         x = normal(batch, length, 8)
         want = compressor.model(x)

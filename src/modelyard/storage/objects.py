@@ -41,7 +41,7 @@ class ObjectStore:
             self._store: Any = from_url(self.url, **options)
         except Exception as error:
             raise ConfigError(
-                f"storage_url {url!r} cannot be used: {str(error).splitlines()[0]}. "
+                f"storage_url {url!r} cannot be used: {str(error).partition(chr(10))[0]}. "
                 "Use s3://bucket/prefix, gs://, az://, file:// or memory://."
             ) from error
 
