@@ -1,17 +1,21 @@
 """The registry beside MLflow's, on SQLite and local files, in turns in one run.
 
 Writes the tables between the markers in `docs/benchmarks.md`. MLflow comes with the extra `bench`;
-without it its columns stay empty. `bare` is a plain write and fsync of the same bytes into a new
-file, the limit that nothing durable can beat.
+without it its columns stay empty. `bare` is the limit: for saves a plain write and fsync of the
+same bytes into a new file, for the list the rows and metrics as Python's SQLite driver gives them.
 
     python benchmarks/registry.py           # everything, some minutes
     python benchmarks/registry.py --quick   # few repetitions, for a look
 """
 
+import contextlib
+import gc
 import importlib.util
 import logging
 import multiprocessing
 import os
+import secrets
+import sqlite3
 import statistics
 import sys
 import tempfile
@@ -32,7 +36,21 @@ from modelyard.version_manager import ModelVersionManager
 _HAS_MLFLOW = importlib.util.find_spec("mlflow") is not None
 _MS = 1e3
 _N_PROCESSES = 8
-_MOST_TOUCHED_BYTES = 8 << 30
+
+
+class Bare:
+    """What nothing durable can beat: the same bytes written to a file of their own and synced."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def save(self, model: nn.Module, _sharpe: float) -> None:
+        """Write the weights into a new file, durably."""
+        data = model.weight.detach().numpy().data.cast("B")
+        with (self._folder / f"bare-{secrets.token_hex(8)}").open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 class Ours:
@@ -52,6 +70,18 @@ class Ours:
     def listed(self) -> list[Any]:
         """All versions by Sharpe ratio."""
         return self._registry.list_versions("ppo", sort_by="sharpe")
+
+    def rows(self) -> list[Any]:
+        """What `listed` is made from, as the driver gives it: no more can be left out."""
+        with contextlib.closing(sqlite3.connect(self._registry.base_dir / "registry.db")) as found:
+            versions = found.execute(
+                "SELECT version.* FROM version LEFT JOIN metric AS m "
+                "ON m.version_id = version.version_id AND m.name = 'sharpe' "
+                "WHERE version.model_name = 'ppo' AND removed_at IS NULL "
+                "ORDER BY m.value IS NULL, m.value DESC, seq DESC"
+            ).fetchall()
+            metrics = "SELECT version_id, name, value FROM metric WHERE model_name = 'ppo'"
+            return [versions, found.execute(metrics).fetchall()]
 
     def fill(self, n: int) -> None:
         """Rows of `n` more versions, without files: what a list or a search looks at."""
@@ -155,14 +185,14 @@ def main(*, quick: bool) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
         folder = Path(name)
-        _touch_memory(folder)
-        peers: dict[str, Any] = {"modelyard": Ours(folder)}
+        peers: dict[str, Any] = {"bare": Bare(folder), "modelyard": Ours(folder)}
         if _HAS_MLFLOW:
             for way, kind in _MLFLOWS.items():
                 place = folder / kind.__name__
                 place.mkdir()
                 peers[way] = kind(place)
         rows = _saving(folder, peers, n_1mb=5 if quick else 40, n_50mb=3 if quick else 12)
+        del peers["bare"]
         rows += _loading(peers, n=4 if quick else 20)
         rows.append(_listing(peers, n=100 if quick else 1000))
         rows.append(_processes(folder, n_saves=4 if quick else 20))
@@ -199,17 +229,16 @@ def _model(size_bytes: int) -> nn.Module:
 def _saving(folder: Path, peers: dict[str, Any], *, n_1mb: int, n_50mb: int) -> list[list[str]]:
     rows = []
     for size_bytes, n in ((10**6, n_1mb), (50 * 10**6, n_50mb)):
-        times: dict[str, list[float]] = {name: [] for name in ("bare", *peers)}
+        times: dict[str, list[float]] = {name: [] for name in peers}
         for turn in range(n + 1):
             model = _model(size_bytes)
-            data = model.weight.detach().numpy().data.cast("B")
-            path = folder / f"bare-{size_bytes}-{turn}"
-            ways = {"bare": lambda d=data, p=path: _bare(d, p)}
-            ways |= {k: lambda m=model, p=p: p.save(m, 1.0) for k, p in peers.items()}
+            _touch_memory(folder, 20 * size_bytes)
             # Another one first each time: who writes first finds the pages that others freed.
-            names = list(ways)[turn % len(ways) :] + list(ways)[: turn % len(ways)]
+            names = list(peers)[turn % len(peers) :] + list(peers)[: turn % len(peers)]
             for name in names:
-                times[name].append(_timed(ways[name]))
+                # MLflow leaves what it wrote to the system: the next sync would pay for it.
+                os.sync()
+                times[name].append(_timed(lambda p=peers[name], m=model: p.save(m, 1.0)))
         medians = {name: statistics.median(values[1:]) * _MS for name, values in times.items()}
         rows.append(_row(f"durable save, {size_bytes // 10**6} MB (ms)", medians))
     return rows
@@ -226,21 +255,26 @@ def _loading(peers: dict[str, Any], *, n: int) -> list[list[str]]:
 
 
 def _listing(peers: dict[str, Any], *, n: int) -> list[str]:
-    times: dict[str, list[float]] = {name: [] for name in peers}
     for peer in peers.values():
         peer.fill(n)
-    for _ in range(6):
-        for name, peer in peers.items():
-            times[name].append(_timed(peer.listed))
+    ways = {"bare": peers["modelyard"].rows} | {name: p.listed for name, p in peers.items()}
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(11):
+        for name, way in ways.items():
+            gc.collect()  # or whoever's turn it is pays for what all have left
+            times[name].append(_timed(way))
     medians = {name: statistics.median(values[1:]) * _MS for name, values in times.items()}
     return _row(f"list {n} sorted by a metric (ms)", medians)
 
 
 def _processes(folder: Path, *, n_saves: int) -> list[str]:
     rates = {}
-    for name, kind in {"modelyard": Ours, **(_MLFLOWS if _HAS_MLFLOW else {})}.items():
+    peers = {"bare": Bare, "modelyard": Ours, **(_MLFLOWS if _HAS_MLFLOW else {})}
+    for name, kind in peers.items():
         place = folder / f"processes-{name}"
         place.mkdir()
+        _touch_memory(folder, 2 * n_saves * _N_PROCESSES * 10**6)
+        os.sync()
         kind(place).save(_model(10**6), 0.0)  # MLflow fails where many start from nothing
         rates[name] = _rate(kind, place, n_saves)
     # Of rates, the larger is the better: turned over, they compare as times do.
@@ -303,30 +337,18 @@ def _scale(folder: Path, *, sizes: list[int]) -> list[list[str]]:
     return rows
 
 
-def _touch_memory(folder: Path) -> None:
-    """Fill and free as much of the page cache as the run needs.
+def _touch_memory(folder: Path, n_bytes: int) -> None:
+    """Fill and free so much of the page cache.
 
-    A virtual machine's memory is slow the first time it is used. Without this, whoever writes
-    after another has freed pages would seem three times as quick.
+    A virtual machine's memory is slow the first time it is used, and again once the host has taken
+    back what was free for some seconds: whoever writes first would seem three times as slow.
     """
     path = folder / "filler"
     chunk = bytes(1 << 24)
     with path.open("wb") as file:
-        for _ in range(min(_MOST_TOUCHED_BYTES, _free_bytes()) // len(chunk)):
+        for _ in range(n_bytes // len(chunk) + 1):
             file.write(chunk)
     path.unlink()
-
-
-def _free_bytes() -> int:
-    """Half of the memory that is free."""
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-
-
-def _bare(data: memoryview, path: Path) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _timed(way: Callable[[], Any]) -> float:
