@@ -83,9 +83,10 @@ def test_drift_is_told_with_its_reason_and_features(run, run_json, serving):
 
 def test_the_exit_code_tells_of_drift_only_where_asked(run, serving):
     run("monitor", "drift", "ppo")
-    run("monitor", "drift", "ppo", "--exit-code", exit_code=1)
-    said = run("monitor", "drift", "ppo", "--exit-code", "--json", exit_code=1).stdout
+    run("monitor", "drift", "ppo", "--exit-code", exit_code=3)
+    said = run("monitor", "drift", "ppo", "--exit-code", "--json", exit_code=3).stdout
     assert json.loads(said)["feature"]["is_drifted"]
+    run("monitor", "drift", "nosuch", "--exit-code", exit_code=1)
 
 
 def test_without_drift_the_exit_code_is_0(run, calm):

@@ -89,7 +89,7 @@ def test_verify_finds_repairs_and_tells_by_its_exit(run, run_json, ids, registry
     assert "no problems" in run("versions", "verify").stdout
     manifest = Path(registry.get_version(ids[1])["path"]) / "manifest.json"
     manifest.unlink()
-    assert "gone" in run("versions", "verify", "ppo", exit_code=1).stdout
+    assert "gone" in run("versions", "verify", "ppo", exit_code=3).stdout
     assert run_json("versions", "verify", "--repair")["problems"][0]["is_repaired"]
     assert manifest.is_file()
     assert "no problems" in run("versions", "verify").stdout

@@ -12,7 +12,7 @@ import typer
 
 from modelyard._core.errors import ConflictError, NotFoundError
 from modelyard.cli.registry import AsJson, on_registry
-from modelyard.cli.showing import show_json, show_line, show_pairs, show_table
+from modelyard.cli.showing import FOUND, show_json, show_line, show_pairs, show_table
 
 if TYPE_CHECKING:
     from modelyard.monitor import ModelMonitor
@@ -28,7 +28,6 @@ Since = Annotated[
 ]
 Until = Annotated[str | None, typer.Option(help="Not younger than this.")]
 By = Annotated[str | None, typer.Option(help="Who says so; by default whoever is logged in.")]
-DRIFTED = 1
 _SECONDS = 19
 
 
@@ -78,7 +77,7 @@ def drift(
         float | None, typer.Option(help="Another threshold, in the method's unit.")
     ] = None,
     exit_code: Annotated[
-        bool, typer.Option("--exit-code", help="End with 1 where something has drifted.")
+        bool, typer.Option("--exit-code", help="End with 3 where something has drifted.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -91,7 +90,7 @@ def drift(
     else:
         _show_drift(prediction, feature, top)
     if exit_code and (prediction["is_drifted"] or feature["is_drifted"]):
-        raise typer.Exit(DRIFTED)
+        raise typer.Exit(FOUND)
 
 
 def _show_drift(prediction: "DriftDict", feature: "DriftDict", top: int) -> None:

@@ -14,6 +14,8 @@ from modelyard._core.plain import to_plain, without_non_finite
 # Where there is no terminal, rich would cut tables at 80 columns, and ids with them.
 _WIDTH_OF_A_PIPE = 200
 _BYTES_PER_MB = 1e6
+# How a command ends that has done its work and found what it looks for, which is no failure.
+FOUND = 3
 
 errors = Console(stderr=True)
 

@@ -17,7 +17,7 @@ from modelyard.cli.registry import (
     on_new_registry,
     on_registry,
 )
-from modelyard.cli.showing import megabytes, show_json, show_line, show_table
+from modelyard.cli.showing import FOUND, megabytes, show_json, show_line, show_table
 from modelyard.cli.versions import Minimize, SomeModel, VersionId, check_model
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 # Joined with the first half in `app`.
 app = typer.Typer()
 
-_PROBLEMS_FOUND = 1
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")]
 
 
@@ -165,7 +164,7 @@ def verify(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read and hash everything that is stored. Ends with 1 if something stays wrong."""
+    """Read and hash everything that is stored. Ends with 3 if something stays wrong."""
     report = registry.verify(model_name, repair=repair)
     if as_json:
         show_json(report)
@@ -174,7 +173,7 @@ def verify(
         show_line(f"{report['n_versions']} versions, {size} MB read")
         _show_problems(report["problems"])
     if not all(problem["is_repaired"] for problem in report["problems"]):
-        raise typer.Exit(_PROBLEMS_FOUND)
+        raise typer.Exit(FOUND)
 
 
 @app.command()
@@ -184,7 +183,7 @@ def rebuild(
     storage_url: StorageUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Restore a lost or damaged database from the manifests. Ends with 1 if not all can be."""
+    """Restore a lost or damaged database from the manifests. Ends with 3 if not all can be."""
     if storage_url is None and not base_dir.is_dir():
         raise NotFoundError(f"There is no folder {str(base_dir)!r} to rebuild a registry from.")
     from modelyard.version_manager import rebuild_registry  # noqa: PLC0415 - brings torch
@@ -197,7 +196,7 @@ def rebuild(
         show_line(f"{n_versions} versions and {n_events} events of their history restored")
         _show_problems(report["problems"])
     if report["problems"]:
-        raise typer.Exit(_PROBLEMS_FOUND)
+        raise typer.Exit(FOUND)
 
 
 @app.command("export")
