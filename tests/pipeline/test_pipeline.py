@@ -15,7 +15,7 @@ from modelyard._core.config import load_config
 from modelyard._core.errors import ConfigError, InputError, UntrustedClassError
 from modelyard.pipeline import run_from_files
 from modelyard.pipeline.files import settings_from
-from modelyard.pipeline.loading import load_user_data, load_user_model
+from modelyard.pipeline.loading import load_user_model
 
 CONFIG = """\
 version_management: {{base_dir: "{base}"}}
@@ -143,29 +143,6 @@ def test_model_that_is_not_there_names_the_way_out(spec: str, message: str) -> N
 def test_factory_that_gives_no_module_is_an_error(workplace: Path) -> None:
     with pytest.raises(InputError, match=r"no nn\.Module"):
         load_user_model(factory(workplace, "wrong"))
-
-
-def test_csv_target_column_is_taken_out_of_the_inputs(tmp_path: Path) -> None:
-    path = tmp_path / "data.csv"
-    path.write_text("a,b,y\n1,2,3\n4,5,6\n")
-    data = load_user_data(path, target="y")
-    assert data.inputs.tolist() == [[1.0, 2.0], [4.0, 5.0]]
-    assert data.targets is not None
-    assert data.targets.tolist() == [3.0, 6.0]
-    assert data.names == ["a", "b"]
-    with pytest.raises(InputError, match="no column 'z'"):
-        load_user_data(path, target="z")
-
-
-def test_data_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no data file"):
-        load_user_data(tmp_path / "none.npz")
-    (tmp_path / "data.parquet").touch()
-    with pytest.raises(ConfigError, match="no known form"):
-        load_user_data(tmp_path / "data.parquet")
-    np.save(tmp_path / "nan.npy", np.array([[np.nan]]))
-    with pytest.raises(InputError, match="NaN"):
-        load_user_data(tmp_path / "nan.npy")
 
 
 def test_settings_follow_the_file(workplace: Path) -> None:

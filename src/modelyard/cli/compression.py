@@ -20,7 +20,7 @@ from modelyard.cli.sources import Imports, model_of
 
 if TYPE_CHECKING:
     from modelyard.compression import ModelCompressor
-    from modelyard.pipeline.loading import UserData
+    from modelyard.pipeline.samples import UserData
 
 _FEWEST_TO_JUDGE = 8
 METHODS = ("dynamic", "static", "weight-only", "prune", "search")
@@ -45,7 +45,7 @@ def compress(
         Path | None,
         typer.Option(
             help="Samples to calibrate with and measure on: .npz with an array `inputs` (and "
-            "perhaps `targets`), .npy or .csv."
+            "perhaps `targets`), .npy, .csv or .parquet."
         ),
     ] = None,
     target: Annotated[
@@ -167,7 +167,7 @@ def _check(method: str, out: Path | None, prune: float, max_error: float) -> Non
 def _data_in(path: Path | None, target: str | None) -> "UserData | None":
     if path is None:
         return None
-    from modelyard.pipeline.loading import load_user_data  # noqa: PLC0415 - brings torch
+    from modelyard.pipeline.samples import load_user_data  # noqa: PLC0415 - brings torch
 
     return load_user_data(path, target=target)
 

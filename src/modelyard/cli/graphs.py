@@ -54,7 +54,9 @@ def export(
     fixed: Annotated[bool, typer.Option("--fixed", help="No size varies.")] = False,
     data: Annotated[
         Path | None,
-        typer.Option(help="Samples to compare on and calibrate int8 with: .npz, .npy or .csv."),
+        typer.Option(
+            help="Samples to compare on and calibrate int8 with: .npz, .npy, .csv or .parquet."
+        ),
     ] = None,
     metadata: Annotated[
         list[str] | None, typer.Option(help="A text for the file, as desk=rates; again for more.")
@@ -131,7 +133,7 @@ def _opset_of(model: Any, wanted: int | None) -> int:
 def _samples_in(path: Path | None) -> Any:
     if path is None:
         return None
-    from modelyard.pipeline.loading import load_user_data  # noqa: PLC0415 - brings torch
+    from modelyard.pipeline.samples import load_user_data  # noqa: PLC0415 - brings torch
 
     return load_user_data(path).inputs
 

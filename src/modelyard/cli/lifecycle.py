@@ -29,7 +29,17 @@ def run(
     model: Annotated[
         str | None, typer.Option("--model", help="package:factory, or a model's file.")
     ] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="File with the data.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            help="Samples in order of time: .npz with an array `inputs` (and perhaps `targets`), "
+            ".npy, .csv or .parquet.",
+        ),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="What is to be predicted: a column or array of the data.")
+    ] = None,
     seed: Seed = 0,
     out: Out = Path("modelyard-run"),
     base_dir: Annotated[
@@ -51,6 +61,13 @@ def run(
     from modelyard.pipeline import run_from_files  # noqa: PLC0415 - brings torch
 
     report = run_from_files(
-        config, model, data, out, seed=seed, console=Console(), base_dir=base_dir
+        config,
+        model,
+        data,
+        out,
+        seed=seed,
+        console=Console(),
+        target=target,
+        base_dir=base_dir,
     )
     show_line(f"Report: {report}")

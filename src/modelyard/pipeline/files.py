@@ -17,9 +17,10 @@ from modelyard._core.errors import ConfigError, InputError
 from modelyard._core.files import write_text
 from modelyard.pipeline.compress import CompressionPlan
 from modelyard.pipeline.lifecycle import LifecycleResult, LifecycleSettings, run_lifecycle
-from modelyard.pipeline.loading import UserData, load_user_data, load_user_model
+from modelyard.pipeline.loading import load_user_model
 from modelyard.pipeline.progress import Progress, RichProgress
 from modelyard.pipeline.report import headline, lifecycle_sections
+from modelyard.pipeline.samples import UserData, load_user_data, out_of_order
 from modelyard.pipeline.source import ModelSource, Stream
 from modelyard.reporting import Report, Section, render
 from modelyard.torchtools.inputs import call
@@ -51,7 +52,11 @@ class _Judge:
         """One score a sample, shape (n,)."""
         output = flat_outputs(call(model, self.inputs))[0].double()
         if self.is_classification:
-            return (output.argmax(dim=-1) == self.targets).double().numpy()
+            found = output.argmax(dim=-1).reshape(self.targets.shape)
+            shares: NDArray[np.float64] = (
+                (found == self.targets).double().reshape(len(found), -1).mean(dim=1).numpy()
+            )
+            return shares
         gap = (output.reshape(len(output), -1) - self.targets.reshape(len(output), -1)) ** 2
         scores: NDArray[np.float64] = gap.mean(dim=1).numpy()
         return scores
@@ -75,6 +80,7 @@ def run_from_files(
     *,
     seed: int,
     console: Console,
+    target: str | None = None,
     base_dir: Path | None = None,
 ) -> Path:
     """Take a user's model through compress, save, export, serve, test, watch and roll out.
@@ -91,6 +97,8 @@ def run_from_files(
         out: Folder for report, ONNX files, logs and the registry of the run.
         seed: Of everything left to chance.
         console: Where progress is written.
+        target: The column or array of the data that is to be predicted; None for the file's
+            `data: target:`.
         base_dir: A registry that gets the original and the compressed version besides; its
             aliases, rollouts and monitors stay as they are.
 
@@ -102,7 +110,7 @@ def run_from_files(
         InputError: Data the model does not run on, or too few samples.
     """
     config = load_config(config_path)
-    spec, path, target = _what(config, model, data)
+    spec, path, target = _what(config, model, data, target)
     progress = RichProgress(console)
     kept_in = None if base_dir is None else ModelVersionManager(base_dir)
     with progress.stage("Load model and data"):
@@ -185,7 +193,7 @@ def _keep(
 
 
 def _what(
-    config: ModelIntegrationConfig, model: str | None, data: Path | None
+    config: ModelIntegrationConfig, model: str | None, data: Path | None, target: str | None
 ) -> tuple[str, Path, str | None]:
     """Model, data file and target: from the command, else from the file."""
     section = config.model
@@ -199,7 +207,7 @@ def _what(
             f"{missing} missing: name them in the command or as sections `model:` and `data:` of "
             "the file. To see everything on real market data without either, run: modelyard demo"
         )
-    return spec, path, config.data.target if config.data else None
+    return spec, path, target or (config.data.target if config.data else None)
 
 
 def _name_of(spec: str) -> str:
@@ -211,6 +219,7 @@ def _prepared(model: nn.Module, data: UserData, *, name: str) -> tuple[ModelSour
     n = len(data.inputs)
     if n < _FEWEST_SAMPLES:
         raise InputError(f"The data file holds {n} samples; {_FEWEST_SAMPLES} are the least.")
+    _check_order(data.times)
     cut = int(n * _TRAINING_PART)
     train, held_out = data.inputs[:cut], data.inputs[cut:]
     judge = _judge(model, held_out, None if data.targets is None else data.targets[cut:])
@@ -231,11 +240,25 @@ def _prepared(model: nn.Module, data: UserData, *, name: str) -> tuple[ModelSour
         reference_features=_columns(train),
         inputs=held_out,
         features=_columns(held_out),
-        times=[str(i) for i in range(cut, n)],
+        times=data.times[cut:] if data.times else [str(i) for i in range(cut, n)],
         feature_names=_column_names(train, data.names),
         reference_label=f"the first {cut} samples",
     )
     return source, stream
+
+
+def _check_order(times: list[str] | None) -> None:
+    try:
+        position = out_of_order(times or [])
+    except ValueError as error:
+        raise InputError(
+            f"The column of dates cannot be read: {error}. Write them in ISO 8601, as 2023-11-20."
+        ) from error
+    if times and position is not None:
+        raise InputError(
+            f"The samples must be in order of time: {times[position]} comes after "
+            f"{times[position - 1]}. Sort the file by its dates."
+        )
 
 
 def _judge(model: nn.Module, inputs: Tensor, targets: Tensor | None) -> _Judge:
@@ -245,12 +268,25 @@ def _judge(model: nn.Module, inputs: Tensor, targets: Tensor | None) -> _Judge:
         raise InputError(
             f"{type(model).__name__} does not run on samples of shape "
             f"{tuple(inputs.shape[1:])}: {error}. If a column of the file is the target, name it "
-            "under data: target: in the configuration."
+            "with --target, or under data: target: in the configuration."
         ) from error
     if targets is None:
         answers = flat_outputs(call(model, inputs))[0].double()
         return _Judge(inputs, answers, is_classification=False, has_targets=False)
-    is_classes = not targets.is_floating_point() and output.ndim == targets.ndim + 1
+    n_answers, n_targets = output[0].numel(), targets[0].numel()
+    n_classes = output.shape[-1] if output.ndim > 1 else 1
+    is_classes = not targets.is_floating_point() and n_answers == n_targets * n_classes > n_targets
+    if is_classes and not 0 <= int(targets.min()) <= int(targets.max()) < n_classes:
+        raise InputError(
+            f"The targets are whole numbers from {int(targets.min())} to {int(targets.max())}; of "
+            f"{n_classes} classes, as the model tells apart, they go from 0 to {n_classes - 1}."
+        )
+    if not is_classes and n_answers != n_targets:
+        raise InputError(
+            f"The model gives {n_answers} numbers for a sample, and the targets have {n_targets}."
+        )
+    if not is_classes:
+        targets = targets.float()
     return _Judge(inputs, targets, is_classification=is_classes, has_targets=True)
 
 
