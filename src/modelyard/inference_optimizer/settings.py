@@ -1,12 +1,12 @@
 """What an optimizer is made with, checked: a wrong value is told at once and by its name."""
 
 import numbers
-import operator
 from typing import Any
 
 import numpy as np
 
 from modelyard._core.errors import ConfigError
+from modelyard._core.plain import as_whole
 from modelyard.inference_optimizer import tuning
 
 
@@ -16,10 +16,7 @@ def whole_number(value: Any, name: str, *, at_least: int, hint: str = "") -> int
     Raises:
         ConfigError: It is no whole number, or a smaller one.
     """
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
+    number = as_whole(value)
     if number is None or number < at_least:
         raise ConfigError(
             f"{name} must be {at_least}{hint} or more, a whole number, got {value!r}."

@@ -1,12 +1,12 @@
 """What a caller gave, checked: each rule with its message."""
 
 import math
-import operator
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
 from modelyard._core.errors import ConfigError
+from modelyard._core.plain import as_whole
 
 
 def at_least_one(value: Any, *, what: str) -> int:
@@ -24,11 +24,8 @@ def whole_number(value: Any, *, what: str, least: int) -> int:
     Raises:
         ConfigError: No whole number of `least` or more; `True` is none.
     """
-    try:
-        number = least - 1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = least - 1
-    if number < least:
+    number = as_whole(value)
+    if number is None or number < least:
         raise ConfigError(f"{what} must be a whole number of {least} or more, got {value!r}.")
     return number
 

@@ -1,13 +1,13 @@
 """What a registry tells, without changing anything."""
 
 import logging
-import operator
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.errors import ConfigError
+from modelyard._core.plain import as_whole
 from modelyard.stats.direction import contradicts_name
 from modelyard.storage import Store
 from modelyard.version_manager import catalog, contents, facts, lineage, promotion
@@ -205,9 +205,6 @@ class RegistryReader:
 
 
 def _check_number(name: str, given: Any) -> None:
-    try:
-        is_one = 0 <= operator.index(given) < _MOST_ROWS
-    except TypeError:
-        is_one = False
-    if not is_one:
+    number = as_whole(given)
+    if number is None or not 0 <= number < _MOST_ROWS:
         raise ConfigError(f"{name} must be a whole number of 0 or more, got {given!r}.")
