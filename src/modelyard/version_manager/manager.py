@@ -31,6 +31,7 @@ from modelyard.version_manager import (
 )
 from modelyard.version_manager.environment import current_environment, differences
 from modelyard.version_manager.keeper import RegistryKeeper
+from modelyard.version_manager.parametrized import class_of
 from modelyard.version_manager.records import Version
 from modelyard.version_manager.tensor_files import read_tensors
 from modelyard.version_manager.trust import checked_classes, full_name
@@ -146,7 +147,7 @@ class ModelVersionManager(RegistryKeeper):
             description=facts.checked_description(description),
             tags=facts.checked_tags(tags),
             parents=facts.checked_parents(parents),
-            class_name=full_name(type(module)),
+            class_name=full_name(class_of(module)),
             cannot_load_full_reason=None,
             signature=signature_of(module, signature, example_input),
             environment=current_environment(),

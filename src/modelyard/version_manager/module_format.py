@@ -22,6 +22,7 @@ from torch import nn
 
 from modelyard._core.errors import InputError, IntegrityError
 from modelyard.torchtools.layers import named_parts, own_tensors, unwrapped
+from modelyard.version_manager import parametrized
 from modelyard.version_manager.archives import archive_in
 from modelyard.version_manager.placeholders import in_place_of, on_meta
 from modelyard.version_manager.programs import names_in
@@ -121,6 +122,7 @@ def rebuild(
     tensors, _ = read_tensors(weights())
     try:
         _fill_(model, tensors)
+        parametrized.bind_(model)
         _restore_functions_(model)
     except IntegrityError:
         raise
@@ -250,6 +252,7 @@ def _describe(model: nn.Module) -> bytes:
     shell = copy.deepcopy(model, memo)
     if shared := _shared_memory(model):
         vars(shell)[_SHARED_MEMORY] = shared
+    parametrized.give_back_classes_(shell)
     buffer = io.BytesIO()
     torch.save(shell, buffer)
     description = buffer.getvalue()
@@ -281,8 +284,7 @@ def _vouch_for_own(model: nn.Module, names: Iterable[str]) -> None:
     """Whoever saves a module owns its classes: this process may rebuild it."""
     wanted = set(names)
     for _, part in named_parts(model):
-        for value in (part, *vars(part).values()):
-            cls = type(value)
+        for cls in (parametrized.class_of(part), *map(type, vars(part).values())):
             if f"{cls.__module__}.{cls.__qualname__}" in wanted:
                 register_class(cls)
 
@@ -305,7 +307,7 @@ def _shared_memory(model: nn.Module) -> dict[str, str]:
 def _culprit(model: nn.Module) -> str | None:
     """The first attribute that pickle cannot take, in words; None if each alone can be."""
     for prefix, module in named_parts(model):
-        cls = type(module)
+        cls = parametrized.class_of(module)
         if not _pickles(cls):
             place = f"{prefix!r} is" if prefix else "it is"
             return f"{place} of the class {full_name(cls)}, which cannot be found by that name"
