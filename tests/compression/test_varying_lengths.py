@@ -77,7 +77,9 @@ def quantized(compressor, how):
 
 
 @pytest.mark.parametrize("how", ["dynamic", "weight_only", "static"])
-@pytest.mark.parametrize("kind", [Attention, Recurrent, Convolving])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(Attention, marks=pytest.mark.slow), Recurrent, Convolving]
+)
 def test_a_quantized_model_takes_every_length(kind, how):
     model = made(kind)
     compressor = ModelCompressor(model, example_input=normal(2, 20, 8), dynamic_axes=VARYING)
@@ -87,6 +89,7 @@ def test_a_quantized_model_takes_every_length(kind, how):
         assert relative_error(small(x), model(x)) < LIMIT
 
 
+@pytest.mark.slow
 def test_without_being_told_the_length_is_the_examples_and_the_error_says_what_to_do():
     compressor = ModelCompressor(made(Attention), example_input=normal(2, 20, 8))
     compressor.dynamic_quantization()
@@ -127,7 +130,7 @@ def test_the_batch_of_every_input_varies_whatever_else_does(axes):
 def test_a_size_that_cannot_vary_is_refused(axes, message):
     def compress():
         example = normal(2, 20, 8)
-        ModelCompressor(made(Attention), example_input=example, dynamic_axes=axes).search(
+        ModelCompressor(made(Convolving), example_input=example, dynamic_axes=axes).search(
             lambda model: float(model(example).sum()), progress=False
         )
 
@@ -135,6 +138,7 @@ def test_a_size_that_cannot_vary_is_refused(axes, message):
         compress()
 
 
+@pytest.mark.slow
 def test_lengths_vary_from_the_search_to_the_registry_the_file_and_serving(tmp_path):
     model, example = made(Attention), normal(2, 20, 8)
     compressor = ModelCompressor(model, example_input=example, dynamic_axes=VARYING)

@@ -16,7 +16,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=["modelyard", "src.models"])
+@pytest.fixture(params=["modelyard", pytest.param("src.models", marks=pytest.mark.slow)])
 def home(request, tmp_path, monkeypatch):
     """A module of the seven by its name, in a working directory of its own."""
     monkeypatch.chdir(tmp_path)
