@@ -594,3 +594,15 @@ def test_folder_may_have_any_name(tmp_path, mlp, name):
     assert manager.load_model(manager.save_model(mlp, "ppo")) is not None
     manager.store.close()
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_what_was_closed_keeps_all_and_opens_again(tmp_path, mlp):
+    with ModelVersionManager(tmp_path) as opened:
+        version_id = opened.save_model(mlp, "ppo", {"sharpe": 1.0})
+    assert not (tmp_path / "registry.db-wal").exists()  # SQLite's last connection takes it along
+    assert opened.get_version(version_id)["metrics"] == {"sharpe": 1.0}
+    opened.close()
+    opened.close()
+    assert (
+        ModelVersionManager(tmp_path).get_best_version("ppo", "sharpe")["version_id"] == version_id
+    )

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from modelyard._core.clock import Clock, SystemClock
 from modelyard._core.errors import ConfigError
@@ -31,6 +31,21 @@ class RegistryReader:
         self.store = store
         self.base_dir: Path = store.shown
         self._clock = clock or SystemClock()
+
+    def __enter__(self) -> Self:
+        """The registry itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the database's connections; what is stored stays, and a later call opens new ones.
+
+        Not needed at the end of a program. A database in memory (`sqlite://`) ends with it.
+        """
+        self.store.close()
 
     def get_version(self, version_id: str) -> Version:
         """What is known about a version.
