@@ -1,5 +1,6 @@
 """`Deployment`: who is answered by which version, and what happens when one fails."""
 
+import dataclasses
 import threading
 from collections import Counter
 
@@ -435,3 +436,51 @@ def test_nan_and_infinity_are_found_in_any_answer(answer, is_refused):
             refuse_non_finite(answer, "v1")
     else:
         refuse_non_finite(answer, "v1")
+
+
+class Tells(nn.Module):
+    """Answers in a form of its own."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.form, self.layer = form, nn.Linear(4, 2)
+
+    def forward(self, x):
+        return FORMS[self.form](self.layer(x))
+
+
+@dataclasses.dataclass
+class Told:
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+
+FORMS = {
+    "nested": lambda y: (y, (y.sum(-1), y.exp())),
+    "deep": lambda y: {"policy": (y, y.exp()), "aux": {"value": y.sum(-1)}, "name": "ppo"},
+    "dataclass": lambda y: Told(y, y.exp()),
+    "normal": lambda y: torch.distributions.Normal(y, y.exp(), validate_args=False),
+    "categorical": lambda y: torch.distributions.Categorical(logits=y, validate_args=False),
+    "complex": lambda y: torch.complex(y, y),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_answers_of_any_form_are_served_copied_and_looked_at(tmp_path, form):
+    registry = ModelVersionManager(tmp_path)
+    model, other = (Tells(form).eval() for _ in range(2))
+    ids = [
+        registry.save_model(m, "policy", example_input=torch.ones(2, 4)) for m in (model, other)
+    ]
+    deployment = Deployment(registry, "policy")
+    deployment.serve(ids[0])
+    deployment.add_version(ids[1])
+    deployment.set_shadow(ids[1])
+    x = torch.randn(1, 4)
+    assert type(deployment.predict(x, user_id="a").output) is type(model(x))
+    deployment._routing.shadow.drain()
+    found = deployment.shadow_comparison()
+    assert (found["n_compared"], found["n_failed"]) == (1, 0)
+    assert found["mean_difference"] > 0.01
+    with pytest.raises(InputError, match="NaN or infinity"):
+        deployment.predict(torch.full((1, 4), torch.inf), user_id="a")

@@ -15,9 +15,9 @@ from modelyard.deployment.forms import Forms, LastAnswer
 from modelyard.inference_optimizer import InferenceOptimizer
 from modelyard.inference_optimizer.tuning import TuningRecord
 from modelyard.monitor import ModelMonitor
+from modelyard.torchtools.answers import numbers_in
 from modelyard.torchtools.inputs import as_inputs
 from modelyard.torchtools.layers import size_bytes
-from modelyard.torchtools.parity import flat_outputs
 
 _logger = logging.getLogger("modelyard")
 
@@ -201,8 +201,7 @@ def refuse_non_finite(output: Any, version_id: str) -> None:
         total = sum(array.ravel().tolist()) if is_short else np.vdot(array, array)
         if math.isfinite(total):
             return
-    tensors = flat_outputs(as_inputs(output))
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+    if not all(bool(tensor.isfinite().all()) for tensor in numbers_in(output)):
         raise InputError(f"{version_id} answered with NaN or infinity.")
 
 

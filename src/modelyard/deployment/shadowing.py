@@ -16,8 +16,7 @@ from modelyard.deployment.forms import own_copy
 from modelyard.deployment.leaving import end_at_exit
 from modelyard.deployment.serving import Served, monitor_name
 from modelyard.monitor import Health, ModelMonitor
-from modelyard.torchtools.inputs import as_inputs
-from modelyard.torchtools.parity import flat_outputs
+from modelyard.torchtools.answers import numbers_in
 
 # Copies that wait; where more come than the version can answer, they are dropped and counted.
 _MOST_WAITING = 64
@@ -166,10 +165,14 @@ class Shadow:
 
 def _difference(output: Any, answer: Any) -> float | None:
     """Norm of the difference over that of the answer; None where the shapes differ."""
-    ours, theirs = flat_outputs(as_inputs(output)), flat_outputs(as_inputs(answer))
+    ours, theirs = numbers_in(output), numbers_in(answer)
     if [tensor.shape for tensor in ours] != [tensor.shape for tensor in theirs]:
         return None
-    pairs = [(a.double(), b.double()) for a, b in zip(ours, theirs, strict=True)]
-    apart = sum(float(torch.square(a - b).sum()) for a, b in pairs)
-    size = sum(float(torch.square(b).sum()) for _, b in pairs)
+    pairs = [(_wide(a), _wide(b)) for a, b in zip(ours, theirs, strict=True)]
+    apart = sum(float((a - b).abs().square().sum()) for a, b in pairs)
+    size = sum(float(b.abs().square().sum()) for _, b in pairs)
     return float(np.sqrt(apart / size)) if size > 0.0 else float(np.sqrt(apart))
+
+
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)

@@ -224,14 +224,14 @@ def _as_tensor(value: Any) -> torch.Tensor:
     try:
         if isinstance(value, list | tuple | float):  # in torch's own default type
             return torch.as_tensor(value)
-        return torch.from_numpy(_owned(np.asarray(value)))
+        return torch.from_numpy(owned_array(np.asarray(value)))
     except (TypeError, ValueError) as error:
         raise InputError(
             f"An input must be a tensor or array, got {type(value).__name__}: {error}"
         ) from error
 
 
-def _owned(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def owned_array(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The array as torch can hold it: in the machine's byte order, writable, no step back."""
     if not array.dtype.isnative:
         return array.astype(array.dtype.newbyteorder("="))

@@ -5,9 +5,9 @@ from typing import Any
 from torch import nn
 
 from modelyard._core.errors import InputError
+from modelyard.torchtools.answers import numbers_in
 from modelyard.torchtools.inputs import as_inputs, call, device_of, mapped
 from modelyard.torchtools.layers import evaluating
-from modelyard.torchtools.parity import flat_outputs
 
 
 def prove_answers(module: nn.Module, example: Any, version_id: str) -> None:
@@ -25,7 +25,7 @@ def prove_answers(module: nn.Module, example: Any, version_id: str) -> None:
     inputs = mapped(as_inputs(example), lambda tensor: tensor.to(device))
     try:
         with evaluating(module):
-            outputs = flat_outputs(call(module, inputs))
+            outputs = numbers_in(call(module, inputs))
     except Exception as error:
         raise InputError(f"{version_id} does not run on its example input: {error}") from error
     if not all(bool(output.isfinite().all()) for output in outputs):
