@@ -9,8 +9,9 @@ import torch
 
 from modelyard.deployment.attempts import Attempt, Deadline, attempt
 from modelyard.deployment.recent import Recent
-from modelyard.deployment.serving import Served, as_row
+from modelyard.deployment.serving import Served
 from modelyard.deployment.shadowing import Shadow
+from modelyard.deployment.watched import as_prediction, as_row
 from modelyard.routing import SlotTable
 
 # Inputs that a monitor can take as features.
@@ -78,7 +79,7 @@ class Routing:
 def record(made: Attempt, x: Any, request_id: str) -> None:
     """Tell a version's monitor what it answered, how fast, and whether it failed."""
     made.served.monitor.record_prediction(
-        as_row(made.output),
+        as_prediction(made.output),
         made.latency_s,
         features=as_row(x) if isinstance(x, _RECORDED) else None,
         error=made.error is not None,

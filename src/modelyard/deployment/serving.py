@@ -205,14 +205,6 @@ def refuse_non_finite(output: Any, version_id: str) -> None:
         raise InputError(f"{version_id} answered with NaN or infinity.")
 
 
-def as_row(values: Any) -> Any:
-    """A batch of one as a row of numbers, which a monitor reads at once; all else as it is."""
-    if type(values) is not torch.Tensor or not values.is_cpu or values.dtype != torch.float32:
-        return values
-    array = values.detach().numpy()
-    return array[0] if array.ndim == 2 and len(array) == 1 else array  # noqa: PLR2004 - a batch
-
-
 def size_of(module: Any) -> int:
     """Bytes of a module's parameters and buffers; 0 for what has none."""
     return size_bytes(module) if hasattr(module, "parameters") else 0

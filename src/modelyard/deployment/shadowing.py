@@ -15,6 +15,7 @@ from modelyard.deployment.attempts import attempt
 from modelyard.deployment.forms import own_copy
 from modelyard.deployment.leaving import end_at_exit
 from modelyard.deployment.serving import Served, monitor_name
+from modelyard.deployment.watched import as_prediction
 from modelyard.monitor import Health, ModelMonitor
 from modelyard.torchtools.answers import numbers_in
 
@@ -151,7 +152,10 @@ class Shadow:
         difference = None if made.error is not None else _difference(made.output, copy.answer)
         # An answer of another shape is none that a caller could use.
         self._monitor.record_prediction(
-            made.output, made.latency_s, error=difference is None, request_id=copy.request_id
+            as_prediction(made.output),
+            made.latency_s,
+            error=difference is None,
+            request_id=copy.request_id,
         )
         with self._sums.lock:
             if difference is None:
