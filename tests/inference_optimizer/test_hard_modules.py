@@ -217,6 +217,36 @@ def test_samples_that_depend_on_each_other_are_not_joined_however_small():
     assert all(answer.abs().max() == 0 for answer in alone)
 
 
+class DecidesForAll(nn.Module):
+    """Takes one way or the other for a whole batch, by a number of it that has a sign."""
+
+    def __init__(self, decide):
+        super().__init__()
+        self.decide = decide
+
+    def forward(self, x):
+        return x * 2 if self.decide(x) else x * 3
+
+
+DECISIONS = {
+    "sum": lambda x: x.sum() > 0,
+    "any": lambda x: bool((x > 3.5).any()),
+    "all": lambda x: bool((x > -3.5).all()),
+    "median": lambda x: x.median() >= 0,
+}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("decision", DECISIONS)
+def test_samples_that_are_decided_for_together_are_not_joined(decision, seed):
+    decide = DECISIONS[decision]
+    # The first ones are decided alike.
+    samples = sorted(rows(40, width=3, seed=seed).split(1), key=lambda x: bool(decide(x)))
+    answers = made(DecidesForAll(decide)).predict_streaming(samples)
+    want = [x * (2 if decide(x) else 3) for x in samples]
+    assert all(torch.equal(a, b) for a, b in zip(answers, want, strict=True))
+
+
 def test_arrays_of_a_module_without_weights_stay_what_they_are():
     class Shifts(nn.Module):
         def __init__(self):

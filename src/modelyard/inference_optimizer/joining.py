@@ -134,8 +134,9 @@ def computed(
 def can_join(serving: Serving, inputs: list[Inputs], *, bound: float, seed: int) -> bool:
     """Whether joining inputs along the first dimension gives what each would alone.
 
-    Tried on the first two that come of a form, beside a large neighbour and beside ones of NaN
-    and infinity: two of the caller's may be alike, and what a batch shares would not show. Once
+    Tried on the first two that come of a form, beside large neighbours of either sign and beside
+    ones of NaN and infinity: two of the caller's may be alike, and what a batch shares, or decides
+    as a whole, would not show. Once
     enough sizes of one kind have shown the same, it is taken to hold for all.
 
     Args:
@@ -154,11 +155,21 @@ def can_join(serving: Serving, inputs: list[Inputs], *, bound: float, seed: int)
             serving.joinable.clear()
         large = synthetic_like(inputs[1], 2, seed=seed, scale=10.0)
         with serving.trial() as trial:
-            known = trial.joins([*inputs, large], bound=bound) and not _is_spoiled(
-                trial, inputs[0], bound=bound
-            )
+            known = all(
+                trial.joins([*inputs, neighbour], bound=bound)
+                for neighbour in (large, mapped(large, _mirrored))
+            ) and not _is_spoiled(trial, inputs[0], bound=bound)
         serving.joinable[form] = known
     return known
+
+
+def _mirrored(tensor: torch.Tensor) -> torch.Tensor:
+    """The opposite of made-up values, whole numbers within their own range."""
+    if tensor.dtype == torch.bool:
+        return ~tensor
+    if tensor.is_floating_point() or tensor.is_complex():
+        return -tensor
+    return tensor.max() + tensor.min() - tensor if tensor.numel() else tensor
 
 
 def _is_spoiled(serving: Serving, inputs: Inputs, *, bound: float) -> bool:
