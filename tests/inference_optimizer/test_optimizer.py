@@ -295,6 +295,12 @@ def test_input_the_model_does_not_take_is_named(mlp, x, is_optimized):
         optimizer.predict(x)
 
 
+def test_a_list_of_samples_is_told_from_a_batch(mlp):
+    optimizer = InferenceOptimizer(mlp, device="cpu")
+    with pytest.raises(InputError, match=r"\(20 tensors of \(1, 8\) torch\.float32: .*torch\.cat"):
+        optimizer.predict_batch([torch.zeros(1, 8) for _ in range(20)])
+
+
 def test_unusable_kinds_of_input_are_refused(optimizer):
     with pytest.raises(InputError, match="must be a tensor or array"):
         optimizer.predict({"x": object()})

@@ -7,6 +7,8 @@ import torch
 
 from modelyard.torchtools.inputs import Inputs, tensors_of
 
+_FEW = 3  # tensors that are told one by one
+
 
 def is_ordinary(tensor: torch.Tensor) -> bool:
     """Whether it can be cut, joined and hashed: it is not sparse, nested or quantized."""
@@ -36,3 +38,14 @@ def told(tensor: Any) -> str:
         return f"{tuple(tensor.shape)} {tensor.dtype}"
     kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
     return f"{kind} {tensor.dtype} of {tensor.size(0) if tensor.ndim else 1}"
+
+
+def told_of(inputs: Inputs) -> str:
+    """Shapes and types of an input's tensors, in words."""
+    tensors = [told(tensor) for tensor in tensors_of(inputs)]
+    if not isinstance(inputs, tuple) or len(tensors) <= _FEW or len(set(tensors)) > 1:
+        return ", ".join(tensors)
+    return (
+        f"{len(tensors)} tensors of {tensors[0]}: a list or tuple is several arguments of one "
+        "call, torch.cat makes a batch of samples"
+    )

@@ -16,7 +16,7 @@ from modelyard.inference_optimizer.answers import concatenated, n_samples, split
 from modelyard.inference_optimizer.backends import Backend, is_usual, make_eager
 from modelyard.inference_optimizer.cache import AnswerCache
 from modelyard.inference_optimizer.expecting import expectation
-from modelyard.inference_optimizer.ordinary import are_ordinary, is_ordinary, told
+from modelyard.inference_optimizer.ordinary import are_ordinary, is_ordinary, told_of
 from modelyard.inference_optimizer.records import Optimization
 from modelyard.inference_optimizer.tuning import TuningRecord, are_within, tolerance_of
 from modelyard.torchtools.apart import apart
@@ -254,11 +254,10 @@ class Serving:
         Raises:
             InputError: Always.
         """
-        shapes = map(told, tensors_of(inputs))
         wanted = expectation(self.model, self.form)
         raise InputError(
-            f"{type(self.model).__name__} does not take this input "
-            f"({', '.join(shapes)}): {error}{wanted}"
+            f"{type(self.model).__name__} does not take this input ({told_of(inputs)}): "
+            f"{error}{wanted}"
         ) from error
 
     def joins(self, inputs: list[Inputs], *, bound: float) -> bool:
