@@ -4,6 +4,7 @@ import copy
 import json
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ import openvino
 import pytest
 import torch
 from torch import nn
+from torch.distributions import Normal
 
 from modelyard._core.errors import (
     ConfigError,
@@ -109,6 +111,38 @@ def test_a_branch_on_the_data_is_refused_and_an_older_file_stays(exporter, targe
         exporter.export(Branches(), "net", target, input_shape=(2, 3))
     assert [file.name for file in exporter.output_dir.iterdir()] == [path.name]
     assert path.read_text() == "older"
+
+
+class Pair(NamedTuple):
+    """As a policy answers."""
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+
+class Answers(nn.Module):
+    """Answers in a form that not every format has."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.form, self.layer = form, nn.Linear(8, 1)
+
+    def forward(self, x):
+        return self.form(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    ("form", "target", "error", "message"),
+    [
+        (lambda y: Pair(y, y.exp()), "torch_export", ConversionError, "a .pt2 file"),
+        (lambda y: {"action": y, "of": "ppo"}, "torch_export", ConversionError, "a .pt2 file"),
+        (lambda y: y.squeeze(), "openvino", ConversionError, "OpenVINO does not take Answers"),
+        (lambda y: Normal(y, y.exp()), "onnx", InputError, "Give its parameters"),
+    ],
+)
+def test_answers_that_a_format_does_not_have_are_refused(exporter, form, target, error, message):
+    with pytest.raises(error, match=message):
+        exporter.export(Answers(form).eval(), "policy", target, example_input=torch.zeros(2, 8))
 
 
 def test_a_frozen_batch_is_refused_in_a_trace(exporter):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.distributions import Distribution
 
 from modelyard._core.errors import InputError
 
@@ -46,8 +47,11 @@ def flat_outputs(output: Any) -> list[torch.Tensor]:
     """
     tensors = list(outputs_by_path(output).values())
     if not tensors:
+        hint = ""
+        if isinstance(output, Distribution):
+            hint = " Give its parameters instead, such as mean and scale."
         raise InputError(
-            f"The model answered with a {type(output).__name__} that holds no tensor."
+            f"The model answered with {type(output).__name__}, which holds no tensor.{hint}"
         )
     return tensors
 

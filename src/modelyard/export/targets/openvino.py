@@ -39,16 +39,16 @@ class OpenVinoTarget:
         try:
             model = core.read_model(io.BytesIO(graph.data))
         except RuntimeError as error:
-            raise ConversionError(
-                f"OpenVINO does not take {job.subject.kind} at opset {job.opset}: "
-                f"{in_short(error)}"
-            ) from error
+            raise _not_taken(job, error) from error
         for key, value in job.metadata.items():
             model.set_rt_info(value, ["modelyard", key])
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.xml"
             openvino.save_model(model, path, compress_to_fp16=job.precision == "fp16")
-            compiled = core.compile_model(core.read_model(path), "CPU", _IN_FLOAT32)
+            try:
+                compiled = core.compile_model(core.read_model(path), "CPU", _IN_FLOAT32)
+            except RuntimeError as error:  # as of sizes that are known only at run time
+                raise _not_taken(job, error) from error
             # The weights first: a graph is never seen beside another's weights.
             files = {suffix: path.with_suffix(suffix).read_bytes() for suffix in (".bin", ".xml")}
         lowest = torch.float16 if job.precision == "fp16" else None
@@ -57,6 +57,12 @@ class OpenVinoTarget:
             route=graph.route,
             verification=verified(job, _run_of(compiled), "OpenVINO", lowest=lowest),
         )
+
+
+def _not_taken(job: Job, error: Exception) -> ConversionError:
+    return ConversionError(
+        f"OpenVINO does not take {job.subject.kind} at opset {job.opset}: {in_short(error)}"
+    )
 
 
 def _run_of(compiled: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -28,20 +29,23 @@ class TorchExportTarget:
     def write(self, job: Job) -> Written:
         """The program, loaded again and compared."""
         try:
-            program = program_of(job.subject)
+            data = _saved(program_of(job.subject), job.metadata)
+            run = _run_of(data, job.subject.interface)
         except Exception as error:
+            # Answers that it can trace and not write, such as named tuples, fail at the last.
             raise ConversionError(
                 failure_text(job.subject.kind, "a .pt2 file", "torch_export", error)
             ) from error
-        program.example_inputs = None
-        _forget_sources(program)
-        buffer = io.BytesIO()
-        torch.export.save(
-            program, buffer, extra_files={"modelyard.json": json.dumps(dict(job.metadata))}
-        )
-        data = buffer.getvalue()
-        verification = verified(job, _run_of(data, job.subject.interface), "a .pt2 file")
+        verification = verified(job, run, "a .pt2 file")
         return Written(files={".pt2": data}, route="torch_export", verification=verification)
+
+
+def _saved(program: Any, metadata: Mapping[str, str]) -> bytes:
+    program.example_inputs = None
+    _forget_sources(program)
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={"modelyard.json": json.dumps(dict(metadata))})
+    return buffer.getvalue()
 
 
 def _forget_sources(program: Any) -> None:
