@@ -36,6 +36,52 @@ def test_recurrent_layers_are_pruned():
     assert all(name.startswith("body.") for name in named["per_layer"])
 
 
+class Stepping(nn.Module):
+    """A recurrent cell that is called step by step."""
+
+    def __init__(self, cell):
+        super().__init__()
+        self.before, self.cell = nn.Linear(8, 32), cell(32, 16)
+        self.middle, self.out = nn.Linear(16, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        state = None
+        for step in x.unbind(1):
+            state = self.cell(self.before(step).relu(), state)
+        hidden = state[0] if isinstance(state, tuple) else state
+        return self.out(self.middle(hidden).relu())
+
+
+@pytest.mark.parametrize("cell", [nn.GRUCell, nn.LSTMCell, nn.RNNCell])
+def test_recurrent_cells_are_pruned_as_recurrent_layers_are(cell):
+    torch.manual_seed(0)
+    compressor = ModelCompressor(Stepping(cell).eval(), example_input=torch.zeros(2, 5, 8))
+    stats = compressor.prune_model(0.3)
+    assert {"cell.weight_ih", "cell.weight_hh", "before", "out"} <= set(stats["per_layer"])
+    assert stats["model_sparsity"] > 0.25
+    assert compressor.model(torch.zeros(3, 5, 8)).shape == (3, 2)
+    with pytest.raises(ConfigError, match="recurrent layers cannot be removed: cell"):
+        compressor.prune_model(0.3, "structured")
+
+
+@pytest.mark.parametrize(
+    ("layer", "method", "unit"),
+    [
+        (nn.Linear(8, 1), "ln_structured", "channel"),
+        (nn.Linear(2, 2), "l1_unstructured", "weight"),
+    ],
+)
+def test_an_amount_that_takes_nothing_is_told(layer, method, unit, caplog):
+    stats = ModelCompressor(nn.Sequential(layer)).prune_model(0.1, method)
+    assert stats["pruned_params"] == 0
+    assert f"took nothing: that is less than half of one {unit}" in caplog.text
+
+
+def test_an_amount_of_nothing_is_not_told(caplog):
+    ModelCompressor(nn.Sequential(nn.Linear(2, 2))).prune_model(0.0)
+    assert caplog.text == ""
+
+
 def test_embeddings_are_pruned_only_by_name():
     model = nn.Sequential(nn.Embedding(10, 8), nn.Linear(8, 4))
     assert set(ModelCompressor(model).prune_model(0.5)["per_layer"]) == {"1"}

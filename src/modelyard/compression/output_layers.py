@@ -26,6 +26,7 @@ _LAYERS = (
     nn.EmbeddingBag,
     nn.MultiheadAttention,
     nn.RNNBase,
+    nn.RNNCellBase,
 )
 # Products that no layer has made, such as by a parameter: beyond them channels are others.
 _PRODUCTS = ("AddmmBackward", "MmBackward", "MvBackward", "LinearBackward", "ConvolutionBackward")

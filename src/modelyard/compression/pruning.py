@@ -168,6 +168,14 @@ def prune_(
     zeros = {t.layer: int((t.weight == 0).sum()) for t in targets}
     shares = {t.layer: _share(zeros[t.layer], t.weight.numel()) for t in targets}
     _warn_of_wiped_out(shares)
+    if amount > 0.0 and not any(zeros.values()):
+        _logger.warning(
+            "Pruning %.3g of %s took nothing: that is less than half of one %s in each. Prune "
+            "more, or with method='l1_unstructured'.",
+            amount,
+            ", ".join(shares),
+            "channel" if method == "ln_structured" else "weight",
+        )
     targeted = sum(t.weight.numel() for t in targets)
     return masks, {
         "method": method,
@@ -308,7 +316,7 @@ def _targets_of(name: str, module: nn.Module) -> list[Target]:
             for kind in ("in_proj", "q_proj", "k_proj", "v_proj")
             if (weight := getattr(module, f"{kind}_weight", None)) is not None
         ]
-    if isinstance(module, nn.RNNBase):
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
         return [
             Target(f"{prefix}{kind}", weight)
             for kind, weight in module.named_parameters(recurse=False)

@@ -263,7 +263,8 @@ def _tie_again(model: nn.Module, shared: list[list[str]]) -> None:
 
 
 def _refuse_recurrent(model: nn.Module) -> None:
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.RNNBase)]
+    recurrent = nn.RNNBase | nn.RNNCellBase
+    names = [name for name, module in model.named_modules() if isinstance(module, recurrent)]
     if names:
         raise ConfigError(
             f"Channels of recurrent layers cannot be removed: {', '.join(names)}. Use "
