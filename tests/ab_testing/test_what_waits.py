@@ -11,6 +11,7 @@ import pytest
 
 from modelyard import ABTest, ModelVariant, MultiArmedBandit
 from modelyard._core import ending
+from modelyard._core.clock import ManualClock
 from modelyard._core.errors import StorageError
 from modelyard.storage import open_store
 
@@ -120,6 +121,49 @@ def test_a_child_counts_what_its_parent_has_recorded_once(store):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 11
     assert stored(store)[0] == 11
     assert bandit
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("n_stored", [0, 20])
+@pytest.mark.parametrize("is_parent_first", [True, False])
+def test_a_bandit_in_a_child_counts_its_parents_rewards_once(store, n_stored, is_parent_first):
+    bandit = MultiArmedBandit(["a", "b"], store=store, name="n", clock=ManualClock())
+    for _ in range(n_stored):
+        bandit.update(bandit.select_variant(), 1.0)
+    bandit.flush()
+    for _ in range(10):  # not stored yet
+        bandit.update(bandit.select_variant(), 1.0)
+    bandit.add_variant("c")
+    waiting = bandit.select_variant()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        if is_parent_first:
+            os.read(reading, 1)
+        bandit.update(bandit.select_variant(), 1.0)
+        bandit.flush()
+        if not is_parent_first:
+            os._exit(0)
+        bandit.update(bandit.select_variant(), 1.0)
+        bandit.flush()  # with the state, as it now holds what its parent has stored
+        os._exit(int(bandit.get_statistics()["total"]))
+    n_of_child = 2 if is_parent_first else 1
+    if not is_parent_first:
+        assert os.waitpid(child, 0)[1] == 0
+    bandit.update(waiting, 1.0)
+    bandit.flush()
+    n = n_stored + 11
+    if is_parent_first:
+        os.write(writing, b"x")
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == n + n_of_child
+    bandit.flush()
+    fresh = MultiArmedBandit(["a", "b"], store=store, name="n", clock=ManualClock())
+    for one in (bandit, fresh):
+        found = one.get_statistics()
+        assert (found["total"], sum(found["counts"].values())) == (n + n_of_child, n + n_of_child)
+        assert sum(found["pending"].values()) == 0
+        assert one.names == ("a", "b", "c")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
