@@ -53,6 +53,23 @@ def learn(
             learner.bring(name)
         elif not has_come and name in learner.index and len(learner.names) > 1:
             learner.drop(name)
+    choices = _taken_in(learner, body, times, held)
+    for reference, variant, value in held.new_rewards(body["rewards"]):
+        reward = math.nan if value is None else value
+        owner = _referred_to(learner, choices, reference)
+        if owner is None or (owner.has_reward and owner.request_id is None):
+            # Where its own reward went to another choice of the variant, none is lost.
+            learner.take(variant, reward)
+        elif owner.has_reward:
+            learner.n_duplicates += 1
+        else:
+            learner.settle(owner, reward)
+
+
+def _taken_in(
+    learner: Learner, body: Mapping[str, Any], times: Times, held: Inherited
+) -> list[BanditChoice]:
+    """The choices of a chunk, in the learner from now on if they were not before."""
     choices = held.known_choices(len(body["choices"]))
     entries = list(_entries(body))
     for choice, (key, _) in zip(choices, entries, strict=False):
@@ -67,16 +84,7 @@ def learn(
             learner.choices.add_keyed(choice, key)
         else:
             learner.choices.log.append(choice)
-    for reference, variant, value in held.new_rewards(body["rewards"]):
-        reward = math.nan if value is None else value
-        owner = _referred_to(learner, choices, reference)
-        if owner is None or (owner.has_reward and owner.request_id is None):
-            # Where its own reward went to another choice of the variant, none is lost.
-            learner.take(variant, reward)
-        elif owner.has_reward:
-            learner.n_duplicates += 1
-        else:
-            learner.settle(owner, reward)
+    return choices
 
 
 def remember(learner: Learner, body: Mapping[str, Any], times: Times) -> None:
