@@ -113,9 +113,9 @@ _QUALIFIED = frozenset(
 # The word after them is not there, as the one before `free` is not.
 _NONE_OF = frozenset({"no", "non", "zero"})
 
-# Words that say together what none of them says alone.
 # What lasts as long as somebody wants it to.
 _WANTED = "session|visit|watch|play|listening|engagement|dwell|episode|trade|position"
+# Words that say together what none of them says alone.
 _PHRASES = tuple(
     (re.compile(rf"\b(?:{phrase})\b"), meaning)
     for phrase, meaning in (
