@@ -71,6 +71,19 @@ def test_a_store_that_is_gone_then_is_told_and_others_are_flushed(store, monkeyp
     assert bandit
 
 
+def test_what_a_store_says_of_itself_is_one_line(store, monkeypatch, caplog):
+    test, _ = recorded(store)
+
+    def refuse():
+        raise StorageError("The disk is full.")
+
+    monkeypatch.setattr(test._ledger, "flush", refuse)
+    ending._flush_all()
+    [record] = [one for one in caplog.records if one.name == ending.__name__]
+    assert record.getMessage().endswith("at the end: The disk is full.")
+    assert record.exc_info is None
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_child_leaves_what_its_parent_has_recorded_to_the_parent(store):
@@ -193,3 +206,32 @@ def test_what_a_store_has_refused_is_asked_for_again(store, monkeypatch):
     monkeypatch.setattr(shared, "_ask_for_flush", lambda: asked.append("again"))
     shared.work()
     assert asked == ["again"]
+
+
+def test_a_store_that_refuses_for_long_is_asked_ever_more_seldom(store, monkeypatch):
+    test, bandit = recorded(store)
+    ledger, shared = test._ledger, bandit._shared
+    pauses = []
+
+    class Asked:
+        def ask(self, _, *, after_s):
+            pauses.append(after_s)
+
+    def refuse(*_, **__):
+        raise StorageError("gone")
+
+    for owner, name in ((ledger, "ledger.worker"), (shared, "bandits.shared.worker")):
+        pauses.clear()
+        monkeypatch.setattr(f"modelyard.ab_testing.{name}", Asked)
+        with monkeypatch.context() as context:
+            context.setattr(owner._rows, "exchange", refuse)
+            for _ in range(8):
+                owner._flushed_at_s = -math.inf
+                owner.work()
+        assert pauses == [2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0]
+        owner.flush()
+        test.record_result("a", {"r": 1.0})
+        bandit.update("a", 1.0)
+        owner._is_flush_asked = False
+        owner._ask_for_flush()
+        assert pauses[-1] == 1.0

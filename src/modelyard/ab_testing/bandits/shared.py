@@ -18,7 +18,7 @@ from modelyard.ab_testing.bandits.inherited import Inherited
 from modelyard.ab_testing.bandits.learner import Learner, Outbox
 from modelyard.ab_testing.bandits.log import LoggedChoice, Times
 from modelyard.ab_testing.bandits.rows import BanditRows, StoredChunk
-from modelyard.ab_testing.durability import FLUSH_INTERVAL_S
+from modelyard.ab_testing.durability import FLUSH_INTERVAL_S, LONGEST_PAUSE_S
 
 _logger = logging.getLogger(__name__)
 
@@ -72,6 +72,7 @@ class SharedBandit:
         self._is_apart = False
         self._flushed_at_s = clock.monotonic_s()
         self._is_flush_asked = False
+        self._pause_s = FLUSH_INTERVAL_S
         self._open(log_size)
         learner.outbox = Outbox()
         flush_when_python_ends(self)
@@ -109,6 +110,7 @@ class SharedBandit:
         except StorageError as error:
             # The caller's loop goes on; what waits is kept and flush() will say so again.
             self._flushed_at_s = self._clock.monotonic_s()
+            self._pause_s = min(2.0 * self._pause_s, LONGEST_PAUSE_S)
             _logger.warning("A bandit's rewards could not be stored: %s", error)
             self._ask_for_flush()  # the store may be there again by then
         finally:
@@ -151,7 +153,7 @@ class SharedBandit:
         """Have the worker flush in a second, if time goes by itself."""
         if not self._is_flush_asked and isinstance(self._clock, SystemClock):
             self._is_flush_asked = True
-            worker().ask(self, after_s=FLUSH_INTERVAL_S)
+            worker().ask(self, after_s=self._pause_s)
 
     def _has_news(self) -> bool:
         with self._lock:
@@ -196,6 +198,7 @@ class SharedBandit:
                 learner.outbox = outbox.before(learner.outbox)
             raise
         self._flushed_at_s = started_s
+        self._pause_s = FLUSH_INTERVAL_S
         with self._lock:
             self._learn(news)
 
