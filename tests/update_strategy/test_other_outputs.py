@@ -122,3 +122,37 @@ def test_an_input_of_another_size_is_no_measure_of_the_answer(yard):
         answer = deployment.predict(torch.ones(1, 3, 5 + i % 7), user_id=f"user-{i}")
         assert answer.error is None
     assert deployment.n_answers(second) > 0
+
+
+@register_class
+class AsLongAsItTakes(nn.Module):
+    """Answers that are as long as the input's values make them, of one kind or two."""
+
+    def __init__(self, *, is_pair=False):
+        super().__init__()
+        self.is_pair = is_pair
+
+    def forward(self, x):
+        answer = x.new_zeros(len(x), int(x.flatten()[0]))
+        return (answer, answer) if self.is_pair else answer
+
+
+@pytest.mark.parametrize("is_pair", [False, True])
+def test_answers_whose_sizes_come_from_the_values_are_compared_without_them(yard, is_pair):
+    first, second = (
+        yard.registry.save_model(AsLongAsItTakes(is_pair=is_two), "ppo")
+        for is_two in (False, is_pair)
+    )
+    deployment = yard.deploy()
+    deployment.serve(first)
+    deployment.add_version(second)
+    for length in (1.0, 2.0):  # while both have traffic
+        served = deployment._routing.served[first]
+        served.last_answer.note(torch.full((1, 4), length), torch.zeros(1, int(length)))
+    deployment.set_shares({first: 0.5, second: 0.5}, stable=first)
+    for i in range(40):
+        answer = deployment.predict(torch.full((1, 4), 1.0 + i % 7), user_id=f"user-{i}")
+        assert isinstance(answer.output, torch.Tensor)
+    n_answers, n_errors = deployment.n_answers(second), deployment.health(second).n_errors
+    assert n_errors == (n_answers if is_pair else 0)
+    assert n_answers > 0
