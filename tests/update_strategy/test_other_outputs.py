@@ -34,8 +34,13 @@ class Classes(nn.Module):
         return self.inner(x).long()
 
 
-def described(*shape, dtype="float32"):
-    return {"name": "output", "shape": [None, *shape], "dtype": dtype}
+def described(*shape, dtype="float32", name="output"):
+    return {"name": name, "shape": [None, *shape], "dtype": dtype}
+
+
+ACTION, VALUE, RISK = (
+    described(n, name=name) for n, name in [(2, "action"), (1, "value"), (1, "risk")]
+)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +54,10 @@ def described(*shape, dtype="float32"):
         ([described(2)], [described(2, dtype="int64")], False),
         ([described(2, dtype="uint8")], [described(2, dtype="int64")], True),
         ([described(None, 2)], [described(64, 2)], True),
+        ([ACTION, VALUE], [VALUE, ACTION], True),
+        ([ACTION, VALUE], [ACTION, RISK], False),
+        ([ACTION, VALUE], [described(2, name="output_0"), described(1, name="output_1")], True),
+        ([ACTION, VALUE], [VALUE, described(2, name="action", dtype="int64")], False),
     ],
 )
 def test_one_form_is_number_sizes_and_kind(a, b, is_one):
