@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from modelyard._core.errors import ConfigError
+from modelyard.deployment.forms import answer_form
 from modelyard.update_strategy.outputs import is_one_form
 from modelyard.version_manager import register_class
 
@@ -117,6 +118,12 @@ def test_without_signatures_another_form_is_a_failure_that_the_stable_version_an
     assert {answer.output.shape for answer in answers} == {(1, 2)}
     assert deployment.health(other).n_errors == deployment.n_answers(other) > 0
     assert deployment.health(first).n_errors == 0
+
+
+def test_answers_in_a_dict_have_one_form_in_whatever_order():
+    one, other = torch.ones(1, 2), torch.ones(1, 3)
+    assert answer_form({"a": one, "b": other}) == answer_form({"b": other, "a": one})
+    assert answer_form({"a": one}) != answer_form({"b": one})
 
 
 def test_an_input_of_another_size_is_no_measure_of_the_answer(yard):

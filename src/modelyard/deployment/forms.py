@@ -85,7 +85,8 @@ def answer_form(output: Any) -> Any:
     if shape is not None:
         return Sizes(shape[1:]), _kind_of_numbers(output.dtype)
     if isinstance(output, Mapping):
-        return tuple((name, answer_form(part)) for name, part in output.items())
+        parts = sorted(output.items(), key=lambda item: str(item[0]))
+        return tuple((name, answer_form(part)) for name, part in parts)
     if isinstance(output, tuple | list):
         return tuple(answer_form(part) for part in output)
     return type(output)
