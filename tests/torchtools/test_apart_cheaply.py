@@ -126,3 +126,17 @@ def test_weights_of_its_own_keep_the_modules_as_they_are(kind):
     assert torch.equal(tied, before)
     assert tied is model.again
     assert model.layer.bias._version == n_writes
+
+
+class TooLarge(nn.Parameter):
+    def __deepcopy__(self, memo):
+        raise torch.OutOfMemoryError
+
+
+def test_weights_that_no_memory_is_left_for_are_shared():
+    model = Holds([0])
+    model.layer.weight = TooLarge(torch.ones(2, 2))
+    with apart(model, has_own_weights=True) as other:
+        assert other.layer.weight is model.layer.weight
+        other.held[0] = 1
+    assert model.held == [0]

@@ -39,7 +39,8 @@ def apart(model: nn.Module, *, has_own_weights: bool = False) -> Iterator[nn.Mod
 
     Args:
         model: The module.
-        has_own_weights: Copy the weights too: forward may write into them.
+        has_own_weights: Copy the weights too, if there is memory for them: forward may write into
+            them.
     """
     if isinstance(model, OnnxModule):
         yield model
@@ -48,7 +49,11 @@ def apart(model: nn.Module, *, has_own_weights: bool = False) -> Iterator[nn.Mod
     # A lazy one has no values to keep, and is made by whoever runs the module first.
     own = [weight for weight in weights if has_own_weights and not is_lazy(weight)]
     shared = [weight for weight in weights if not has_own_weights or is_lazy(weight)]
-    duplicate = _copied(model, shared)
+    try:
+        duplicate = _copied(model, shared)
+    except torch.OutOfMemoryError:
+        # Better than not to serve at all: few write into their weights.
+        duplicate, own = sharing_copy(model), []
     if duplicate is not None:
         yield duplicate
         return
@@ -83,6 +88,8 @@ def _copied(model: nn.Module, shared: Iterable[torch.Tensor]) -> nn.Module | Non
             else:
                 _settle(vars(part), known, seen)
         return copy.deepcopy(model, known)
+    except torch.OutOfMemoryError:
+        raise
     except Exception:  # noqa: BLE001 - whatever a class's own copying raises
         return None
 

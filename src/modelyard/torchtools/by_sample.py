@@ -19,8 +19,8 @@ _KEY = "modelyard.by_sample"
 _N_SAMPLES = 3
 _CHANGED, _OTHERS = 1, [0, 2]
 _RTOL = 1e-4
-# A little, for what goes by all values; far, for what goes by the largest or the smallest; and what
-# is to stay with its sample.
+# A little, for what goes by all values; far, for what goes by the largest or the smallest; and
+# what is to stay with its sample.
 _CHANGES = (0.1, 100.0, -100.0, math.nan)
 
 
