@@ -72,7 +72,10 @@ def apart(model: nn.Module, *, has_own_weights: bool = False) -> Iterator[nn.Mod
 
 def sharing_copy(model: nn.Module) -> nn.Module | None:
     """A copy with the very same parameters; None where the module cannot be copied."""
-    return _copied(model, model.parameters())
+    try:
+        return _copied(model, model.parameters())
+    except torch.OutOfMemoryError:
+        return None
 
 
 def _copied(model: nn.Module, shared: Iterable[torch.Tensor]) -> nn.Module | None:
