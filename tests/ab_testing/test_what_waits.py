@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -182,14 +183,29 @@ def test_a_bandit_in_a_child_counts_its_parents_rewards_once(store, n_stored, is
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_child_waits_for_no_lock_that_a_thread_of_its_parent_held(store):
-    _, bandit = recorded(store)
-    with bandit._lock:  # as the worker holds it while it stores
+    test, bandit = recorded(store)
+    may_go, is_held = threading.Event(), threading.Event()
+
+    def hold():  # as the worker does while it stores
+        with test._ledger.lock:
+            is_held.set()
+            may_go.wait(20)
+
+    holding = threading.Thread(target=hold)
+    holding.start()
+    with bandit._lock:
+        assert is_held.wait(10)
         child = os.fork()
         if child == 0:
             signal.alarm(10)
             bandit.select_variant()
             bandit.flush()
+            test.record_result("a", {"other": 1.0})
+            test.get_variant_stats()
+            test.compare_all()
             os._exit(0)
+    may_go.set()
+    holding.join()
     assert os.waitpid(child, 0)[1] == 0
 
 

@@ -96,7 +96,7 @@ class Comparer(Recorder):
 
     def _now(self) -> Now:
         """What is known at this moment; what is made of it needs no lock any more."""
-        with self._lock:
+        with self._ledger.lock:
             snapshot = self._ledger.snapshot()
             exposures = self._chooser.exposures
             return Now(

@@ -225,7 +225,7 @@ class Teller(Comparer):
 
         All of it is of one moment; working it out keeps nobody from recording.
         """
-        with self._lock:
+        with self._ledger.lock:
             now, looks, metrics = self._now(), self._ledger.looks(), self._ledger.metrics()
             not_counted = {
                 "while_paused": self._ledger.n_ignored,
