@@ -182,6 +182,24 @@ def test_a_bandit_in_a_child_counts_its_parents_rewards_once(store, n_stored, is
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_stores_what_a_parent_that_is_gone_has_not(store):
+    clock = ManualClock()
+    bandit = MultiArmedBandit(["a", "b"], store=store, name="n", clock=clock)
+    bandit.update("a", 1.0)
+    child = os.fork()
+    if child == 0:
+        for _ in range(3):
+            bandit.update("a", 1.0)
+            clock.advance(3000.0)
+            bandit.flush()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    fresh = MultiArmedBandit(["a", "b"], store=store, name="n", clock=ManualClock())
+    assert fresh.get_statistics()["total"] == 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_child_waits_for_no_lock_that_a_thread_of_its_parent_held(store):
     test, bandit = recorded(store)
     may_go, is_held = threading.Event(), threading.Event()

@@ -22,6 +22,9 @@ from modelyard.ab_testing.durability import FLUSH_INTERVAL_S, LONGEST_PAUSE_S
 
 _logger = logging.getLogger(__name__)
 
+# A parent that has not stored what it held by then has ended without.
+_PARENT_TIMEOUT_S = 3600.0
+
 
 class SharedBandit:
     """Sends what happens to a learner to the store, and takes in what happened elsewhere.
@@ -68,6 +71,7 @@ class SharedBandit:
         self._sent: tuple[int, Outbox | None] = (0, None)
         # In a child of a fork, by recorder: what it will find in the store and holds already.
         self._inherited: dict[str, Inherited] = {}
+        self._forked_at_s = clock.monotonic_s()
         self._is_stored = False
         self._is_apart = False
         self._flushed_at_s = clock.monotonic_s()
@@ -141,6 +145,7 @@ class SharedBandit:
         self._inherited[self._recorder_id] = Inherited.of(own_seq, waiting)
         self._recorder_id = new_id("bandit")
         self._sent = (0, None)
+        self._forked_at_s = self._clock.monotonic_s()
         self._learner.outbox = Outbox()
         self._learner.choices.disown_all(self._recorder_id)
         self._jump()  # it would draw what its parent draws
@@ -238,8 +243,9 @@ class SharedBandit:
             if inherited is None or one.seq > inherited.seq:
                 chunk.learn(learner, one.body, self._times, inherited)
             self._last_seq = max(self._last_seq, one.seq)
+        is_given_up = self._clock.monotonic_s() - self._forked_at_s > _PARENT_TIMEOUT_S
         for recorder_id, inherited in [*self._inherited.items()]:
-            if inherited.is_met(self._last_seq):
+            if is_given_up or inherited.is_met(self._last_seq):
                 del self._inherited[recorder_id]
 
     def _jump(self) -> None:
