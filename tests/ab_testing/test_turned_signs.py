@@ -22,8 +22,9 @@ def experiment(sign, metric, **options):
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_the_smaller_drawdown_wins_whichever_sign_it_has(sign, tmp_path):
-    test = experiment(sign, "max_dd")
+@pytest.mark.parametrize("kind", ["mean", "quantile", "rank"])
+def test_the_smaller_drawdown_wins_whichever_sign_it_has(kind, sign, tmp_path):
+    test = experiment(sign, "max_dd", metric_type=kind)
     compared = test.compare_variants("a", "b")
     assert compared["result"]["winner"] == "a"
     assert compared["lower_is_better"] is (sign > 0)

@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from modelyard import ABTest, ModelVariant, MultiArmedBandit
 from modelyard._core import ending
+from modelyard._core.clock import ManualClock
 from modelyard._core.errors import StorageError
 from modelyard.storage import open_store
 
@@ -70,6 +72,19 @@ def test_a_store_that_is_gone_then_is_told_and_others_are_flushed(store, monkeyp
     assert bandit
 
 
+def test_what_a_store_says_of_itself_is_one_line(store, monkeypatch, caplog):
+    test, _ = recorded(store)
+
+    def refuse():
+        raise StorageError("The disk is full.")
+
+    monkeypatch.setattr(test._ledger, "flush", refuse)
+    ending._flush_all()
+    [record] = [one for one in caplog.records if one.name == ending.__name__]
+    assert record.getMessage().endswith("at the end: The disk is full.")
+    assert record.exc_info is None
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_child_leaves_what_its_parent_has_recorded_to_the_parent(store):
@@ -124,15 +139,91 @@ def test_a_child_counts_what_its_parent_has_recorded_once(store):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("n_stored", [0, 20])
+@pytest.mark.parametrize("is_parent_first", [True, False])
+def test_a_bandit_in_a_child_counts_its_parents_rewards_once(store, n_stored, is_parent_first):
+    bandit = MultiArmedBandit(["a", "b"], store=store, name="n", clock=ManualClock())
+    for _ in range(n_stored):
+        bandit.update(bandit.select_variant(), 1.0)
+    bandit.flush()
+    for _ in range(10):  # not stored yet
+        bandit.update(bandit.select_variant(), 1.0)
+    bandit.add_variant("c")
+    waiting = bandit.select_variant()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        if is_parent_first:
+            os.read(reading, 1)
+        bandit.update(bandit.select_variant(), 1.0)
+        bandit.flush()
+        if not is_parent_first:
+            os._exit(0)
+        bandit.update(bandit.select_variant(), 1.0)
+        bandit.flush()  # with the state, as it now holds what its parent has stored
+        os._exit(int(bandit.get_statistics()["total"]))
+    n_of_child = 2 if is_parent_first else 1
+    if not is_parent_first:
+        assert os.waitpid(child, 0)[1] == 0
+    bandit.update(waiting, 1.0)
+    bandit.flush()
+    n = n_stored + 11
+    if is_parent_first:
+        os.write(writing, b"x")
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == n + n_of_child
+    bandit.flush()
+    fresh = MultiArmedBandit(["a", "b"], store=store, name="n", clock=ManualClock())
+    for one in (bandit, fresh):
+        found = one.get_statistics()
+        assert (found["total"], sum(found["counts"].values())) == (n + n_of_child, n + n_of_child)
+        assert sum(found["pending"].values()) == 0
+        assert one.names == ("a", "b", "c")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_stores_what_a_parent_that_is_gone_has_not(store):
+    clock = ManualClock()
+    bandit = MultiArmedBandit(["a", "b"], store=store, name="n", clock=clock)
+    bandit.update("a", 1.0)
+    child = os.fork()
+    if child == 0:
+        for _ in range(3):
+            bandit.update("a", 1.0)
+            clock.advance(3000.0)
+            bandit.flush()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    fresh = MultiArmedBandit(["a", "b"], store=store, name="n", clock=ManualClock())
+    assert fresh.get_statistics()["total"] == 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_child_waits_for_no_lock_that_a_thread_of_its_parent_held(store):
-    _, bandit = recorded(store)
-    with bandit._lock:  # as the worker holds it while it stores
+    test, bandit = recorded(store)
+    may_go, is_held = threading.Event(), threading.Event()
+
+    def hold():  # as the worker does while it stores
+        with test._ledger.lock:
+            is_held.set()
+            may_go.wait(20)
+
+    holding = threading.Thread(target=hold)
+    holding.start()
+    with bandit._lock:
+        assert is_held.wait(10)
         child = os.fork()
         if child == 0:
             signal.alarm(10)
             bandit.select_variant()
             bandit.flush()
+            test.record_result("a", {"other": 1.0})
+            test.get_variant_stats()
+            test.compare_all()
             os._exit(0)
+    may_go.set()
+    holding.join()
     assert os.waitpid(child, 0)[1] == 0
 
 
@@ -149,3 +240,32 @@ def test_what_a_store_has_refused_is_asked_for_again(store, monkeypatch):
     monkeypatch.setattr(shared, "_ask_for_flush", lambda: asked.append("again"))
     shared.work()
     assert asked == ["again"]
+
+
+def test_a_store_that_refuses_for_long_is_asked_ever_more_seldom(store, monkeypatch):
+    test, bandit = recorded(store)
+    ledger, shared = test._ledger, bandit._shared
+    pauses = []
+
+    class Asked:
+        def ask(self, _, *, after_s):
+            pauses.append(after_s)
+
+    def refuse(*_, **__):
+        raise StorageError("gone")
+
+    for owner, name in ((ledger, "ledger.worker"), (shared, "bandits.shared.worker")):
+        pauses.clear()
+        monkeypatch.setattr(f"modelyard.ab_testing.{name}", Asked)
+        with monkeypatch.context() as context:
+            context.setattr(owner._rows, "exchange", refuse)
+            for _ in range(8):
+                owner._flushed_at_s = -math.inf
+                owner.work()
+        assert pauses == [2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0]
+        owner.flush()
+        test.record_result("a", {"r": 1.0})
+        bandit.update("a", 1.0)
+        owner._is_flush_asked = False
+        owner._ask_for_flush()
+        assert pauses[-1] == 1.0

@@ -58,6 +58,9 @@ def test_a_class_of_ones_own_is_imported_first(run, own_version, command):
 def test_what_cannot_be_imported_is_told(run, ids):
     said = run("compress", ids[0], "--import", "no_such_module", exit_code=1).stderr
     assert said.startswith("--import no_such_module cannot be imported: No module named")
+    for name in ("", ".policies", "policies:Net", "a/b.py"):
+        said = run("compress", ids[0], "--import", name, exit_code=1).stderr
+        assert said.startswith("--import takes a module")
 
 
 def test_a_lost_database_is_told_from_no_registry(run, registry, ids):

@@ -49,7 +49,7 @@ def warnings_in(caplog):
     ],
 )
 def test_the_name_tells_the_direction(metric_fn, is_more):
-    assert is_more_better(metric_fn) is is_more
+    assert is_more_better(metric_fn, (0.1, 0.2)) is is_more
 
 
 def test_an_error_that_grew_is_a_drop(pruned):
@@ -59,6 +59,17 @@ def test_an_error_that_grew_is_a_drop(pruned):
     assert found["metric_drop"] > 0
     assert found["relative_drop"] > 0
     assert found["lower_is_better"] is True
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_larger_drawdown_is_a_drop_whichever_sign_it_has(pruned, sign):
+    def max_drawdown(outputs, targets):
+        return sign * mean_squared_error(outputs, targets)
+
+    compressor, loader = pruned
+    found = compressor.evaluate_compressed_model(loader, max_drawdown)
+    assert found["metric_drop"] > 0
+    assert found["lower_is_better"] is (sign > 0)
 
 
 @pytest.mark.parametrize("maximize", [True, False])

@@ -128,3 +128,21 @@ def test_whoever_nobody_holds_is_called_and_may_go_then():
         return reference() is None
 
     until(is_gone)
+
+
+def test_where_no_thread_can_be_had_nobody_fails_and_a_later_one_works_for_all(
+    monkeypatch, caplog
+):
+    worker, first, second = Worker(), Counter(), Counter()
+
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as context:
+        context.setattr(threading.Thread, "start", refuse)
+        worker.ask(first)
+        worker.ask(first)
+    assert "can't start new thread" in caplog.text
+    worker.ask(second)
+    assert first.called.wait(10)
+    assert second.called.wait(10)

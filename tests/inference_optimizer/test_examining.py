@@ -171,3 +171,24 @@ def test_equal_values_may_be_no_numbers():
     assert same_values(odd, odd.clone())
     assert not same_values(odd, torch.tensor([torch.nan, 1.0]))
     assert not same_values(odd, odd.double())
+
+
+class Remembers(nn.Module):
+    """Adds half of what it has seen before."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(4))
+
+    def forward(self, x):
+        if len(x):
+            self.seen = 0.5 * self.seen + x.mean(0)
+        return x + self.seen
+
+
+@pytest.mark.parametrize("as_given", [lambda x: x, torch.Tensor.numpy], ids=["tensor", "array"])
+def test_a_first_batch_of_no_samples_shows_nothing_of_the_model(as_given):
+    optimizer = made(Remembers())
+    assert optimizer.predict(as_given(torch.zeros(0, 4))).shape == (0, 4)
+    answers = [float(optimizer.predict(as_given(ones(1)))[0, 0]) for _ in range(3)]
+    assert answers == [2.0, 2.5, 2.75]

@@ -48,6 +48,41 @@ def test_text_makes_no_category_of_a_column_of_numbers(features_of):
     assert found["drift_score"] > 1.0
 
 
+@pytest.mark.parametrize("last", ["none", "-"])
+@pytest.mark.parametrize("kind", ["prediction", "feature"])
+def test_signals_that_are_none_all_at_once_have_drifted(kind, last):
+    monitor = ModelMonitor("p", background=False)
+    for signals in (["buy", "sell", last], [last]):
+        for i in range(1000):
+            signal = signals[i % len(signals)]
+            row = (signal, 0.001, {"f": 1.0}) if kind == "prediction" else (0.0, 0.001, [signal])
+            monitor.record_prediction(*row)
+        if len(signals) > 1:
+            monitor.set_baseline()
+    found = getattr(monitor, f"detect_{kind}_drift")()
+    assert found["is_drifted"]
+
+
+@pytest.mark.parametrize("n_digits", [490, 510])
+def test_codes_of_which_half_are_digits_do_not_drift_by_a_few_more_or_less(n_digits):
+    monitor = ModelMonitor("p", background=False)
+    for n in (n_digits, 1000 - n_digits):
+        codes = np.random.default_rng(n).permutation(["7"] * n + ["A"] * (1000 - n))
+        for code in codes:
+            monitor.record_prediction(0.0, 0.001, [str(code)])
+        if n == n_digits:
+            monitor.set_baseline()
+    assert not monitor.detect_feature_drift()["is_drifted"]
+
+
+def test_a_baseline_without_any_number_is_no_error():
+    monitor = ModelMonitor("p", background=False)
+    for _ in range(500):
+        monitor.record_prediction("N/A", 0.001, {"f": 1.0})
+    monitor.set_baseline()
+    assert monitor.detect_prediction_drift()["drift_score"] is None
+
+
 def test_a_column_of_labels_keeps_to_labels():
     labels = Labels()
     rows = labels.coded([["buy", "1.5"], ["sell", "2"], ["none", 3.0]])

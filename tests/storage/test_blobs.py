@@ -303,3 +303,17 @@ def test_data_that_change_after_they_were_written_have_one_digest(tmp_path):
         writer.flush()
     assert ref.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert ref.digest == blake3(path.read_bytes()).hexdigest()
+
+
+def test_a_large_blob_is_written_where_no_thread_can_be_had(blobs, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    monkeypatch.setattr(background_thread("sha256"), "submit", refuse)
+    monkeypatch.setattr(background_thread("sync"), "submit", refuse)
+    data = bytes(range(256)) * (9 * CHUNK_BYTES // 256)
+    ref = blobs.put(writing(data))
+    blobs.start_sync(ref.digest)
+    blobs.sync([ref.digest])
+    assert ref.sha256 == hashlib.sha256(data).hexdigest()
+    assert blobs.open_verified(ref.digest).read_bytes() == data

@@ -25,7 +25,7 @@ class Vocabulary:
 
 
 def words(n):
-    return {f"word {i}": (i, [str(i)]) for i in range(n)}
+    return {f"word {i}": (i, (str(i), b"x", None)) for i in range(n)}
 
 
 @pytest.mark.parametrize("wrapped", [lambda held: held, lambda held: [held], Vocabulary])
@@ -37,8 +37,8 @@ def test_a_vocabulary_is_not_copied_word_by_word(wrapped):
         found = other.held
         found = getattr(found, "words", found)
         found = found[0] if isinstance(found, list) else found
-        assert found["word 7"][1] is held["word 7"][1]
-        found["new"] = (0, [])
+        assert found["word 7"] is held["word 7"]
+        found["new"] = (0, ())
     assert len(held) == 2000
 
 
@@ -61,12 +61,31 @@ def test_tensors_are_copied_however_many():
     assert float(model.parts[1000].running_mean) == 0
 
 
-def test_large_arrays_are_shared_and_small_ones_copied():
-    model = Holds([np.zeros(300_000), np.zeros(3)])
+@pytest.mark.parametrize(
+    "held",
+    [
+        {i: [0.0] for i in range(2000)},
+        {i: (0, [0.0]) for i in range(2000)},
+        [{"price": 0.0} for _ in range(2000)],
+        [np.zeros(300_000)],
+    ],
+)
+def test_a_state_of_many_is_copied(held):
+    model = Holds(held)
+    before = repr(held)
     with apart(model) as other:
-        assert other.held[0] is model.held[0]
-        other.held[1][0] = 1.0
-    assert model.held[1][0] == 0.0
+        one = other.held[0]
+        one = one[1] if isinstance(one, tuple) else one
+        one["price" if isinstance(one, dict) else 0] = 1.0
+    assert repr(held) == before
+
+
+def test_arrays_that_may_only_be_read_are_shared():
+    table = np.zeros(3)
+    table.flags.writeable = False
+    model = Holds([table])
+    with apart(model) as other:
+        assert other.held[0] is table
 
 
 def test_a_graph_within_a_module_is_given_itself():
@@ -107,3 +126,17 @@ def test_weights_of_its_own_keep_the_modules_as_they_are(kind):
     assert torch.equal(tied, before)
     assert tied is model.again
     assert model.layer.bias._version == n_writes
+
+
+class TooLarge(nn.Parameter):
+    def __deepcopy__(self, memo):
+        raise torch.OutOfMemoryError
+
+
+def test_weights_that_no_memory_is_left_for_are_shared():
+    model = Holds([0])
+    model.layer.weight = TooLarge(torch.ones(2, 2))
+    with apart(model, has_own_weights=True) as other:
+        assert other.layer.weight is model.layer.weight
+        other.held[0] = 1
+    assert model.held == [0]

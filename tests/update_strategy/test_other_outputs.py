@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from modelyard._core.errors import ConfigError
+from modelyard.deployment.forms import answer_form
 from modelyard.update_strategy.outputs import is_one_form
 from modelyard.version_manager import register_class
 
@@ -34,8 +35,13 @@ class Classes(nn.Module):
         return self.inner(x).long()
 
 
-def described(*shape, dtype="float32"):
-    return {"name": "output", "shape": [None, *shape], "dtype": dtype}
+def described(*shape, dtype="float32", name="output"):
+    return {"name": name, "shape": [None, *shape], "dtype": dtype}
+
+
+ACTION, VALUE, RISK = (
+    described(n, name=name) for n, name in [(2, "action"), (1, "value"), (1, "risk")]
+)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +55,10 @@ def described(*shape, dtype="float32"):
         ([described(2)], [described(2, dtype="int64")], False),
         ([described(2, dtype="uint8")], [described(2, dtype="int64")], True),
         ([described(None, 2)], [described(64, 2)], True),
+        ([ACTION, VALUE], [VALUE, ACTION], True),
+        ([ACTION, VALUE], [ACTION, RISK], False),
+        ([ACTION, VALUE], [described(2, name="output_0"), described(1, name="output_1")], True),
+        ([ACTION, VALUE], [VALUE, described(2, name="action", dtype="int64")], False),
     ],
 )
 def test_one_form_is_number_sizes_and_kind(a, b, is_one):
@@ -110,6 +120,12 @@ def test_without_signatures_another_form_is_a_failure_that_the_stable_version_an
     assert deployment.health(first).n_errors == 0
 
 
+def test_answers_in_a_dict_have_one_form_in_whatever_order():
+    one, other = torch.ones(1, 2), torch.ones(1, 3)
+    assert answer_form({"a": one, "b": other}) == answer_form({"b": other, "a": one})
+    assert answer_form({"a": one}) != answer_form({"b": one})
+
+
 def test_an_input_of_another_size_is_no_measure_of_the_answer(yard):
     first, second = (
         yard.registry.save_model(nn.Conv1d(3, 2, kernel_size=1), "ppo") for _ in range(2)
@@ -122,3 +138,37 @@ def test_an_input_of_another_size_is_no_measure_of_the_answer(yard):
         answer = deployment.predict(torch.ones(1, 3, 5 + i % 7), user_id=f"user-{i}")
         assert answer.error is None
     assert deployment.n_answers(second) > 0
+
+
+@register_class
+class AsLongAsItTakes(nn.Module):
+    """Answers that are as long as the input's values make them, of one kind or two."""
+
+    def __init__(self, *, is_pair=False):
+        super().__init__()
+        self.is_pair = is_pair
+
+    def forward(self, x):
+        answer = x.new_zeros(len(x), int(x.flatten()[0]))
+        return (answer, answer) if self.is_pair else answer
+
+
+@pytest.mark.parametrize("is_pair", [False, True])
+def test_answers_whose_sizes_come_from_the_values_are_compared_without_them(yard, is_pair):
+    first, second = (
+        yard.registry.save_model(AsLongAsItTakes(is_pair=is_two), "ppo")
+        for is_two in (False, is_pair)
+    )
+    deployment = yard.deploy()
+    deployment.serve(first)
+    deployment.add_version(second)
+    for length in (1.0, 2.0):  # while both have traffic
+        served = deployment._routing.served[first]
+        served.last_answer.note(torch.full((1, 4), length), torch.zeros(1, int(length)))
+    deployment.set_shares({first: 0.5, second: 0.5}, stable=first)
+    for i in range(40):
+        answer = deployment.predict(torch.full((1, 4), 1.0 + i % 7), user_id=f"user-{i}")
+        assert isinstance(answer.output, torch.Tensor)
+    n_answers, n_errors = deployment.n_answers(second), deployment.health(second).n_errors
+    assert n_errors == (n_answers if is_pair else 0)
+    assert n_answers > 0

@@ -65,3 +65,11 @@ def test_a_cleanup_warns_where_the_name_says_the_other_way(
     with_metrics(metric, values)
     registry.cleanup_old_versions("ppo", 1, metric, maximize=maximize, dry_run=True)
     assert bool(warnings_in(caplog)) is is_warned
+
+
+def test_of_drawdowns_below_zero_the_best_may_be_none_at_all(registry, with_metrics, caplog):
+    none, _ = with_metrics("max_dd", [0.0, -0.5])
+    assert registry.get_best_version("ppo", "max_dd")["version_id"] == none
+    assert not warnings_in(caplog)
+    registry.get_best_version("ppo", "max_dd", maximize=False)
+    assert "Pass maximize=True" in warnings_in(caplog)[0]

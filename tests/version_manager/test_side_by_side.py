@@ -111,3 +111,14 @@ def test_large_weights_are_hashed_aside_and_damage_is_found_all_the_same(
         registry.load_model(version_id, **options)
     with pytest.raises(IntegrityError, match="expected blake3"):
         registry.verify_version(version_id)
+
+
+def test_large_weights_are_loaded_where_no_thread_can_be_had(registry, save, monkeypatch):
+    version_id = save()
+    monkeypatch.setattr(contents, "WORTH_THREADS_BYTES", 0)
+
+    def refuse(*_):
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    monkeypatch.setattr(contents.ThreadPoolExecutor, "submit", refuse)
+    assert isinstance(registry.load_model(version_id), nn.Linear)

@@ -5,6 +5,8 @@ import logging
 import weakref
 from typing import Protocol
 
+from modelyard._core.errors import ModelyardError
+
 _logger = logging.getLogger(__name__)
 
 
@@ -32,6 +34,9 @@ def _flush_all() -> None:
     for one in list(_open):
         try:
             one.flush_at_exit()
+        except ModelyardError as error:
+            name = type(one).__name__
+            _logger.error("What a %s holds could not be stored at the end: %s", name, error)  # noqa: TRY400 - it tells all
         except Exception:
             name = type(one).__name__
             _logger.exception("What a %s holds could not be stored at the end.", name)

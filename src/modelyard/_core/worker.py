@@ -43,17 +43,24 @@ class Worker:
         with self._changed:
             due = max(now + after_s, self._resting.get(id(one), 0.0))
             known = self._asked.get(id(one))
-            if known is not None and known[1] <= due:
+            if known is not None and known[1] <= due and self._thread is not None:
                 return
             self._asked[id(one)] = (one, due)
             if self._thread is None:
-                # Daemon: whoever ends the program is not kept waiting.
-                self._thread = threading.Thread(
-                    target=self._run, name="modelyard-worker", daemon=True
-                )
-                self._thread.start()
+                self._thread = self._started()
             else:
                 self._changed.notify()
+
+    def _started(self) -> threading.Thread | None:
+        """A thread that works; None where there is none to be had, until somebody asks again."""
+        # Daemon: whoever ends the program is not kept waiting.
+        thread = threading.Thread(target=self._run, name="modelyard-worker", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # too many, or Python is ending: who records goes on
+            _logger.warning("Nothing is stored in the background for now: %s", error)
+            return None
+        return thread
 
     def _run(self) -> None:
         while (one := self._next()) is not None:

@@ -96,7 +96,7 @@ class Comparer(Recorder):
 
     def _now(self) -> Now:
         """What is known at this moment; what is made of it needs no lock any more."""
-        with self._lock:
+        with self._ledger.lock:
             snapshot = self._ledger.snapshot()
             exposures = self._chooser.exposures
             return Now(
@@ -117,7 +117,7 @@ class Comparer(Recorder):
         if p_value is not None:
             single = replace(comparison.single_look, p_value=p_value)
             comparison = replace(comparison, single_look=single)
-        lower_is_better = self._is_less_better(metric, [comparison])
+        lower_is_better = self._is_less_better(metric, now, (variant_a, variant_b))
         ratio = self._ratio(now)
         guardrails = self._guardrails(now, comparison, variant_a, variant_b, metric)
         recommendation = recommend(
@@ -185,7 +185,7 @@ class Comparer(Recorder):
     def _beats_all(self, name: str, now: Now, metric: str) -> bool:
         others = [other for other in now.names if other != name]
         found = [self._compare(now, other, name, metric) for other in others]
-        sign = -1.0 if self._is_less_better(metric, found) else 1.0
+        sign = -1.0 if self._is_less_better(metric, now, now.names) else 1.0
         return (
             all(item.has_enough and item.is_complete for item in found)
             and self._are_significant(found, now, others, name, metric)
@@ -225,25 +225,22 @@ class Comparer(Recorder):
         """Of the better of the two against the other; none where another metric is compared."""
         if metric != self.primary_metric:
             return []
-        is_b = (comparison.difference > 0.0) != self._is_less_better(metric, [comparison])
+        is_b = (comparison.difference > 0.0) != self._is_less_better(metric, now, (a, b))
         other, better = (a, b) if is_b else (b, a)
-        guarded = [
-            (guardrail, self._compare(now, other, better, guardrail.name))
-            for guardrail in self._book.guardrails
-        ]
         return [
             check_guardrail(
-                found,
+                self._compare(now, other, better, guardrail.name),
                 guardrail,
                 variant=better,
                 other=other,
-                lower_is_better=self._is_less_better(guardrail.name, [found]),
+                lower_is_better=self._is_less_better(guardrail.name, now, (a, b)),
             )
-            for guardrail, found in guarded
+            for guardrail in self._book.guardrails
         ]
 
-    def _is_less_better(self, metric: str, found: Iterable[Comparison]) -> bool:
-        means = [m for item in found for m in (item.contrast.mean_a, item.contrast.mean_b)]
+    def _is_less_better(self, metric: str, now: Now, names: Iterable[str]) -> bool:
+        # What is compared need not be the values: of ranks it is the chance to be larger.
+        means = [now.snapshot.moments(name, metric).mean for name in names]
         return self._book.is_lower_better(metric, means)
 
     def _ratio(self, now: Now) -> RatioCheck | None:

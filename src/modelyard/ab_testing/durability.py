@@ -6,6 +6,8 @@ from modelyard._core.errors import ConfigError
 # the call returns.
 DURABILITIES = ("batched", "sync")
 FLUSH_INTERVAL_S = 1.0
+# A store that refuses is asked again after twice as long each time, up to this.
+LONGEST_PAUSE_S = 60.0
 
 
 def check_durability(durability: str) -> None:

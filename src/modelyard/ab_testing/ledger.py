@@ -14,7 +14,7 @@ from modelyard._core.ending import flush_when_python_ends
 from modelyard._core.errors import ExperimentStoppedError, StorageError
 from modelyard._core.forking import call_after_fork
 from modelyard._core.worker import worker
-from modelyard.ab_testing.durability import FLUSH_INTERVAL_S, check_durability
+from modelyard.ab_testing.durability import FLUSH_INTERVAL_S, LONGEST_PAUSE_S, check_durability
 from modelyard.ab_testing.persistence import PAUSED, RUNNING, STOPPED, ExperimentRows, News
 from modelyard.ab_testing.recording.results import Result, grouped
 from modelyard.ab_testing.recording.snapshots import Snapshot
@@ -76,6 +76,7 @@ class Ledger:
         self._last_seq = 0
         self._flushed_at_s = clock.monotonic_s()
         self._is_flush_asked = False
+        self._pause_s = FLUSH_INTERVAL_S
         call_after_fork(self._after_fork)
 
     @property
@@ -169,6 +170,7 @@ class Ledger:
                 news = self._rows.news(after_seq=self._last_seq)
             sent, self._waiting = self._waiting, []
             self._flushed_at_s = self._clock.monotonic_s()
+            self._pause_s = FLUSH_INTERVAL_S
             self._take(news)
             self._note_order(sent)
 
@@ -185,7 +187,7 @@ class Ledger:
         """Have the worker flush in a second, if anything waits and time goes by itself."""
         if self._waiting and not self._is_flush_asked and isinstance(self._clock, SystemClock):
             self._is_flush_asked = True
-            worker().ask(self, after_s=FLUSH_INTERVAL_S)
+            worker().ask(self, after_s=self._pause_s)
 
     def _after_fork(self) -> None:
         """In a child: what the parent has recorded the parent stores."""
@@ -200,6 +202,7 @@ class Ledger:
         except StorageError as error:
             # The caller's loop goes on; what waits is kept and flush() will say so again.
             self._flushed_at_s = self._clock.monotonic_s()
+            self._pause_s = min(2.0 * self._pause_s, LONGEST_PAUSE_S)
             _logger.warning("An experiment's results could not be stored: %s", error)
 
     def snapshot(self) -> Snapshot:

@@ -58,7 +58,6 @@ class Recorder:
         self._proportions = book.proportions
         self._rules = rules
         self._ledger = ledger
-        self._lock = ledger.lock
         self._chooser = chooser
         self._clock = clock
         self._requests = OpenRequests()
@@ -361,7 +360,7 @@ class Recorder:
         ]
         if not missing:
             return
-        with self._lock:
+        with self._ledger.lock:
             self._n_without_primary += len(missing)
         self._warns.once(
             "primary",

@@ -144,13 +144,15 @@ class Teller(Comparer):
         adjusted = _CORRECTIONS[correction]([item.anytime.p_value for item in found])
         alpha = alpha_of(self._rules.confidence_level)
         return [
-            self._line(pair, comparison, float(p), is_significant=p < alpha)
+            self._line(now, pair, comparison, float(p), is_significant=p < alpha)
             for pair, comparison, p in zip(pairs, found, adjusted, strict=True)
         ]
 
     def _probabilities(self, now: Now, metric: str) -> dict[str, float]:
-        found = {pair: self._compare(now, *pair, metric) for pair in combinations(now.names, 2)}
-        contrasts = {pair: item.evidence.effective for pair, item in found.items()}
+        contrasts = {
+            pair: self._compare(now, *pair, metric).evidence.effective
+            for pair in combinations(now.names, 2)
+        }
         differences, errors = _apart(contrasts, now.names)
         if not np.isfinite(errors).all():
             return dict.fromkeys(now.names, 1.0 / len(now.names))
@@ -158,7 +160,7 @@ class Teller(Comparer):
             differences,
             errors,
             rng=generator(0),
-            lower_is_better=self._is_less_better(metric, found.values()),
+            lower_is_better=self._is_less_better(metric, now, now.names),
         )
         return dict(zip(now.names, (float(chance) for chance in chances), strict=True))
 
@@ -175,6 +177,7 @@ class Teller(Comparer):
 
     def _line(
         self,
+        now: Now,
         pair: tuple[str, str, str],
         comparison: Comparison,
         adjusted: float,
@@ -184,7 +187,7 @@ class Teller(Comparer):
         a, b, metric = pair
         shown = is_significant and comparison.has_enough and comparison.is_complete
         difference = comparison.evidence.effective.difference
-        b_is_better = (difference > 0.0) != self._is_less_better(metric, [comparison])
+        b_is_better = (difference > 0.0) != self._is_less_better(metric, now, (a, b))
         return {
             "variant_a": a,
             "variant_b": b,
@@ -222,7 +225,7 @@ class Teller(Comparer):
 
         All of it is of one moment; working it out keeps nobody from recording.
         """
-        with self._lock:
+        with self._ledger.lock:
             now, looks, metrics = self._now(), self._ledger.looks(), self._ledger.metrics()
             not_counted = {
                 "while_paused": self._ledger.n_ignored,
@@ -243,13 +246,7 @@ class Teller(Comparer):
             "n_tuned": self._rules.n_tuned,
             "inference": self._rules.inference,
             "paired": self.paired,
-            "lower_is_better": [
-                metric
-                for metric in metrics
-                if self._book.is_lower_better(
-                    metric, [now.snapshot.moments(name, metric).mean for name in now.names]
-                )
-            ],
+            "lower_is_better": [m for m in metrics if self._is_less_better(m, now, now.names)],
             "assignment": {
                 "mode": self._chooser.mode,
                 "holdout_share": self._chooser.holdout_share,

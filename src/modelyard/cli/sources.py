@@ -51,6 +51,8 @@ def _import(names: list[str]) -> None:
     from modelyard.pipeline.loading import imported  # noqa: PLC0415 - brings torch
 
     for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ConfigError(f"--import takes a module such as package.policies, got {name!r}.")
         try:
             imported(name)
         except ImportError as error:

@@ -59,7 +59,7 @@ def evaluated(
     sample = with_batch(batches_of(loader, n_inputs=n_inputs, what="test_loader")[0], 1)
     original_s, compressed_s = timed_in_turns(original, compressed, sample)
     original_mb, compressed_mb = size_mb(original), size_mb(compressed)
-    is_maximized = is_more_better(metric_fn) if maximize is None else maximize
+    is_maximized = is_more_better(metric_fn, (before, after)) if maximize is None else maximize
     drop = before - after if is_maximized else after - before
     metrics = {"original_metric": before, "compressed_metric": after}
     return {

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from modelyard._core.errors import ConfigError, InputError
-from modelyard.stats.direction import contradicts_name, direction_of_name
+from modelyard.stats.direction import contradicts_name, is_lower_better
 
 _logger = logging.getLogger("modelyard")
 
@@ -132,9 +132,14 @@ def _of_model(
         ) from first
 
 
-def is_more_better(metric_fn: Callable[..., Any]) -> bool:
-    """Whether a larger value is better, by the function's name; where it says nothing, it is."""
-    return direction_of_name(_name_of(metric_fn)) != "less"
+def is_more_better(metric_fn: Callable[..., Any], values: Iterable[float]) -> bool:
+    """Whether a larger value is better, by the function's name; where it says nothing, it is.
+
+    Args:
+        metric_fn: What judges.
+        values: What it gave: of drawdowns below zero the larger is the better one.
+    """
+    return not is_lower_better(_name_of(metric_fn), values)
 
 
 def warn_of_direction(metric_fn: Callable[..., Any] | None, *, maximize: bool, call: str) -> None:

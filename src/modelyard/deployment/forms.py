@@ -50,29 +50,53 @@ class LastAnswer:
 
     def __init__(self) -> None:
         self._last: tuple[Any, Any, Any] | None = None
+        self._is_any_size = False
 
     def note(self, x: Any, output: Any) -> None:
         """Remember an answer."""
+        if self.differs_from(x, output):
+            # As long as the values make it: detections, or a text.
+            self._is_any_size = True
         self._last = (type(x), getattr(x, "shape", None), answer_form(output))
 
     def differs_from(self, x: Any, output: Any) -> bool:
-        """Whether an input of this very shape was answered in another form."""
+        """Whether an input of this very shape was answered in another form.
+
+        Sizes do not count where the version's own answers to one shape differed in them.
+        """
         last = self._last
         if last is None or last[1] is None or last[0] is not type(x) or last[1] != x.shape:
             return False
-        return bool(last[2] != answer_form(output))
+        form = answer_form(output)
+        if self._is_any_size:
+            return bool(_without_sizes(last[2]) != _without_sizes(form))
+        return bool(last[2] != form)
+
+
+class Sizes(tuple[int, ...]):
+    """Sizes of a tensor beyond the batch, told from tensors in a tuple."""
+
+    __slots__ = ()
 
 
 def answer_form(output: Any) -> Any:
     """Number of tensors, sizes beyond the batch, and kind of numbers of an answer."""
     shape = getattr(output, "shape", None)
     if shape is not None:
-        return shape[1:], _kind_of_numbers(output.dtype)
+        return Sizes(shape[1:]), _kind_of_numbers(output.dtype)
     if isinstance(output, Mapping):
-        return tuple((name, answer_form(part)) for name, part in output.items())
+        parts = sorted(output.items(), key=lambda item: str(item[0]))
+        return tuple((name, answer_form(part)) for name, part in parts)
     if isinstance(output, tuple | list):
         return tuple(answer_form(part) for part in output)
     return type(output)
+
+
+def _without_sizes(form: Any) -> Any:
+    """The same with the number of dimensions in place of their sizes."""
+    if isinstance(form, Sizes):
+        return len(form)
+    return tuple(map(_without_sizes, form)) if isinstance(form, tuple) else form
 
 
 @functools.lru_cache(maxsize=128)

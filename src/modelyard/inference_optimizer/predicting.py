@@ -22,7 +22,7 @@ from modelyard.inference_optimizer.latency import FOLDED_AT, LatencyRecord
 from modelyard.inference_optimizer.ordinary import are_ordinary
 from modelyard.inference_optimizer.serving import Serving, Way
 from modelyard.inference_optimizer.taking import taken
-from modelyard.torchtools.inputs import Inputs, mapped
+from modelyard.torchtools.inputs import Inputs, mapped, tensors_of
 
 _logger = logging.getLogger("modelyard")
 _now_s = time.perf_counter
@@ -185,7 +185,7 @@ class Predictor:
 
     def _examined(self, serving: Serving, inputs: Inputs) -> tuple[Serving, Any]:
         """What serves, once the model was looked at on a first input, and its answer to that."""
-        if serving.is_checked or not are_ordinary(inputs):
+        if serving.is_checked or not are_ordinary(inputs) or _is_empty(inputs):
             return serving, None
         with self._examining:
             now = self._serving
@@ -225,6 +225,12 @@ class Predictor:
         """In a child: whoever was looking at a model is not here, and nobody holds a lock."""
         self._serving_lock = threading.Lock()
         self._examining = threading.RLock()
+
+
+def _is_empty(inputs: Inputs) -> bool:
+    """Whether there is no sample in it, so that nothing shows of the model."""
+    with_dimensions = [tensor for tensor in tensors_of(inputs) if tensor.ndim]
+    return bool(with_dimensions) and not any(tensor.numel() for tensor in with_dimensions)
 
 
 def _seen(serving: Serving, inputs: Inputs) -> Examination | None:

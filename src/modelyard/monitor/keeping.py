@@ -68,6 +68,8 @@ class Keeper(Recorder):
         reader.prediction_labels.takes_labels = settings.kind in {None, PredictionKind.CLASS}
         reader.prediction_labels.declared = self._declared_predictions
         reader.feature_labels.declared = self._declared_features
+        reader.prediction_labels.usual = self._usual_predictions
+        reader.feature_labels.usual = self._usual_features
         self._journal = journal
         self._is_stored = journal.is_stored
         self._dispatcher = dispatcher
@@ -153,6 +155,18 @@ class Keeper(Recorder):
             for one in self._settings.categorical_features
             if isinstance(one, int) or one in names
         )
+
+    def _usual_predictions(self) -> frozenset[int] | None:
+        """Outputs that hold categories in the baseline; None where it tells of none."""
+        baseline = self._journal.baseline
+        reference = None if baseline is None else baseline.predictions
+        return None if reference is None else frozenset(reference.categories)
+
+    def _usual_features(self) -> frozenset[int] | None:
+        """Features that do."""
+        baseline = self._journal.baseline
+        reference = None if baseline is None else baseline.features
+        return None if reference is None else frozenset(reference.categories)
 
     def _odd_lately(self) -> dict[str, int]:
         """Odd values of this window and the one before; the lock is held."""

@@ -40,10 +40,18 @@ _LESS_IS_BETTER = frozenset(
 # Time and space that are taken: less is better, where no other word says what it is a time of.
 _TAKEN = frozenset(
     {"elapsed", "duration", "durations", "runtime", "memory", "rss", "ms", "ns", "msec", "millis"}
-    | {"milliseconds", "microseconds", "seconds", "secs", "sec", "kb", "mb", "gb", "bytes"}
+    | {"milliseconds", "microseconds", "seconds", "kb", "mb", "gb", "bytes"}
 )
-# So they are at the end of a name; elsewhere `us` is a country, and `s` anything.
-_TAKEN_AT_THE_END = frozenset({"us", "s"})
+# So they are at the end of a name after what takes a time; else `us` is a country, and `s` may be
+# what something is counted in, as in `tok_s`.
+_TAKEN_AT_THE_END = frozenset({"us", "s", "sec", "secs", "second"})
+_TAKES_TIME = frozenset(
+    {"inference", "infer", "predict", "prediction", "forward", "backward", "call", "compute"}
+    | {"request", "response", "step", "load", "save", "run", "decision", "tick", "order", "query"}
+    | {"batch", "epoch", "train", "training", "fit", "eval", "test", "export", "compile", "build"}
+    | {"startup", "warmup", "queue", "execution", "processing"}
+    | {"p", "mean", "avg", "average", "median", "max", "min", "total", "time"}
+)
 # A time of these is as it was wanted.
 _AS_WANTED = frozenset({"hold", "holding", "held", "horizon", "interval", "window", "lookback"})
 # Of these a number below zero is one whose sign was turned, as some libraries turn a drawdown's.
@@ -58,6 +66,7 @@ _MORE_IS_BETTER = frozenset(
     | {"accuracy", "acc", "auc", "auroc", "precision", "recall", "r2", "f1", "correlation", "corr"}
     | {"coverage", "detection", "performance", "efficiency", "effectiveness", "benefit"}
     | {"benefits", "skill", "success", "successes", "uptime", "availability", "throughput"}
+    | {"goodput", "bandwidth", "speedup", "upside"}
     | {"recovery", "resilience", "robustness", "stability", "survival", "tolerance", "control"}
     | {"protection", "headroom", "budget", "compliance", "attainment", "adherence", "met"}
 )
@@ -90,6 +99,11 @@ _MEASURE = frozenset(
     | {"mean", "avg", "average", "median", "max", "maximum", "min", "minimum", "worst", "largest"}
     | {"expected", "conditional", "time", "days", "hours", "minutes", "seconds", "bars", "trades"}
 )
+# What a metric is of, in front of its name: `val_loss_ratio`.
+_SPLITS = frozenset(
+    {"train", "val", "valid", "validation", "dev", "test", "holdout", "oos", "live", "backtest"}
+    | {"model", "strategy", "portfolio", "daily", "weekly", "monthly", "annual", "rolling"}
+)
 # The word before them only qualifies: `volatility_adjusted_return`.
 _QUALIFIED = frozenset(
     {"adjusted", "adj", "weighted", "scaled", "normalised", "normalized", "corrected", "aware"}
@@ -99,6 +113,8 @@ _QUALIFIED = frozenset(
 # The word after them is not there, as the one before `free` is not.
 _NONE_OF = frozenset({"no", "non", "zero"})
 
+# What lasts as long as somebody wants it to.
+_WANTED = "session|visit|watch|play|listening|engagement|dwell|episode|trade|position"
 # Words that say together what none of them says alone.
 _PHRASES = tuple(
     (re.compile(rf"\b(?:{phrase})\b"), meaning)
@@ -119,11 +135,23 @@ _PHRASES = tuple(
         (r"(?:model|file|disk|package|download) size", "memory"),
         (r"(?:compute|fill|fit|training|wall|cpu|gpu|load|processing|decision) time", "elapsed"),
         (r"(?:k|m|g)?b (?:per )?(?:s|sec|second)", ""),
+        (r"(?:bytes|[kmg]b) (?:processed|served|handled)", "throughput"),
+        (
+            rf"(?:{_WANTED}) (?:duration|time|seconds|minutes)(?: (?:ms|s|sec|seconds|minutes))?",
+            "",
+        ),
         (r"under water", "underwater"),
         (r"^es$", "shortfall"),
         (r"(?:response|inference|execution|recovery) (?:time|days|bars|duration)", "latency"),
         (r"time to (?:recovery|recover|first)", "latency"),
     )
+)
+
+
+# What something is told for one of, after the last slash: `req/s`, `ms/token`.
+_PER = (
+    r"(?:s|sec|secs|second|m|min|minute|h|hr|hour|d|day|week|month|year|step|token|tok|request|req"
+    r"|sample|image|img|trade|order|share|user|core|epoch|batch)"
 )
 
 
@@ -181,22 +209,28 @@ def _is_taken(words: Sequence[str]) -> bool:
         return True
     # `inference_us_p99` ends in its unit, too.
     ends = [i for i, word in enumerate(words) if word not in _MEASURE and word != "p"]
-    if not ends or words[ends[-1]] not in _TAKEN_AT_THE_END or len(words) == 1:
+    if not ends or words[ends[-1]] not in _TAKEN_AT_THE_END or not ends[-1]:
         return False
-    # `orders_s` are orders a second.
-    return not words[ends[-1] - 1].endswith("s")
+    return words[ends[-1] - 1] in _TAKES_TIME
 
 
 def _is_less_by_words(words: list[str]) -> bool | None:
     if not _FOR_THE_BETTER.isdisjoint(words):
         return False
     if words and words[-1] == "ratio":
-        # What is divided stands first in `cost_income_ratio`.
-        words = [word for word in words if word in _LESS_IS_BETTER | _MORE_IS_BETTER][:1]
+        words = _divided(words)
     is_less = _is_less(words)
     if not _OPPOSITE.isdisjoint(words):
         return not is_less
     return is_less
+
+
+def _divided(words: Sequence[str]) -> list[str]:
+    """What stands first in a ratio, as in `cost_income_ratio`; nothing where it says nothing."""
+    told = [word for word in words if word not in _MEASURE | _SPLITS]
+    known = [word for word in told if word in _LESS_IS_BETTER | _MORE_IS_BETTER][:1]
+    # Of `quality_cost_ratio` it says nothing that the cost is divided by.
+    return known if known and (known == told[:1] or known[0] in _MORE_IS_BETTER) else []
 
 
 def _words(metric: str) -> list[str]:
@@ -204,6 +238,7 @@ def _words(metric: str) -> list[str]:
     name = metric.replace("VaR", "Var").replace("PnL", "Pnl")
     name = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
     # In `volume_500ms` a time is only what it is measured over.
+    name = re.sub(rf"/(?={_PER}$)", " per ", name)
     name = re.sub(r"(?<![a-z0-9])[0-9]+(?:ms|us|s|sec|m|min|h|d)(?![a-z0-9])", "", name)
     text = " ".join(re.findall(r"r2|f1|[a-z]+", name))
     for phrase, meaning in _PHRASES:

@@ -21,7 +21,7 @@ from blake3 import blake3
 from modelyard._core.errors import IntegrityError, StorageError
 from modelyard._core.files import fsync_file, fsync_folder, make_folder
 from modelyard._core.forking import call_after_fork
-from modelyard.storage.hashing import BlobRef, HashingWriter, background_thread, verify
+from modelyard.storage.hashing import BlobRef, HashingWriter, in_background, verify
 from modelyard.storage.objects import ObjectStore
 
 Fill = Callable[[HashingWriter], None]
@@ -136,9 +136,9 @@ class LocalBlobs:
     def start_sync(self, digest: str) -> None:
         """As `BlobStore.start_sync`, in a thread that all blob stores share."""
         with self._lock:
-            self._syncing[digest] = background_thread("sync").submit(
-                fsync_file, self.path_of(digest)
-            )
+            begun = in_background("sync", fsync_file, self.path_of(digest))
+            if begun is not None:
+                self._syncing[digest] = begun
 
     def sync(self, digests: Iterable[str]) -> None:
         """As `BlobStore.sync`; also of blobs another process has written and perhaps not synced.

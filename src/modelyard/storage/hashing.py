@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from blake3 import blake3
 
@@ -141,7 +141,13 @@ class HashingWriter:
         if len(self._waiting) == _MOST_WAITING:
             self._waiting.popleft().result()
         # One thread takes the chunks in the order they come.
-        self._waiting.append(background_thread("sha256").submit(self._sha256.update, chunk))
+        begun = in_background("sha256", self._sha256.update, chunk)
+        if begun is not None:
+            self._waiting.append(begun)
+            return
+        while self._waiting:
+            self._waiting.popleft().result()
+        self._sha256.update(chunk)
 
     def _begin_to_sync(self) -> None:
         """Have the disk take what has been written, unless it is still at what came before."""
@@ -153,7 +159,7 @@ class HashingWriter:
         except OSError:
             return  # no file of the system's
         self.flush()
-        self._syncing = background_thread("sync").submit(_sync_data, descriptor)
+        self._syncing = in_background("sync", _sync_data, descriptor) or self._syncing
 
 
 # Without the file's times, where the system makes a difference.
@@ -171,6 +177,17 @@ def background_thread(purpose: str) -> ThreadPoolExecutor:
         # A forked child has no threads, but would believe in this one.
         os.register_at_fork(after_in_child=background_thread.cache_clear)
     return ThreadPoolExecutor(1, thread_name_prefix=f"modelyard-{purpose}")
+
+
+def in_background(purpose: str, work: Callable[..., None], *args: Any) -> Future[None] | None:
+    """Have work done in `background_thread`; None where no thread is to be had.
+
+    In threads that outlive the main one nothing can be begun any more, for instance.
+    """
+    try:
+        return background_thread(purpose).submit(work, *args)
+    except RuntimeError:
+        return None
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 import copy
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
@@ -15,8 +15,10 @@ from torch.nn.parameter import is_lazy
 from modelyard.torchtools.conversion.preserving import Contents
 from modelyard.torchtools.onnx_module import OnnxModule
 
-# What is larger is data, as a vocabulary is, and not a state: to copy it takes a second.
-_MOST_ITEMS, _MOST_BYTES = 1000, 1 << 20
+# A larger one that nothing can be written into but itself, as a vocabulary, is copied without its
+# items, which would take a second.
+_MOST_ITEMS = 1000
+_VALUES = (str, bytes, int, float, complex, type(None), np.generic)
 _CONTAINERS = (dict, list, set, deque, OrderedDict, defaultdict)
 # Copying takes them as they are.
 _ATOMS = (type, ModuleType, FunctionType, BuiltinFunctionType)
@@ -26,7 +28,8 @@ _ATOMS = (type, ModuleType, FunctionType, BuiltinFunctionType)
 def apart(model: nn.Module, *, has_own_weights: bool = False) -> Iterator[nn.Module]:
     """A copy that shares the weights and has buffers and attributes of its own.
 
-    What is in containers of more than a thousand items, a vocabulary say, is shared too.
+    Numbers and text in containers of more than a thousand, a vocabulary say, and arrays that may
+    only be read, are shared too.
 
     Tracing, and inputs that no caller sent, leave their marks in a module: masks and tables that
     it keeps, running statistics, a state that carries NaN on.
@@ -36,7 +39,8 @@ def apart(model: nn.Module, *, has_own_weights: bool = False) -> Iterator[nn.Mod
 
     Args:
         model: The module.
-        has_own_weights: Copy the weights too: forward may write into them.
+        has_own_weights: Copy the weights too, if there is memory for them: forward may write into
+            them.
     """
     if isinstance(model, OnnxModule):
         yield model
@@ -45,7 +49,11 @@ def apart(model: nn.Module, *, has_own_weights: bool = False) -> Iterator[nn.Mod
     # A lazy one has no values to keep, and is made by whoever runs the module first.
     own = [weight for weight in weights if has_own_weights and not is_lazy(weight)]
     shared = [weight for weight in weights if not has_own_weights or is_lazy(weight)]
-    duplicate = _copied(model, shared)
+    try:
+        duplicate = _copied(model, shared)
+    except torch.OutOfMemoryError:
+        # Better than not to serve at all: few write into their weights.
+        duplicate, own = sharing_copy(model), []
     if duplicate is not None:
         yield duplicate
         return
@@ -64,7 +72,10 @@ def apart(model: nn.Module, *, has_own_weights: bool = False) -> Iterator[nn.Mod
 
 def sharing_copy(model: nn.Module) -> nn.Module | None:
     """A copy with the very same parameters; None where the module cannot be copied."""
-    return _copied(model, model.parameters())
+    try:
+        return _copied(model, model.parameters())
+    except torch.OutOfMemoryError:
+        return None
 
 
 def _copied(model: nn.Module, shared: Iterable[torch.Tensor]) -> nn.Module | None:
@@ -80,6 +91,8 @@ def _copied(model: nn.Module, shared: Iterable[torch.Tensor]) -> nn.Module | Non
             else:
                 _settle(vars(part), known, seen)
         return copy.deepcopy(model, known)
+    except torch.OutOfMemoryError:
+        raise
     except Exception:  # noqa: BLE001 - whatever a class's own copying raises
         return None
 
@@ -95,7 +108,7 @@ def _settle(value: Any, known: dict[int, Any], seen: set[int]) -> None:
         elif value.layout is not torch.strided:
             known[id(value)] = value.clone()  # in some layouts it cannot either
     elif isinstance(value, np.ndarray):
-        if value.nbytes > _MOST_BYTES:
+        if not value.flags.writeable and not value.dtype.hasobject:
             known[id(value)] = value
     elif _is_data(value):
         known[id(value)] = copy.copy(value)
@@ -105,11 +118,20 @@ def _settle(value: Any, known: dict[int, Any], seen: set[int]) -> None:
 
 
 def _is_data(value: Any) -> bool:
-    """Whether it is a container too large to be copied with what it holds, and that no tensors."""
+    """Whether it is a large container of numbers and text, which nobody can write into."""
     if type(value) not in _CONTAINERS or len(value) <= _MOST_ITEMS:
         return False
-    kinds = set(map(type, value.values() if isinstance(value, dict) else value))
-    return not any(issubclass(kind, torch.Tensor | nn.Module) for kind in kinds)
+    return _are_values(value.values() if isinstance(value, dict) else value)
+
+
+def _are_values(items: Collection[Any]) -> bool:
+    kinds = set(map(type, items))
+    if not all(issubclass(kind, (*_VALUES, tuple)) for kind in kinds):
+        return False
+    if not any(issubclass(kind, tuple) for kind in kinds):
+        return True
+    inner = {id(item): item for each in items if isinstance(each, tuple) for item in each}
+    return _are_values(inner.values())
 
 
 def _items_of(value: Any) -> Iterable[Any]:

@@ -5,6 +5,7 @@ the samples of a batch, a row of an answer depends on other rows of the input to
 """
 
 import json
+import math
 
 import onnx
 import torch
@@ -18,6 +19,9 @@ _KEY = "modelyard.by_sample"
 _N_SAMPLES = 3
 _CHANGED, _OTHERS = 1, [0, 2]
 _RTOL = 1e-4
+# A little, for what goes by all values; far, for what goes by the largest or the smallest; and
+# what is to stay with its sample.
+_CHANGES = (0.1, 100.0, -100.0, math.nan)
 
 
 def outputs_by_sample(model: nn.Module, example: Inputs) -> list[bool]:
@@ -30,12 +34,12 @@ def outputs_by_sample(model: nn.Module, example: Inputs) -> list[bool]:
     try:
         inputs = copied_for(model, with_batch(example, _N_SAMPLES))
         before = flat_outputs(answer_of(model, copied_for(model, inputs)))
-        after = flat_outputs(answer_of(model, _with_one_changed(inputs)))
+        others = [flat_outputs(answer_of(model, _with_one_changed(inputs, by))) for by in _CHANGES]
     except (InputError, RuntimeError, ValueError, IndexError):
         return []
-    if len(before) != len(after):
+    if any(len(after) != len(before) for after in others):
         return [False] * len(before)
-    return [_is_alike(x, y) for x, y in zip(before, after, strict=True)]
+    return [all(_is_alike(x, after[i]) for after in others) for i, x in enumerate(before)]
 
 
 def noting_by_sample(graph: bytes, by_sample: list[bool]) -> bytes:
@@ -57,8 +61,8 @@ def noted_by_sample(model: onnx.ModelProto) -> frozenset[str]:
     return frozenset(map(str, json.loads(found[-1]))) if found else frozenset()
 
 
-def _with_one_changed(inputs: Inputs) -> Inputs:
-    """The input with the floats of one sample a little larger, each by a part of its own."""
+def _with_one_changed(inputs: Inputs, by: float) -> Inputs:
+    """The input with the floats of one sample changed, each by a part of its own."""
     generator = torch.Generator().manual_seed(0)
 
     def changed(tensor: torch.Tensor) -> torch.Tensor:
@@ -66,7 +70,7 @@ def _with_one_changed(inputs: Inputs) -> Inputs:
             return tensor
         parts = torch.rand(tensor.shape[1:], generator=generator).to(tensor)
         copy = tensor.clone()
-        copy[_CHANGED] += 0.1 * (1 + copy[_CHANGED].abs()) * parts
+        copy[_CHANGED] += by * (1 + copy[_CHANGED].abs()) * parts
         return copy
 
     return mapped(inputs, changed)

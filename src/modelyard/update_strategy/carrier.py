@@ -64,8 +64,12 @@ class Carrier:
     def _bring_in_line(self, production: str, serving: frozenset[str]) -> None:
         """Serve production where something else has the traffic, or a part of it."""
         if serving != {production}:
-            names = ", ".join(sorted(serving))
-            _logger.warning("%s is production and serves from now on, not %s.", production, names)
+            names = ", ".join(sorted(serving - {production}))
+            _logger.warning(
+                "%s is production and serves everything from now on, %s nothing.",
+                production,
+                names,
+            )
             self._follow(production, retired=serving - {production})
 
     def is_carried(self, rollout: Rollout, *, any_revision: bool = False) -> bool:

@@ -1,10 +1,14 @@
 """Whether two versions answer in one form, by the signatures stored with them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelyard._core.errors import ConfigError
 from modelyard.update_strategy.ports import Registry
+
+# What outputs are called that have no name of their own.
+_PLACE = re.compile(r"output(?:_\d+)?")
 
 
 def refuse_other_outputs(registry: Registry, stable: str, candidate: str) -> None:
@@ -41,14 +45,29 @@ def is_one_form(
 ) -> bool:
     """Whether two lists of outputs agree in number, dimensions and kind of numbers, and sizes.
 
-    A size of None, the batch among them, agrees with any; names and precision do not count.
+    A size of None, the batch among them, agrees with any; precision does not count. Several that
+    have names, as in a dict, go by them, in whatever order; else names do not count.
     """
-    return len(a) == len(b) and all(
+    pairs = _paired(a, b)
+    return pairs is not None and all(
         _kind(one["dtype"]) == _kind(other["dtype"])
         and len(one["shape"]) == len(other["shape"])
         and (not with_sizes or _sizes_agree(one["shape"], other["shape"]))
-        for one, other in zip(a, b, strict=True)
+        for one, other in pairs
     )
+
+
+def _paired(
+    a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]
+) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]] | None:
+    """What stands in the place of what; None where something has no counterpart."""
+    if len(a) != len(b):
+        return None
+    names = [{each["name"]: each for each in outputs} for outputs in (a, b)]
+    if names[0].keys() == names[1].keys() and len(names[0]) == len(a):
+        return [(names[0][name], names[1][name]) for name in names[0]]
+    is_by_place = len(a) == 1 or any(_PLACE.fullmatch(name) for found in names for name in found)
+    return list(zip(a, b, strict=True)) if is_by_place else None
 
 
 def has_free_sizes(version: Mapping[str, Any]) -> bool:

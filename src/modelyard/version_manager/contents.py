@@ -156,8 +156,12 @@ _MODEL_FILES = (
 def _begun(work: Callable[[], Path]) -> Callable[[], Path]:
     """Begin `work` in a thread of its own; what waits for its result."""
     thread = ThreadPoolExecutor(1, thread_name_prefix="modelyard-verify")
-    result = thread.submit(work)
-    thread.shutdown(wait=False)
+    try:
+        result = thread.submit(work)
+    except RuntimeError:  # the main thread has ended, or there are no more threads to be had
+        return _done(work)
+    finally:
+        thread.shutdown(wait=False)
     return result.result
 
 

@@ -117,8 +117,11 @@ class RegistryReader:
         """
         with self.store.database.reading() as connection:
             found = catalog.best(connection, model_name, metric, maximize=maximize)
-        # Of the largest value below zero all are, as a drawdown's whose sign is turned.
-        if contradicts_name(metric, [found["metrics"][metric]], maximize=maximize):
+            ends = [found]
+            if contradicts_name(metric, (), maximize=maximize):
+                # Whether a drawdown's sign is turned both ends tell: the best may be none, 0.
+                ends += [catalog.best(connection, model_name, metric, maximize=not maximize)]
+        if contradicts_name(metric, [end["metrics"][metric] for end in ends], maximize=maximize):
             _logger.warning(
                 "get_best_version(%r, %r, maximize=%s): by its name the other way is better. Pass "
                 "maximize=%s if that was meant.",

@@ -167,6 +167,18 @@ class Choices:
                 if choice.key is None or choice.key.startswith(own_prefix)
             )
 
+    def disown_all(self, prefix: str) -> None:
+        """Leave all choices to the process this one was forked from.
+
+        Args:
+            prefix: What a key begins with until the one that the other process gives is known.
+        """
+        waiting = [one for queue in self.waiting.values() for one in queue if one.is_pending]
+        for n, choice in enumerate(waiting):
+            choice.key = choice.key or f"{prefix}/inherited/{n}"
+            self.remember(choice, choice.key)
+        self.waiting.clear()
+
     def by_key(self, key: str) -> BanditChoice | None:
         """The choice of this key, or None."""
         return self._by_key.get(key)

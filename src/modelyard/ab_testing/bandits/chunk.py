@@ -10,6 +10,7 @@ from typing import Any
 
 from modelyard._core.plain import finite_or_none
 from modelyard.ab_testing.bandits.choices import BanditChoice, fill_propensities
+from modelyard.ab_testing.bandits.inherited import Inherited
 from modelyard.ab_testing.bandits.learner import Learner, Outbox
 from modelyard.ab_testing.bandits.log import LoggedChoice, Times, choice_of
 
@@ -42,23 +43,18 @@ def to_plain(outbox: Outbox, times: Times) -> dict[str, Any]:
     }
 
 
-def learn(learner: Learner, body: Mapping[str, Any], times: Times) -> None:
-    """Take in a chunk of another process."""
-    for name, has_come in body["members"]:
+def learn(
+    learner: Learner, body: Mapping[str, Any], times: Times, inherited: Inherited | None = None
+) -> None:
+    """Take in a chunk of another process, but for what of it was `inherited` by a fork."""
+    held = inherited or Inherited(seq=0)
+    for name, has_come in held.new_members(body["members"]):
         if has_come and name not in learner.index:
             learner.bring(name)
         elif not has_come and name in learner.index and len(learner.names) > 1:
             learner.drop(name)
-    choices = []
-    for key, entry in _entries(body):
-        choice = choice_of(entry, times)
-        choices.append(choice)
-        if key is not None and learner.choices.by_key(key) is None:
-            learner.wait_for(choice)
-            learner.choices.add_keyed(choice, key)
-        else:
-            learner.choices.log.append(choice)
-    for reference, variant, value in body["rewards"]:
+    choices = _taken_in(learner, body, times, held)
+    for reference, variant, value in held.new_rewards(body["rewards"]):
         reward = math.nan if value is None else value
         owner = _referred_to(learner, choices, reference)
         if owner is None or (owner.has_reward and owner.request_id is None):
@@ -68,6 +64,27 @@ def learn(learner: Learner, body: Mapping[str, Any], times: Times) -> None:
             learner.n_duplicates += 1
         else:
             learner.settle(owner, reward)
+
+
+def _taken_in(
+    learner: Learner, body: Mapping[str, Any], times: Times, held: Inherited
+) -> list[BanditChoice]:
+    """The choices of a chunk, in the learner from now on if they were not before."""
+    choices = held.known_choices(len(body["choices"]))
+    entries = list(_entries(body))
+    for choice, (key, _) in zip(choices, entries, strict=False):
+        if key is not None and learner.choices.by_key(key) is None:
+            choice.key = key
+            learner.choices.remember(choice, key)
+    for key, entry in entries[len(choices) :]:
+        choice = choice_of(entry, times)
+        choices.append(choice)
+        if key is not None and learner.choices.by_key(key) is None:
+            learner.wait_for(choice)
+            learner.choices.add_keyed(choice, key)
+        else:
+            learner.choices.log.append(choice)
+    return choices
 
 
 def remember(learner: Learner, body: Mapping[str, Any], times: Times) -> None:

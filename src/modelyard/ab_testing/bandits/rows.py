@@ -78,22 +78,23 @@ class BanditRows:
         self,
         recorder_id: str,
         body: Mapping[str, Any],
-        state: Mapping[str, Any],
+        state: Mapping[str, Any] | None,
         *,
         after_seq: int,
         at: str,
-    ) -> list[StoredChunk]:
+    ) -> tuple[int, list[StoredChunk]]:
         """Append a chunk and the state it leads to, and get what others appended.
 
         Args:
             recorder_id: This process.
             body: The chunk.
-            state: With the chunk, and with those of others up to `after_seq`.
+            state: With the chunk, and with those of others up to `after_seq`; None to leave the
+                stored one as it is.
             after_seq: Up to which chunk those of others are known.
             at: The time, ISO 8601.
 
         Returns:
-            Chunks of others after `after_seq`.
+            The appended chunk's number, and the chunks of others after `after_seq`.
 
         Raises:
             StorageError: The store refuses.
@@ -113,10 +114,11 @@ class BanditRows:
                 "body": body,
             }
             added = insert(table).values(row).returning(table.c.seq)
-            own_seq = connection.execute(added).scalar_one()
-            known = {"recorder_id": recorder_id, "last_seq": after_seq, "own_seq": own_seq}
-            write_snapshot(connection, _SNAPSHOT_KIND, self.name, {**state, **known}, at=at)
-        return news
+            own_seq = int(connection.execute(added).scalar_one())
+            if state is not None:
+                known = {"recorder_id": recorder_id, "last_seq": after_seq, "own_seq": own_seq}
+                write_snapshot(connection, _SNAPSHOT_KIND, self.name, {**state, **known}, at=at)
+        return own_seq, news
 
     def _before(self, n_choices: int) -> int:
         """A chunk's number after which there are so many choices."""

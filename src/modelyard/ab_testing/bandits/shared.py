@@ -14,12 +14,16 @@ from modelyard._core.ids import new_id
 from modelyard._core.worker import worker
 from modelyard.ab_testing.bandits import chunk, state
 from modelyard.ab_testing.bandits.choices import fill_propensities
+from modelyard.ab_testing.bandits.inherited import Inherited
 from modelyard.ab_testing.bandits.learner import Learner, Outbox
 from modelyard.ab_testing.bandits.log import LoggedChoice, Times
 from modelyard.ab_testing.bandits.rows import BanditRows, StoredChunk
-from modelyard.ab_testing.durability import FLUSH_INTERVAL_S
+from modelyard.ab_testing.durability import FLUSH_INTERVAL_S, LONGEST_PAUSE_S
 
 _logger = logging.getLogger(__name__)
+
+# A parent that has not stored what it held by then has ended without.
+_PARENT_TIMEOUT_S = 3600.0
 
 
 class SharedBandit:
@@ -63,10 +67,16 @@ class SharedBandit:
         self._recorder_id = new_id("bandit")
         self._n_keys = 0
         self._last_seq = 0
+        # The newest chunk of its own, and what is being stored now; replaced as a whole.
+        self._sent: tuple[int, Outbox | None] = (0, None)
+        # In a child of a fork, by recorder: what it will find in the store and holds already.
+        self._inherited: dict[str, Inherited] = {}
+        self._forked_at_s = clock.monotonic_s()
         self._is_stored = False
         self._is_apart = False
         self._flushed_at_s = clock.monotonic_s()
         self._is_flush_asked = False
+        self._pause_s = FLUSH_INTERVAL_S
         self._open(log_size)
         learner.outbox = Outbox()
         flush_when_python_ends(self)
@@ -104,6 +114,7 @@ class SharedBandit:
         except StorageError as error:
             # The caller's loop goes on; what waits is kept and flush() will say so again.
             self._flushed_at_s = self._clock.monotonic_s()
+            self._pause_s = min(2.0 * self._pause_s, LONGEST_PAUSE_S)
             _logger.warning("A bandit's rewards could not be stored: %s", error)
             self._ask_for_flush()  # the store may be there again by then
         finally:
@@ -128,8 +139,16 @@ class SharedBandit:
         """
         self._lock, self._flush_lock = lock, Lock()
         self._is_flush_asked = False
+        (own_seq, in_flight), waiting = self._sent, self._learner.outbox or Outbox()
+        if in_flight is not None and in_flight is not waiting:
+            waiting = in_flight.before(waiting)
+        self._inherited[self._recorder_id] = Inherited.of(own_seq, waiting)
         self._recorder_id = new_id("bandit")
+        self._sent = (0, None)
+        self._forked_at_s = self._clock.monotonic_s()
         self._learner.outbox = Outbox()
+        self._learner.choices.disown_all(self._recorder_id)
+        self._jump()  # it would draw what its parent draws
 
     def stored_choices(self) -> list[LoggedChoice]:
         """Every choice that was ever stored, by whichever process."""
@@ -139,7 +158,7 @@ class SharedBandit:
         """Have the worker flush in a second, if time goes by itself."""
         if not self._is_flush_asked and isinstance(self._clock, SystemClock):
             self._is_flush_asked = True
-            worker().ask(self, after_s=FLUSH_INTERVAL_S)
+            worker().ask(self, after_s=self._pause_s)
 
     def _has_news(self) -> bool:
         with self._lock:
@@ -171,31 +190,38 @@ class SharedBandit:
         fill_propensities(choices)
         started_s = self._clock.monotonic_s()
         with self._lock:
-            outbox, learner.outbox = learner.outbox or Outbox(), Outbox()
+            outbox = learner.outbox or Outbox()
+            self._sent = (self._sent[0], outbox)
+            learner.outbox = Outbox()
             self._name_pending()
             plain = state.to_plain(learner, self._times, with_log=False)
         try:
             news = self._store(outbox, plain)
         except Exception:
             with self._lock:
+                self._sent = (self._sent[0], None)
                 learner.outbox = outbox.before(learner.outbox)
             raise
         self._flushed_at_s = started_s
+        self._pause_s = FLUSH_INTERVAL_S
         with self._lock:
             self._learn(news)
 
     def _store(self, outbox: Outbox, plain: dict[str, object]) -> list[StoredChunk]:
-        if outbox.is_empty and self._is_stored:
+        if outbox.is_empty and (self._is_stored or self._inherited):
+            self._sent = (self._sent[0], None)
             news = self._rows.chunks(after_seq=self._last_seq)
             return [one for one in news if one.recorder_id != self._recorder_id]
-        news = self._rows.exchange(
+        own_seq, news = self._rows.exchange(
             self._recorder_id,
             chunk.to_plain(outbox, self._times),
-            plain,
+            # Whoever reads a state adds the chunks that it does not hold: what is inherited twice.
+            None if self._inherited else plain,
             after_seq=self._last_seq,
             at=self._clock.now().isoformat(),
         )
-        self._is_stored = True
+        self._sent = (own_seq, None)
+        self._is_stored = self._is_stored or not self._inherited
         return news
 
     def _name_pending(self) -> None:
@@ -209,13 +235,23 @@ class SharedBandit:
         learner = self._learner
         if news and not self._is_apart:
             # Another process may have taken up the same state, and would draw the same.
-            jumps = crc32(self._recorder_id.encode())
-            learner.rng = np.random.Generator(_jumped(learner.rng, jumps))
+            self._jump()
             learner.choices.disown(self._recorder_id)
             self._is_apart = True
         for one in news:
-            chunk.learn(learner, one.body, self._times)
+            inherited = self._inherited.get(one.recorder_id)
+            if inherited is None or one.seq > inherited.seq:
+                chunk.learn(learner, one.body, self._times, inherited)
             self._last_seq = max(self._last_seq, one.seq)
+        is_given_up = self._clock.monotonic_s() - self._forked_at_s > _PARENT_TIMEOUT_S
+        for recorder_id, inherited in [*self._inherited.items()]:
+            if is_given_up or inherited.is_met(self._last_seq):
+                del self._inherited[recorder_id]
+
+    def _jump(self) -> None:
+        """Draw from here on otherwise than who has the same state."""
+        jumps = crc32(self._recorder_id.encode())
+        self._learner.rng = np.random.Generator(_jumped(self._learner.rng, jumps))
 
 
 def _jumped(rng: np.random.Generator, jumps: int) -> np.random.PCG64:

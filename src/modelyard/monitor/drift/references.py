@@ -298,6 +298,8 @@ def _scales(known: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     scales = np.full(known.shape[1], np.nan)
     has_values = np.isfinite(known).any(axis=0)
+    if not has_values.any():
+        return scales
     values = known[:, has_values]
     floor = np.maximum(_ROUNDING * np.nanmedian(np.abs(values), axis=0), _SMALLEST_SCALE)
     low, middle, high = np.nanpercentile(values, [25, 50, 75], axis=0)

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 _CODE_BITS = 52
 # One code in a million is smaller; among numbers few whole ones are as large.
 _SMALL_FOR_A_CODE = 2.0**32
+# So many times as many as of the other kind leave no doubt.
+_CLEARLY = 3
 # Labels are shown to people; of a column of free text nobody reads all.
 _MOST_LABELS = 10_000
 
@@ -44,6 +46,7 @@ class Labels:
         columns: Columns in which there were labels.
         takes_labels: Whether there may be any; without them text that is no number is NaN.
         declared: Gives the columns that hold labels whatever they get.
+        usual: Gives the columns that hold labels in the baseline; None where there is none.
     """
 
     def __init__(self) -> None:
@@ -51,6 +54,7 @@ class Labels:
         self.columns: set[int] = set()
         self.takes_labels = True
         self.declared: Callable[[], Collection[int]] = frozenset
+        self.usual: Callable[[], Collection[int] | None] = lambda: None
         self._codes = (np.empty(0), np.empty(0))
         self._words: dict[str, float] = {}  # codes of labels that are no numbers
 
@@ -77,13 +81,15 @@ class Labels:
     def columns_of(self, rows: NDArray[np.float64]) -> frozenset[int]:
         """The columns of these rows that hold more labels than numbers, or were declared.
 
-        What stands for a missing value is neither.
+        What a column is in the baseline it stays until three of four values say otherwise: where
+        half are codes of digits it would be now the one and now the other. What stands for a
+        missing value is neither, and changes nothing, as when each signal is "none".
 
         Args:
             rows: As `coded` gives them, shape (n, columns).
         """
         known = {column for column in tuple(self.columns) if column < rows.shape[1]}
-        found = {column for column in known if self._is_of_labels(rows[:, column])}
+        found = {column for column in known if self._is_of_labels(rows[:, column], column)}
         return frozenset(self.declared()) | found
 
     def without_strays(
@@ -109,11 +115,16 @@ class Labels:
                 is_copy = True
         return rows
 
-    def _is_of_labels(self, values: NDArray[np.float64]) -> bool:
+    def _is_of_labels(self, values: NDArray[np.float64], column: int) -> bool:
         labels, missing = self._known_codes()
         n_labels, n_missing = self._are_in(values, labels).sum(), np.isin(values, missing).sum()
         n_numbers = np.isfinite(values).sum() - n_labels - n_missing
-        return bool(n_labels > n_numbers)
+        usual = self.usual()
+        if usual is None:
+            return bool(n_labels > n_numbers)
+        if column in usual:
+            return bool(_CLEARLY * n_labels >= n_numbers and n_labels + n_missing)
+        return bool(n_labels > _CLEARLY * n_numbers)
 
     def _are_in(
         self, values: NDArray[np.float64], codes: NDArray[np.float64]
