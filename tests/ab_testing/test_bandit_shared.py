@@ -8,6 +8,7 @@ import pytest
 from modelyard._core.clock import ManualClock
 from modelyard.ab_testing import MultiArmedBandit
 from modelyard.ab_testing.bandits.log import read_log
+from modelyard.ab_testing.bandits.rows import BanditRows
 from modelyard.storage import open_store
 
 ABC = ("a", "b", "c")
@@ -109,6 +110,16 @@ def test_a_reward_that_both_get_counts_once(open_bandit):
     for bandit in (one, two, open_bandit()):
         stats = bandit.get_statistics()
         assert (stats["counts"][name], stats["duplicates"]) == (1, 1)
+
+
+def test_what_a_process_has_stored_itself_is_not_read_again(open_bandit, store):
+    bandit = open_bandit()
+    for _ in range(20):
+        bandit.update(bandit.select_variant(), 1.0)
+        bandit.flush()
+    _, chunks = BanditRows(store, "router").load(1)
+    assert len(chunks) <= 2
+    assert open_bandit(log_size=1).get_statistics() == bandit.get_statistics()
 
 
 def test_variants_come_and_go_for_all(open_bandit):

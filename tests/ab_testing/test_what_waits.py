@@ -124,6 +124,22 @@ def test_a_child_counts_what_its_parent_has_recorded_once(store):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_counts_what_its_parent_had_stored_once(store):
+    _, bandit = recorded(store)
+    bandit.flush()
+    child = os.fork()
+    if child == 0:
+        bandit.update("a", 1.0)
+        bandit.flush()
+        os._exit(bandit.get_statistics()["total"])
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 11
+    bandit.flush()
+    assert bandit.get_statistics()["total"] == 11
+    assert stored(store)[1] == 11
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_child_waits_for_no_lock_that_a_thread_of_its_parent_held(store):
     _, bandit = recorded(store)
     with bandit._lock:  # as the worker holds it while it stores

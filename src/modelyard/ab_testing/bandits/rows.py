@@ -82,7 +82,7 @@ class BanditRows:
         *,
         after_seq: int,
         at: str,
-    ) -> list[StoredChunk]:
+    ) -> tuple[list[StoredChunk], int]:
         """Append a chunk and the state it leads to, and get what others appended.
 
         Args:
@@ -93,7 +93,8 @@ class BanditRows:
             at: The time, ISO 8601.
 
         Returns:
-            Chunks of others after `after_seq`.
+            Chunks of others after `after_seq`, and the number of the one appended: writers take
+            turns, so there are no others before it.
 
         Raises:
             StorageError: The store refuses.
@@ -116,7 +117,7 @@ class BanditRows:
             own_seq = connection.execute(added).scalar_one()
             known = {"recorder_id": recorder_id, "last_seq": after_seq, "own_seq": own_seq}
             write_snapshot(connection, _SNAPSHOT_KIND, self.name, {**state, **known}, at=at)
-        return news
+        return news, int(own_seq)
 
     def _before(self, n_choices: int) -> int:
         """A chunk's number after which there are so many choices."""

@@ -175,7 +175,7 @@ class SharedBandit:
             self._name_pending()
             plain = state.to_plain(learner, self._times, with_log=False)
         try:
-            news = self._store(outbox, plain)
+            news, last_seq = self._store(outbox, plain)
         except Exception:
             with self._lock:
                 learner.outbox = outbox.before(learner.outbox)
@@ -183,12 +183,15 @@ class SharedBandit:
         self._flushed_at_s = started_s
         with self._lock:
             self._learn(news)
+            self._last_seq = last_seq
 
-    def _store(self, outbox: Outbox, plain: dict[str, object]) -> list[StoredChunk]:
+    def _store(self, outbox: Outbox, plain: dict[str, object]) -> tuple[list[StoredChunk], int]:
+        """Chunks of others that are new here, and up to which chunk everything is known then."""
         if outbox.is_empty and self._is_stored:
             news = self._rows.chunks(after_seq=self._last_seq)
-            return [one for one in news if one.recorder_id != self._recorder_id]
-        news = self._rows.exchange(
+            last_seq = max((one.seq for one in news), default=self._last_seq)
+            return [one for one in news if one.recorder_id != self._recorder_id], last_seq
+        stored = self._rows.exchange(
             self._recorder_id,
             chunk.to_plain(outbox, self._times),
             plain,
@@ -196,7 +199,7 @@ class SharedBandit:
             at=self._clock.now().isoformat(),
         )
         self._is_stored = True
-        return news
+        return stored
 
     def _name_pending(self) -> None:
         """Give every choice a key whose reward will come in a later chunk."""
@@ -215,7 +218,6 @@ class SharedBandit:
             self._is_apart = True
         for one in news:
             chunk.learn(learner, one.body, self._times)
-            self._last_seq = max(self._last_seq, one.seq)
 
 
 def _jumped(rng: np.random.Generator, jumps: int) -> np.random.PCG64:
