@@ -122,6 +122,39 @@ def test_what_a_process_has_stored_itself_is_not_read_again(open_bandit, store):
     assert open_bandit(log_size=1).get_statistics() == bandit.get_statistics()
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"epsilon_decay": 0.5}, {"window": 50}, {"discount": 0.9}]
+)
+def test_choices_that_wait_are_listed_again_when_as_much_has_happened(store, options):
+    clock = ManualClock()
+
+    def opened():
+        return MultiArmedBandit(
+            ABC, "epsilon_greedy", store=store, name="many", clock=clock, seed=0, **options
+        )
+
+    bandit = opened()
+    bandit.select_many(2000)
+    bandit.flush()
+    state = store.load_snapshot("bandit", "many")
+    for i in range(20):
+        clock.advance(2.0)
+        bandit.update(bandit.select_variant(), float(i % 3))
+    clock.advance(2.0)
+    bandit.get_statistics()
+    assert store.load_snapshot("bandit", "many") == state
+    killed = opened()
+    for again in (killed, opened()):
+        assert again.get_statistics() == bandit.get_statistics()
+        assert again.choices() == bandit.choices()
+    assert killed.select_many(20) == bandit.select_many(20)
+    killed.update("a", 5.0)
+    bandit.update("a", 5.0)
+    assert killed.choices() == bandit.choices()
+    bandit.flush()
+    assert store.load_snapshot("bandit", "many") != state
+
+
 def test_variants_come_and_go_for_all(open_bandit):
     one, two = open_bandit(), open_bandit()
     one.add_variant("d")

@@ -1,8 +1,8 @@
 """A bandit in the store: chunks that are only ever appended, and the state up to some of them.
 
 Every process that runs the bandit appends what happened there and takes in what happened
-elsewhere. The state is the last writer's; it says up to which chunk it knows the others', and
-which of its own it holds, so whoever takes it up reads the rest and misses none.
+elsewhere. The state is that of the last one who wrote it; it says up to which chunk it knows the
+others', and which of its own it holds, so whoever takes it up reads the rest and misses none.
 """
 
 from collections.abc import Mapping
@@ -78,7 +78,7 @@ class BanditRows:
         self,
         recorder_id: str,
         body: Mapping[str, Any],
-        state: Mapping[str, Any],
+        state: Mapping[str, Any] | None,
         *,
         after_seq: int,
         at: str,
@@ -88,7 +88,8 @@ class BanditRows:
         Args:
             recorder_id: This process.
             body: The chunk.
-            state: With the chunk, and with those of others up to `after_seq`.
+            state: With the chunk, and with those of others up to `after_seq`; None to leave the
+                one that is stored.
             after_seq: Up to which chunk those of others are known.
             at: The time, ISO 8601.
 
@@ -115,8 +116,9 @@ class BanditRows:
             }
             added = insert(table).values(row).returning(table.c.seq)
             own_seq = connection.execute(added).scalar_one()
-            known = {"recorder_id": recorder_id, "last_seq": after_seq, "own_seq": own_seq}
-            write_snapshot(connection, _SNAPSHOT_KIND, self.name, {**state, **known}, at=at)
+            if state is not None:
+                known = {"recorder_id": recorder_id, "last_seq": after_seq, "own_seq": own_seq}
+                write_snapshot(connection, _SNAPSHOT_KIND, self.name, {**state, **known}, at=at)
         return news, int(own_seq)
 
     def _before(self, n_choices: int) -> int:

@@ -21,6 +21,10 @@ from modelyard.ab_testing.durability import FLUSH_INTERVAL_S
 
 _logger = logging.getLogger(__name__)
 
+# While more choices than this wait for their reward, the state, which lists them, is stored when
+# as much has happened since the last time. What happened is stored each time.
+_FEW_PENDING = 1000
+
 
 class SharedBandit:
     """Sends what happens to a learner to the store, and takes in what happened elsewhere.
@@ -64,6 +68,7 @@ class SharedBandit:
         self._n_keys = 0
         self._last_seq = 0
         self._is_stored = False
+        self._n_since_state = 0
         self._is_apart = False
         self._flushed_at_s = clock.monotonic_s()
         self._is_flush_asked = False
@@ -78,7 +83,7 @@ class SharedBandit:
             StorageError: The store refuses; nothing is lost, the next flush tries again.
         """
         with self._flush_lock:
-            self._exchange()
+            self._exchange(is_whole=True)
 
     def share(self) -> None:
         """Store what has just happened, now or when the last flush is a second ago.
@@ -87,7 +92,8 @@ class SharedBandit:
             StorageError: The store refuses, and everything has to be stored at once.
         """
         if self._is_sync:
-            self.flush()
+            with self._flush_lock:
+                self._exchange()
         else:
             self.flush_if_due()
 
@@ -158,12 +164,14 @@ class SharedBandit:
         # Those first, although others may be older: a reward in both is in the sums already.
         for one in known:
             chunk.remember(self._learner, one.body, times)
+        recorder_id = None if stored is None else stored.get("recorder_id")
         for one in chunks:
             if one.seq not in seen:
-                chunk.learn(self._learner, one.body, times)
+                take_in = chunk.go_on if one.recorder_id == recorder_id else chunk.learn
+                take_in(self._learner, one.body, times)
             self._last_seq = max(self._last_seq, one.seq)
 
-    def _exchange(self) -> None:
+    def _exchange(self, *, is_whole: bool = False) -> None:
         learner = self._learner
         with self._lock:
             choices = list(learner.outbox.choices) if learner.outbox else []
@@ -172,10 +180,13 @@ class SharedBandit:
         started_s = self._clock.monotonic_s()
         with self._lock:
             outbox, learner.outbox = learner.outbox or Outbox(), Outbox()
-            self._name_pending()
-            plain = state.to_plain(learner, self._times, with_log=False)
+            self._name_pending(outbox)
+            generator = learner.rng.bit_generator.state
+            plain = None
+            if is_whole or self._n_since_state + outbox.n >= self._n_listed():
+                plain = state.to_plain(learner, self._times, with_log=False)
         try:
-            news, last_seq = self._store(outbox, plain)
+            news, last_seq = self._store(outbox, generator, plain)
         except Exception:
             with self._lock:
                 learner.outbox = outbox.before(learner.outbox)
@@ -185,26 +196,35 @@ class SharedBandit:
             self._learn(news)
             self._last_seq = last_seq
 
-    def _store(self, outbox: Outbox, plain: dict[str, object]) -> tuple[list[StoredChunk], int]:
+    def _n_listed(self) -> int:
+        """How many pending choices the state lists; 0 for few."""
+        n_pending = int(sum(self._learner.sums.pending))
+        return n_pending if n_pending > _FEW_PENDING else 0
+
+    def _store(
+        self, outbox: Outbox, generator: Any, plain: dict[str, object] | None
+    ) -> tuple[list[StoredChunk], int]:
         """Chunks of others that are new here, and up to which chunk everything is known then."""
-        if outbox.is_empty and self._is_stored:
+        is_behind = plain is not None and self._n_since_state > 0
+        if outbox.is_empty and self._is_stored and not is_behind:
             news = self._rows.chunks(after_seq=self._last_seq)
             last_seq = max((one.seq for one in news), default=self._last_seq)
             return [one for one in news if one.recorder_id != self._recorder_id], last_seq
         stored = self._rows.exchange(
             self._recorder_id,
-            chunk.to_plain(outbox, self._times),
+            {**chunk.to_plain(outbox, self._times), "generator": generator},
             plain,
             after_seq=self._last_seq,
             at=self._clock.now().isoformat(),
         )
         self._is_stored = True
+        self._n_since_state = self._n_since_state + outbox.n if plain is None else 0
         return stored
 
-    def _name_pending(self) -> None:
+    def _name_pending(self, outbox: Outbox) -> None:
         """Give every choice a key whose reward will come in a later chunk."""
-        for choice in self._learner.choices.pending():
-            if choice.key is None:
+        for choice in outbox.choices:
+            if choice.is_pending and choice.key is None:
                 self._n_keys += 1
                 choice.key = f"{self._recorder_id}/{self._n_keys}"
 
