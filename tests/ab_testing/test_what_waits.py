@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -165,3 +166,44 @@ def test_what_a_store_has_refused_is_asked_for_again(store, monkeypatch):
     monkeypatch.setattr(shared, "_ask_for_flush", lambda: asked.append("again"))
     shared.work()
     assert asked == ["again"]
+
+
+def test_whoever_records_does_not_wait_for_a_store_that_others_hold(store, monkeypatch):
+    test, bandit = recorded(store)
+    writers, writing = [], store.database.writing
+
+    def noted(**options):
+        writers.append(threading.current_thread())
+        return writing(**options)
+
+    monkeypatch.setattr(store.database, "writing", noted)
+    monkeypatch.setattr(test._ledger, "_flushed_at_s", -math.inf)
+    monkeypatch.setattr(bandit._shared, "_flushed_at_s", -math.inf)
+    name = test.select_variant("u").name
+    test.record_result(name, {"r": 1.0}, user_id="u")
+    bandit.update(bandit.select_variant(), 1.0)
+    assert threading.current_thread() not in writers
+    ending._flush_all()
+    assert stored(store) == (11, 11)
+
+
+def test_while_the_worker_stores_others_record_and_nothing_is_stored_twice(store, monkeypatch):
+    test, _ = recorded(store)
+    rows = test._ledger._rows
+    exchange = rows.exchange
+    recording = threading.Thread(target=test.record_result, args=("a", {"r": 1.0}))
+    flushing = threading.Thread(target=test.flush)
+
+    def slow(*args, **options):
+        monkeypatch.undo()
+        recording.start()
+        recording.join(10)
+        assert not recording.is_alive()
+        flushing.start()
+        return exchange(*args, **options)
+
+    monkeypatch.setattr(rows, "exchange", slow)
+    test._ledger.work()
+    flushing.join(10)
+    assert stored(store)[0] == 11
+    assert sum(item["sample_count"] for item in test.get_variant_stats().values()) == 11

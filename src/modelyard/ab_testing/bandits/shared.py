@@ -86,7 +86,10 @@ class SharedBandit:
             self._exchange(is_whole=True)
 
     def share(self) -> None:
-        """Store what has just happened, now or when the last flush is a second ago.
+        """Store what has just happened: at once, or within a second by the process's worker.
+
+        Whoever chooses or rewards does not wait for a store that others hold. Where time does not
+        go by itself it is stored here when the last flush is a second ago.
 
         Raises:
             StorageError: The store refuses, and everything has to be stored at once.
@@ -94,6 +97,8 @@ class SharedBandit:
         if self._is_sync:
             with self._flush_lock:
                 self._exchange()
+        elif isinstance(self._clock, SystemClock):
+            self._ask_for_flush()
         else:
             self.flush_if_due()
 
