@@ -8,6 +8,7 @@ import pytest
 from modelyard._core.clock import ManualClock
 from modelyard.ab_testing import MultiArmedBandit
 from modelyard.ab_testing.bandits.log import read_log
+from modelyard.ab_testing.bandits.rows import BanditRows
 from modelyard.storage import open_store
 
 ABC = ("a", "b", "c")
@@ -109,6 +110,49 @@ def test_a_reward_that_both_get_counts_once(open_bandit):
     for bandit in (one, two, open_bandit()):
         stats = bandit.get_statistics()
         assert (stats["counts"][name], stats["duplicates"]) == (1, 1)
+
+
+def test_what_a_process_has_stored_itself_is_not_read_again(open_bandit, store):
+    bandit = open_bandit()
+    for _ in range(20):
+        bandit.update(bandit.select_variant(), 1.0)
+        bandit.flush()
+    _, chunks = BanditRows(store, "router").load(1)
+    assert len(chunks) <= 2
+    assert open_bandit(log_size=1).get_statistics() == bandit.get_statistics()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"epsilon_decay": 0.5}, {"window": 50}, {"discount": 0.9}]
+)
+def test_choices_that_wait_are_listed_again_when_as_much_has_happened(store, options):
+    clock = ManualClock()
+
+    def opened():
+        return MultiArmedBandit(
+            ABC, "epsilon_greedy", store=store, name="many", clock=clock, seed=0, **options
+        )
+
+    bandit = opened()
+    bandit.select_many(2000)
+    bandit.flush()
+    state = store.load_snapshot("bandit", "many")
+    for i in range(20):
+        clock.advance(2.0)
+        bandit.update(bandit.select_variant(), float(i % 3))
+    clock.advance(2.0)
+    bandit.get_statistics()
+    assert store.load_snapshot("bandit", "many") == state
+    killed = opened()
+    for again in (killed, opened()):
+        assert again.get_statistics() == bandit.get_statistics()
+        assert again.choices() == bandit.choices()
+    assert killed.select_many(20) == bandit.select_many(20)
+    killed.update("a", 5.0)
+    bandit.update("a", 5.0)
+    assert killed.choices() == bandit.choices()
+    bandit.flush()
+    assert store.load_snapshot("bandit", "many") != state
 
 
 def test_variants_come_and_go_for_all(open_bandit):

@@ -200,6 +200,22 @@ def test_a_child_stores_what_a_parent_that_is_gone_has_not(store):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_counts_what_its_parent_had_stored_once(store):
+    _, bandit = recorded(store)
+    bandit.flush()
+    child = os.fork()
+    if child == 0:
+        bandit.update("a", 1.0)
+        bandit.flush()
+        os._exit(bandit.get_statistics()["total"])
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 11
+    bandit.flush()
+    assert bandit.get_statistics()["total"] == 11
+    assert stored(store)[1] == 11
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_child_waits_for_no_lock_that_a_thread_of_its_parent_held(store):
     test, bandit = recorded(store)
     may_go, is_held = threading.Event(), threading.Event()
@@ -269,3 +285,44 @@ def test_a_store_that_refuses_for_long_is_asked_ever_more_seldom(store, monkeypa
         owner._is_flush_asked = False
         owner._ask_for_flush()
         assert pauses[-1] == 1.0
+
+
+def test_whoever_records_does_not_wait_for_a_store_that_others_hold(store, monkeypatch):
+    test, bandit = recorded(store)
+    writers, writing = [], store.database.writing
+
+    def noted(**options):
+        writers.append(threading.current_thread())
+        return writing(**options)
+
+    monkeypatch.setattr(store.database, "writing", noted)
+    monkeypatch.setattr(test._ledger, "_flushed_at_s", -math.inf)
+    monkeypatch.setattr(bandit._shared, "_flushed_at_s", -math.inf)
+    name = test.select_variant("u").name
+    test.record_result(name, {"r": 1.0}, user_id="u")
+    bandit.update(bandit.select_variant(), 1.0)
+    assert threading.current_thread() not in writers
+    ending._flush_all()
+    assert stored(store) == (11, 11)
+
+
+def test_while_the_worker_stores_others_record_and_nothing_is_stored_twice(store, monkeypatch):
+    test, _ = recorded(store)
+    rows = test._ledger._rows
+    exchange = rows.exchange
+    recording = threading.Thread(target=test.record_result, args=("a", {"r": 1.0}))
+    flushing = threading.Thread(target=test.flush)
+
+    def slow(*args, **options):
+        monkeypatch.undo()
+        recording.start()
+        recording.join(10)
+        assert not recording.is_alive()
+        flushing.start()
+        return exchange(*args, **options)
+
+    monkeypatch.setattr(rows, "exchange", slow)
+    test._ledger.work()
+    flushing.join(10)
+    assert stored(store)[0] == 11
+    assert sum(item["sample_count"] for item in test.get_variant_stats().values()) == 11

@@ -8,9 +8,10 @@ import pytest
 from history_helpers import START, recording_of, verdict, window_at
 
 from modelyard._core.errors import ConfigError
+from modelyard.monitor import ModelMonitor
 from modelyard.monitor.history.journal import Journal
 from modelyard.monitor.history.merging import merged
-from modelyard.monitor.history.queries import metric_names, points
+from modelyard.monitor.history.queries import metric_names, points, points_of_each
 from modelyard.monitor.history.rows import MonitorRows
 from modelyard.monitor.history.summaries import WindowSummary
 from modelyard.storage import open_store
@@ -128,3 +129,31 @@ def test_a_metric_that_only_some_windows_have_is_none_in_the_others(journal):
     journal.write(at=START)
     assert [point["value"] for point in journal.query("metrics.pnl", None, None)] == [None, 3.0]
     assert [point["n"] for point in journal.query("metrics.pnl", None, None)] == [0, 1]
+
+
+def test_several_figures_are_those_of_each_and_one_that_is_nowhere_is_empty():
+    windows = [window_at(day) for day in (2, 0, 1)]
+    names = ["latency.p99_ms", "n_predictions", "drift.prediction.threshold"]
+    found = dict(points_of_each([*names, "metrics.unheard_of"], iter(windows)))
+    assert found.pop("metrics.unheard_of") == []
+    assert found == {name: points(name, windows) for name in names}
+
+
+def test_several_figures_are_read_once(tmp_path, monkeypatch):
+    store = open_store(tmp_path)
+    monitor = ModelMonitor("ppo", store=store)
+    read, each = [], MonitorRows.each_window_between
+
+    def noted(*args):
+        read.append(args)
+        return each(*args)
+
+    monkeypatch.setattr(MonitorRows, "each_window_between", noted)
+    assert dict(monitor.query_each(["error_rate", "latency.p99_ms"])).keys() == {
+        "error_rate",
+        "latency.p99_ms",
+    }
+    assert len(read) == 1
+    monitor.report(tmp_path / "page.html")
+    assert len(read) == 2
+    store.close()

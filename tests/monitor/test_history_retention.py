@@ -171,6 +171,18 @@ def test_the_store_keeps_the_distributions_of_the_newest_only(store):
     assert len(rows.windows(2)) == 2
 
 
+def test_a_write_looks_at_no_more_rows_than_it_makes_old(store):
+    windows = [window_at(day) for day in range(6)]
+    of_another = MonitorRows(store, "aged", Retention(n_sketches=5))
+    of_another.write(News(recorder_id="r", windows=windows[:5]), at=START)
+    rows = MonitorRows(store, "aged", Retention(n_sketches=2))
+    rows.write(News(recorder_id="r", windows=windows[5:]), at=START)
+    is_kept = [w.predictions is not None for w in rows.windows(10)]
+    assert is_kept == [True, True, True, False, True, True]
+    rows.thin(now=START + timedelta(days=6))
+    assert [w.predictions is not None for w in rows.windows(10)] == [False] * 4 + [True] * 2
+
+
 def test_a_time_asked_for_includes_its_ends(store):
     rows = MonitorRows(store, "asked", RETENTION)
     rows.write(News(recorder_id="r", windows=[window_at(day) for day in range(5)]), at=START)

@@ -218,7 +218,7 @@ def test_a_store_that_refuses_is_not_taken_for_a_path(tmp_path, monkeypatch):
         raise StorageError("the database is gone")
 
     monitor = monitor_of()
-    monkeypatch.setattr(monitor, "query", refuse)
+    monkeypatch.setattr(monitor, "query_each", refuse)
     with pytest.raises(StorageError, match="the database is gone"):
         write_report(monitor, tmp_path / "page.html")
 

@@ -4,11 +4,13 @@ import json
 from dataclasses import asdict
 
 import pytest
+from history_helpers import window_at
 from hypothesis import given
 from hypothesis import strategies as st
 from plotly import graph_objects
 from report_helpers import eventful
 
+from modelyard.monitor import ModelMonitor
 from modelyard.monitor.report import history_figure, view_of
 from modelyard.monitor.report.figures import MOST_POINTS, thinned
 from modelyard.monitor.report.view import ranked
@@ -48,6 +50,17 @@ def test_history_may_begin_later(monitor, view):
     later = view_of(monitor, since=since)
     assert later.history["error_rate"] == view.history["error_rate"][-2:]
     assert all(alert["last_seen"] >= since for alert in later.alerts)
+
+
+def test_of_a_long_history_a_view_holds_what_is_drawn():
+    monitor = ModelMonitor("ppo")
+    for day in range(700):
+        monitor._journal.windows.add(window_at(day))
+    history = view_of(monitor).history
+    times = [point["at"] for point in history["drift.prediction"]]
+    assert 300 <= len(times) <= MOST_POINTS
+    assert [point["at"] for point in history["drift.prediction.threshold"]] == times
+    assert len(history["error_rate"]) <= MOST_POINTS
 
 
 def test_columns_are_ranked_by_how_far_each_is_over_its_own_limit():

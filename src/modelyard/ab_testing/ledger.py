@@ -6,7 +6,7 @@ With a store the ledger sends its results there and takes in what other processe
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from threading import RLock
+from threading import Condition, RLock
 from typing import Any
 
 from modelyard._core.clock import Clock, SystemClock
@@ -33,7 +33,8 @@ class Ledger:
     """The state of one experiment.
 
     Thread-safe: `lock`, re-entrant, guards all of it. `assignment` is immutable and replaced
-    whole, so that it can be read without the lock.
+    whole, so that it can be read without the lock. The process's worker stores what waits without
+    the lock: whoever records does not wait for a store that others hold.
 
     Args:
         sums: Where outcomes are added up; empty.
@@ -77,6 +78,9 @@ class Ledger:
         self._flushed_at_s = clock.monotonic_s()
         self._is_flush_asked = False
         self._pause_s = FLUSH_INTERVAL_S
+        # While the worker stores what waits, nobody else stores or takes in anything.
+        self._is_sending = False
+        self._has_sent = Condition(self.lock)
         call_after_fork(self._after_fork)
 
     @property
@@ -125,6 +129,7 @@ class Ledger:
         with self.lock:
             if self._is_sync and self._rows is not None:
                 # What others did counts: an experiment that was stopped takes nothing more.
+                self._wait_for_worker()
                 self._take(self._rows.news(after_seq=self._last_seq))
             self.require_running()
             if self.status == PAUSED and not is_late:
@@ -143,12 +148,30 @@ class Ledger:
                 self._ask_for_flush()
 
     def work(self) -> None:
-        """Flush what nobody's call has flushed for a second; called by the process's worker."""
+        """Store what waits; called by the process's worker a second after it came."""
         with self.lock:
             self._is_flush_asked = False
-            if self._waiting:
-                self._flush_or_warn()
-            self._ask_for_flush()  # the store may be there again by then
+            if self._rows is None or self._is_sending or not self._waiting:
+                return
+            self._is_sending = True
+            sent, rows, after_seq = tuple(self._waiting), self._rows, self._last_seq
+        news = None
+        try:
+            news = rows.exchange(sent, after_seq=after_seq)
+        except StorageError as error:
+            _warn(error)
+        finally:
+            with self.lock:
+                self._is_sending = False
+                if news is None:
+                    self._pause_longer()
+                else:
+                    self._pause_s = FLUSH_INTERVAL_S
+                    del self._waiting[: len(sent)]
+                    self._take(news)
+                    self._note_order(sent)
+                self._has_sent.notify_all()
+                self._ask_for_flush()  # what came meanwhile; or the store may be there again
 
     def flush_at_exit(self) -> None:
         """Flush what the last second has left."""
@@ -164,6 +187,7 @@ class Ledger:
         if self._rows is None:
             return
         with self.lock:
+            self._wait_for_worker()
             if self._waiting:
                 news = self._rows.exchange(self._waiting, after_seq=self._last_seq)
             else:
@@ -175,23 +199,31 @@ class Ledger:
             self._note_order(sent)
 
     def exchange_if_due(self) -> None:
-        """Flush when the last time is a second ago; a store that refuses is only logged."""
+        """Flush when the last time is a second ago; a store that refuses is only logged.
+
+        Where the worker stores, only what others sent is taken in: reading waits for nobody.
+        """
         if not self._is_due():
             return
         with self.lock:
             if not self._is_due():
                 return  # another thread was quicker
-            self._flush_or_warn()
+            if self._has_worker():
+                self._take_news_or_warn()
+            else:
+                self._flush_or_warn()
 
     def _ask_for_flush(self) -> None:
         """Have the worker flush in a second, if anything waits and time goes by itself."""
-        if self._waiting and not self._is_flush_asked and isinstance(self._clock, SystemClock):
+        if self._waiting and not self._is_flush_asked and self._has_worker():
             self._is_flush_asked = True
             worker().ask(self, after_s=self._pause_s)
 
     def _after_fork(self) -> None:
         """In a child: what the parent has recorded the parent stores."""
         self.lock = RLock()
+        self._has_sent = Condition(self.lock)
+        self._is_sending = False
         self._of_parent.update(_mark(result) for result in self._waiting)
         self._waiting = []
         self._is_flush_asked = False
@@ -202,8 +234,29 @@ class Ledger:
         except StorageError as error:
             # The caller's loop goes on; what waits is kept and flush() will say so again.
             self._flushed_at_s = self._clock.monotonic_s()
-            self._pause_s = min(2.0 * self._pause_s, LONGEST_PAUSE_S)
-            _logger.warning("An experiment's results could not be stored: %s", error)
+            self._pause_longer()
+            _warn(error)
+
+    def _pause_longer(self) -> None:
+        self._pause_s = min(2.0 * self._pause_s, LONGEST_PAUSE_S)
+
+    def _take_news_or_warn(self) -> None:
+        if self._rows is None or self._is_sending:
+            return  # who stores what waits takes in what others sent
+        self._flushed_at_s = self._clock.monotonic_s()
+        try:
+            self._take(self._rows.news(after_seq=self._last_seq))
+        except StorageError as error:
+            _warn(error)
+
+    def _has_worker(self) -> bool:
+        """Whether time goes by itself, so that the worker stores what waits."""
+        return not self._is_sync and isinstance(self._clock, SystemClock)
+
+    def _wait_for_worker(self) -> None:
+        """Return when nobody stores what waits; the lock is held, and let go meanwhile."""
+        while self._is_sending:
+            self._has_sent.wait()
 
     def snapshot(self) -> Snapshot:
         """The running sums now, with what other processes stored up to a second ago."""
@@ -332,6 +385,10 @@ class Ledger:
             return
         for group in grouped(self._unseen(results, self._seen_in_order)):
             self._add_to(self._in_order, group)
+
+
+def _warn(error: StorageError) -> None:
+    _logger.warning("An experiment's results could not be stored: %s", error)
 
 
 def _mark(result: Result) -> tuple[Any, ...]:

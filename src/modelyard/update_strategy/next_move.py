@@ -38,6 +38,8 @@ class Observation:
         n_at_step: Answers of the candidate at this step.
         since: When this process first saw the step. After a restart that is later than the step's
             beginning: what was measured before is gone and must be measured again.
+        lasted: How long the step has lasted, by a clock that is not set; None where only the
+            wall clock tells.
         is_key_metric_reported: Whether either version has a value of the key metric.
         stable: What the stable version has done since the candidate got traffic or copies; None
             where they are not side by side.
@@ -52,6 +54,7 @@ class Observation:
     reference: Evidence
     n_at_step: int
     since: datetime
+    lasted: timedelta | None = None
     is_key_metric_reported: bool = False
     stable: Evidence | None = None
     at_step: tuple[Evidence, Evidence] | None = None
@@ -129,7 +132,7 @@ def _baked(
     rollout: Rollout, settings: UpdateSettings, *, now: datetime, seen: Observation
 ) -> Verdict:
     bake = timedelta(minutes=settings.bake_minutes)
-    if now - datetime.fromisoformat(rollout.step_started_at) < bake:
+    if _lasted(rollout, now=now, seen=seen) < bake:
         return Verdict(move=Move.WAIT, reason="watched after its promotion")
     reason = "broke no limit after its promotion either"
     if lacks_key_metric(seen, settings):
@@ -142,16 +145,25 @@ def _by_time_and_samples(
 ) -> Verdict:
     is_shadow = rollout.status == SHADOW
     step = timedelta(minutes=settings.shadow_minutes) if is_shadow else _step(settings)
-    if now - datetime.fromisoformat(rollout.step_started_at) < step:
+    lasted = _lasted(rollout, now=now, seen=seen)
+    if lasted < step:
         return Verdict(move=Move.WAIT, reason="the step has not lasted long enough")
-    # Hours in which it may take no step are no reason to lose patience with it.
-    open_for = time_open(settings.windows, settings.zone, seen.since, now)
+    # Hours in which it may take no step are no reason to lose patience with it, nor is a clock
+    # that was set.
+    open_for = min(lasted, time_open(settings.windows, settings.zone, seen.since, now))
     waited = open_for / max(step, timedelta(seconds=1))
     shortage = _shortage(seen, settings)
     if shortage is not None:
         move = Move.PAUSE if waited > PATIENCE else Move.WAIT
         return Verdict(move=move, reason=shortage)
     return _by_judgement(rollout, settings, seen=seen, is_late=waited > PATIENCE_UNDECIDED)
+
+
+def _lasted(rollout: Rollout, *, now: datetime, seen: Observation) -> timedelta:
+    """How long the present step or bake has lasted."""
+    if seen.lasted is not None:
+        return seen.lasted
+    return now - datetime.fromisoformat(rollout.step_started_at)
 
 
 def _by_judgement(

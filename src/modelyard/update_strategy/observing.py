@@ -1,7 +1,7 @@
 """How the versions of a rollout are doing, as this process measures them."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from modelyard._core.clock import Clock
@@ -32,11 +32,21 @@ _DOES_BADLY = frozenset(
 
 @dataclass(frozen=True)
 class _StepSeen:
-    """When this process first saw a step, and what the candidate had answered by then."""
+    """When this process first saw a step, and what the candidate had answered by then.
+
+    Since then the step's time is told by the monotonic clock: a wall clock that is set an hour
+    forward must not end a bake, nor one that is set back hold a step up.
+    """
 
     step: tuple[str, str]
     n_before: int
     since: datetime
+    since_s: float
+
+    def lasted(self, now_s: float) -> timedelta:
+        """How long the step has lasted, at a monotonic time."""
+        before = self.since - datetime.fromisoformat(self.step[1])
+        return max(before, timedelta(0)) + timedelta(seconds=now_s - self.since_s)
 
 
 @dataclass(frozen=True)
@@ -137,13 +147,16 @@ class Observer:
         old, settings = rollout.old_version_id or "", self._settings
         n_total = 0 if candidate is None else candidate.n_total
         step = (rollout.rollout_id, rollout.step_started_at)
+        now_s = self._clock.monotonic_s()
         if self._seen is None or self._seen.step != step:
-            self._seen = _StepSeen(step, n_before=n_total, since=self._clock.now())
+            now = self._clock.now()
+            self._seen = _StepSeen(step, n_before=n_total, since=now, since_s=now_s)
         return Observation(
             candidate=candidate,
             reference=reference,
             n_at_step=n_total - self._seen.n_before,
             since=self._seen.since,
+            lasted=self._seen.lasted(now_s),
             is_key_metric_reported=any(
                 side is not None and side.n_key_metric > 0
                 for side in (candidate, beside, self._target.evidence(old, settings))

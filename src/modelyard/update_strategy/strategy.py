@@ -26,6 +26,8 @@ _logger = logging.getLogger("modelyard")
 _LOOK_EVERY_S = 0.2
 _LOOK_EVERY_CALLS = 10
 _LOOK_IDLE_S = 1.0
+# Looks come many times a second: what keeps failing is told once a minute.
+_TELL_EVERY_S = 60.0
 _CAN_PAUSE = frozenset(
     {states.PENDING, states.SHADOW, states.RUNNING, states.WAITING, states.BAKING}
 )
@@ -89,6 +91,7 @@ class UpdateStrategy(Decider):
         self._looker = Looker(self._look, name=self.model_name, clock=self._clock)
         self._n_calls = 0
         self._has_warned = False
+        self._told_at_s: dict[type[Exception], float] = {}
         subscribe = getattr(deployment, "subscribe", None)
         if subscribe is not None:
             subscribe(self._on_request)
@@ -373,7 +376,10 @@ class UpdateStrategy(Decider):
         try:
             self.advance()
         except Exception as error:  # noqa: BLE001 - the model goes on serving, whatever it is
-            _logger.warning("The rollout of %s could not advance: %s", self.model_name, error)
+            now_s, told_at_s = self._clock.monotonic_s(), self._told_at_s.get(type(error))
+            if told_at_s is None or now_s - told_at_s >= _TELL_EVERY_S:
+                self._told_at_s[type(error)] = now_s
+                _logger.warning("The rollout of %s could not advance: %s", self.model_name, error)
 
     def _nowhere_to_go(self, production: str | None, passed_over: Sequence[str]) -> RollbackResult:
         result = telling.nowhere_to_go(self.model_name, production, passed_over)

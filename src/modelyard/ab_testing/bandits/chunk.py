@@ -87,6 +87,20 @@ def _taken_in(
     return choices
 
 
+def go_on(learner: Learner, body: Mapping[str, Any], times: Times) -> None:
+    """Take in a chunk of the process whose state was taken up, which ends with it.
+
+    What it waited for is waited for here, and its next choices are made here.
+    """
+    learn(learner, body, times)
+    for key, entry in _entries(body):
+        choice = None if key is None else learner.choices.by_key(key)
+        if choice is not None and choice.is_pending and entry["request_id"] is None:
+            learner.choices.inherit(choice)
+    if "generator" in body:
+        learner.rng.bit_generator.state = body["generator"]
+
+
 def remember(learner: Learner, body: Mapping[str, Any], times: Times) -> None:
     """Put the choices of a chunk in the log; its rewards are in the sums already."""
     choices = []

@@ -46,7 +46,12 @@ class Outbox:
     @property
     def is_empty(self) -> bool:
         """Whether nothing happened."""
-        return not (self.choices or self.rewards or self.members)
+        return not self.n
+
+    @property
+    def n(self) -> int:
+        """How much happened."""
+        return len(self.choices) + len(self.rewards) + len(self.members)
 
     def before(self, later: "Outbox") -> "Outbox":
         """This and what happened `later`."""

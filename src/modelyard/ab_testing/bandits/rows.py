@@ -1,8 +1,8 @@
 """A bandit in the store: chunks that are only ever appended, and the state up to some of them.
 
 Every process that runs the bandit appends what happened there and takes in what happened
-elsewhere. The state is the last writer's; it says up to which chunk it knows the others', and
-which of its own it holds, so whoever takes it up reads the rest and misses none.
+elsewhere. The state is that of the last one who wrote it; it says up to which chunk it knows the
+others', and which of its own it holds, so whoever takes it up reads the rest and misses none.
 """
 
 from collections.abc import Mapping
@@ -82,19 +82,20 @@ class BanditRows:
         *,
         after_seq: int,
         at: str,
-    ) -> tuple[int, list[StoredChunk]]:
+    ) -> tuple[list[StoredChunk], int]:
         """Append a chunk and the state it leads to, and get what others appended.
 
         Args:
             recorder_id: This process.
             body: The chunk.
             state: With the chunk, and with those of others up to `after_seq`; None to leave the
-                stored one as it is.
+                one that is stored.
             after_seq: Up to which chunk those of others are known.
             at: The time, ISO 8601.
 
         Returns:
-            The appended chunk's number, and the chunks of others after `after_seq`.
+            Chunks of others after `after_seq`, and the number of the one appended: writers take
+            turns, so there are no others before it.
 
         Raises:
             StorageError: The store refuses.
@@ -114,11 +115,11 @@ class BanditRows:
                 "body": body,
             }
             added = insert(table).values(row).returning(table.c.seq)
-            own_seq = int(connection.execute(added).scalar_one())
+            own_seq = connection.execute(added).scalar_one()
             if state is not None:
                 known = {"recorder_id": recorder_id, "last_seq": after_seq, "own_seq": own_seq}
                 write_snapshot(connection, _SNAPSHOT_KIND, self.name, {**state, **known}, at=at)
-        return own_seq, news
+        return news, int(own_seq)
 
     def _before(self, n_choices: int) -> int:
         """A chunk's number after which there are so many choices."""

@@ -24,6 +24,9 @@ _logger = logging.getLogger(__name__)
 
 # A parent that has not stored what it held by then has ended without.
 _PARENT_TIMEOUT_S = 3600.0
+# While more choices than this wait for their reward, the state, which lists them, is stored when
+# as much has happened since the last time. What happened is stored each time.
+_FEW_PENDING = 1000
 
 
 class SharedBandit:
@@ -73,6 +76,7 @@ class SharedBandit:
         self._inherited: dict[str, Inherited] = {}
         self._forked_at_s = clock.monotonic_s()
         self._is_stored = False
+        self._n_since_state = 0
         self._is_apart = False
         self._flushed_at_s = clock.monotonic_s()
         self._is_flush_asked = False
@@ -88,16 +92,22 @@ class SharedBandit:
             StorageError: The store refuses; nothing is lost, the next flush tries again.
         """
         with self._flush_lock:
-            self._exchange()
+            self._exchange(is_whole=True)
 
     def share(self) -> None:
-        """Store what has just happened, now or when the last flush is a second ago.
+        """Store what has just happened: at once, or within a second by the process's worker.
+
+        Whoever chooses or rewards does not wait for a store that others hold. Where time does not
+        go by itself it is stored here when the last flush is a second ago.
 
         Raises:
             StorageError: The store refuses, and everything has to be stored at once.
         """
         if self._is_sync:
-            self.flush()
+            with self._flush_lock:
+                self._exchange()
+        elif isinstance(self._clock, SystemClock):
+            self._ask_for_flush()
         else:
             self.flush_if_due()
 
@@ -177,12 +187,14 @@ class SharedBandit:
         # Those first, although others may be older: a reward in both is in the sums already.
         for one in known:
             chunk.remember(self._learner, one.body, times)
+        recorder_id = None if stored is None else stored.get("recorder_id")
         for one in chunks:
             if one.seq not in seen:
-                chunk.learn(self._learner, one.body, times)
+                take_in = chunk.go_on if one.recorder_id == recorder_id else chunk.learn
+                take_in(self._learner, one.body, times)
             self._last_seq = max(self._last_seq, one.seq)
 
-    def _exchange(self) -> None:
+    def _exchange(self, *, is_whole: bool = False) -> None:
         learner = self._learner
         with self._lock:
             choices = list(learner.outbox.choices) if learner.outbox else []
@@ -193,10 +205,14 @@ class SharedBandit:
             outbox = learner.outbox or Outbox()
             self._sent = (self._sent[0], outbox)
             learner.outbox = Outbox()
-            self._name_pending()
-            plain = state.to_plain(learner, self._times, with_log=False)
+            self._name_pending(outbox)
+            generator = learner.rng.bit_generator.state
+            plain = None
+            # Whoever reads a state adds the chunks that it does not hold: what is inherited twice.
+            if not self._inherited and (is_whole or self._is_state_due(outbox)):
+                plain = state.to_plain(learner, self._times, with_log=False)
         try:
-            news = self._store(outbox, plain)
+            news, last_seq = self._store(outbox, generator, plain)
         except Exception:
             with self._lock:
                 self._sent = (self._sent[0], None)
@@ -205,33 +221,46 @@ class SharedBandit:
         self._flushed_at_s = started_s
         self._pause_s = FLUSH_INTERVAL_S
         with self._lock:
-            self._learn(news)
+            self._learn(news, last_seq)
 
-    def _store(self, outbox: Outbox, plain: dict[str, object]) -> list[StoredChunk]:
-        if outbox.is_empty and (self._is_stored or self._inherited):
+    def _is_state_due(self, outbox: Outbox) -> bool:
+        return not self._is_stored or self._n_since_state + outbox.n >= self._n_listed()
+
+    def _n_listed(self) -> int:
+        """How many pending choices the state lists; 0 for few."""
+        n_pending = int(sum(self._learner.sums.pending))
+        return n_pending if n_pending > _FEW_PENDING else 0
+
+    def _store(
+        self, outbox: Outbox, generator: Any, plain: dict[str, object] | None
+    ) -> tuple[list[StoredChunk], int]:
+        """Chunks of others that are new here, and up to which chunk everything is known then."""
+        is_behind = plain is not None and self._n_since_state > 0
+        if outbox.is_empty and (self._is_stored or self._inherited) and not is_behind:
             self._sent = (self._sent[0], None)
             news = self._rows.chunks(after_seq=self._last_seq)
-            return [one for one in news if one.recorder_id != self._recorder_id]
-        own_seq, news = self._rows.exchange(
+            last_seq = max((one.seq for one in news), default=self._last_seq)
+            return [one for one in news if one.recorder_id != self._recorder_id], last_seq
+        news, own_seq = self._rows.exchange(
             self._recorder_id,
-            chunk.to_plain(outbox, self._times),
-            # Whoever reads a state adds the chunks that it does not hold: what is inherited twice.
-            None if self._inherited else plain,
+            {**chunk.to_plain(outbox, self._times), "generator": generator},
+            plain,
             after_seq=self._last_seq,
             at=self._clock.now().isoformat(),
         )
         self._sent = (own_seq, None)
-        self._is_stored = self._is_stored or not self._inherited
-        return news
+        self._is_stored = self._is_stored or plain is not None
+        self._n_since_state = self._n_since_state + outbox.n if plain is None else 0
+        return news, own_seq
 
-    def _name_pending(self) -> None:
+    def _name_pending(self, outbox: Outbox) -> None:
         """Give every choice a key whose reward will come in a later chunk."""
-        for choice in self._learner.choices.pending():
-            if choice.key is None:
+        for choice in outbox.choices:
+            if choice.is_pending and choice.key is None:
                 self._n_keys += 1
                 choice.key = f"{self._recorder_id}/{self._n_keys}"
 
-    def _learn(self, news: list[StoredChunk]) -> None:
+    def _learn(self, news: list[StoredChunk], last_seq: int) -> None:
         learner = self._learner
         if news and not self._is_apart:
             # Another process may have taken up the same state, and would draw the same.
@@ -242,7 +271,7 @@ class SharedBandit:
             inherited = self._inherited.get(one.recorder_id)
             if inherited is None or one.seq > inherited.seq:
                 chunk.learn(learner, one.body, self._times, inherited)
-            self._last_seq = max(self._last_seq, one.seq)
+        self._last_seq = last_seq
         is_given_up = self._clock.monotonic_s() - self._forked_at_s > _PARENT_TIMEOUT_S
         for recorder_id, inherited in [*self._inherited.items()]:
             if is_given_up or inherited.is_met(self._last_seq):

@@ -1,7 +1,7 @@
 """One figure of every window kept, by its name."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypedDict
 
 from modelyard._core.errors import ConfigError
@@ -15,6 +15,8 @@ _LATENCY = {
     "latency.p95_ms": "latency_p95_ms",
     "latency.p99_ms": "latency_p99_ms",
 }
+# A figure that a summary lacks, and what it is made from.
+_UNKNOWN: tuple[None, int] = (None, 0)
 _ALWAYS = (
     *_LATENCY,
     "error_rate",
@@ -52,19 +54,46 @@ def points(metric: str, summaries: Iterable[WindowSummary]) -> list[Point]:
         metric: Such as `latency.p99_ms`; a summary that lacks it gives None.
         summaries: In any order.
     """
-    found: list[Point] = []
-    for summary in sorted(summaries, key=lambda item: item.ended_at):
-        value, n = figures(summary).get(metric, (None, 0))
-        found.append(
-            {
-                "at": summary.ended_at,
-                "started_at": summary.started_at,
-                "value": finite_or_none(value),
-                "n": n,
-                "span": summary.span,
-            }
-        )
-    return found
+    found = [
+        _point(_span_of(summary), figures(summary).get(metric, _UNKNOWN)) for summary in summaries
+    ]
+    return sorted(found, key=lambda point: point["at"])
+
+
+def points_of_each(
+    metrics: Sequence[str], summaries: Iterable[WindowSummary]
+) -> Iterator[tuple[str, list[Point]]]:
+    """Several figures of every summary, each with its name, one after another.
+
+    Args:
+        metrics: As `points`; one that no summary has gives no points.
+        summaries: In any order.
+    """
+    # Of each summary no more is held than what is asked for.
+    rows = []
+    for summary in summaries:
+        known = figures(summary)
+        rows.append((_span_of(summary), [known.get(metric, _UNKNOWN) for metric in metrics]))
+    rows.sort(key=lambda row: row[0][0])
+    for place, metric in enumerate(metrics):
+        is_known = any(values[place] is not _UNKNOWN for _, values in rows)
+        yield metric, [_point(span, values[place]) for span, values in rows] if is_known else []
+
+
+def _span_of(summary: WindowSummary) -> tuple[str, str, str]:
+    """When it ended and began, and what it spans."""
+    return summary.ended_at, summary.started_at, summary.span
+
+
+def _point(span: tuple[str, str, str], figure: tuple[float | None, int]) -> Point:
+    (ended_at, started_at, kind), (value, n) = span, figure
+    return {
+        "at": ended_at,
+        "started_at": started_at,
+        "value": finite_or_none(value),
+        "n": n,
+        "span": kind,
+    }
 
 
 def metric_names(summaries: Iterable[WindowSummary]) -> list[str]:

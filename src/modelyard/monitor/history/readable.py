@@ -1,7 +1,7 @@
 """Stored values that can still be read; a damaged one must not keep a monitor from starting."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from modelyard._core.errors import ConfigError
@@ -23,10 +23,16 @@ def readable(
         what: One of them, for the warning.
         model_name: Whose.
     """
-    found = []
+    return list(each_readable(stored, read, what=what, model_name=model_name))
+
+
+def each_readable(
+    stored: Iterable[_Stored], read: Callable[[_Stored], _Read], *, what: str, model_name: str
+) -> Iterator[_Read]:
+    """As `readable`, one after another: all of a long history need not be held at once."""
     for i, one in enumerate(stored):
         try:
-            found.append(read(one))
+            item = read(one)
         except (AttributeError, ConfigError, IndexError, KeyError, TypeError, ValueError) as error:
             _logger.warning(
                 "%s %d of monitor %r cannot be read and is left out: %r",
@@ -35,4 +41,5 @@ def readable(
                 model_name,
                 error,
             )
-    return found
+        else:
+            yield item

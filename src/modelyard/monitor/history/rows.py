@@ -1,6 +1,6 @@
 """A monitor's rows in the store."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -26,10 +26,10 @@ from modelyard.monitor.history.retention import Retention
 from modelyard.monitor.history.summaries import WindowSummary
 from modelyard.monitor.history.window_rows import (
     drop_old_sketches,
+    each_window_between,
     insert_windows,
     merge_old_windows,
     newest_windows,
-    windows_between,
 )
 from modelyard.storage import Store
 from modelyard.storage.store import write_snapshot
@@ -97,7 +97,8 @@ class MonitorRows:
         with self._store.database.writing() as connection:
             insert_windows(connection, name, news.windows)
             if news.windows:
-                drop_old_sketches(connection, name, self.retention.n_sketches)
+                n_kept, n_added = self.retention.n_sketches, len(news.windows)
+                drop_old_sketches(connection, name, n_kept, n_added=n_added)
             append_chunks(connection, name, news.recorder_id, news.chunks, at=moment)
             if news.n_records_kept is not None:
                 trim_chunks(connection, name, news.n_records_kept)
@@ -112,7 +113,7 @@ class MonitorRows:
         return told
 
     def thin(self, *, now: datetime) -> int:
-        """Make hours of windows and days of hours that are over their time.
+        """Make hours of windows and days of hours that are over their time, without quantiles.
 
         Twice is as once, also at the same time in two processes.
 
@@ -123,6 +124,8 @@ class MonitorRows:
             StorageError: The store refuses; nothing was changed.
         """
         with self._store.database.writing() as connection:
+            # Where another process, or this one before, has kept more.
+            drop_old_sketches(connection, self._model_name, self.retention.n_sketches)
             return merge_old_windows(connection, self._model_name, self.retention, now)
 
     def windows(self, n: int) -> list[WindowSummary]:
@@ -132,8 +135,12 @@ class MonitorRows:
 
     def windows_between(self, since: str | None, until: str | None) -> list[WindowSummary]:
         """Summaries of what ended in this time (ISO 8601 in UTC), without quantiles."""
+        return list(self.each_window_between(since, until))
+
+    def each_window_between(self, since: str | None, until: str | None) -> Iterator[WindowSummary]:
+        """As `windows_between`, one after another: a history of years need not be held at once."""
         with self._store.database.reading() as connection:
-            return windows_between(connection, self._model_name, since, until)
+            yield from each_window_between(connection, self._model_name, since, until)
 
     def chunks(self, n_records: int) -> list[Chunk]:
         """The newest chunks that together hold `n_records` predictions or more, oldest first.

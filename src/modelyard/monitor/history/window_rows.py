@@ -1,12 +1,12 @@
 """Rows of past windows: written, read, and made fewer as they grow old."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select, update
 
-from modelyard.monitor.history.readable import readable
+from modelyard.monitor.history.readable import each_readable, readable
 from modelyard.monitor.history.retention import Merge, Retention, Stored, merges, start_of
 from modelyard.monitor.history.summaries import DAY, HOUR, WINDOW, WindowSummary
 from modelyard.storage.tables import monitor_window
@@ -40,9 +40,9 @@ def newest_windows(connection: Connection, model_name: str, n: int) -> list[Wind
     )
 
 
-def windows_between(
+def each_window_between(
     connection: Connection, model_name: str, since: str | None, until: str | None
-) -> list[WindowSummary]:
+) -> Iterator[WindowSummary]:
     """Summaries of what ended in this time, by their end, without quantiles.
 
     Args:
@@ -57,17 +57,30 @@ def windows_between(
     if until is not None:
         query = query.where(_row.ended_at <= until)
     found = connection.execute(query).scalars()
-    return readable(found, WindowSummary.from_plain, what="window", model_name=model_name)
+    return each_readable(found, WindowSummary.from_plain, what="window", model_name=model_name)
 
 
-def drop_old_sketches(connection: Connection, model_name: str, n_kept: int) -> None:
-    """Keep the quantiles of the newest `n_kept` rows only."""
+def drop_old_sketches(
+    connection: Connection, model_name: str, n_kept: int, *, n_added: int | None = None
+) -> None:
+    """Keep the quantiles of the newest `n_kept` rows only.
+
+    Args:
+        connection: Inside a writing transaction.
+        model_name: Whose.
+        n_kept: How many rows keep them.
+        n_added: How many rows are new, so that only as many are to lose theirs. None looks at all
+            rows, of which there may be hundreds of thousands.
+    """
     mine = _row.model_name == model_name
-    newest = select(_row.seq).where(mine).order_by(_row.seq.desc()).offset(n_kept).limit(1)
-    last = connection.execute(newest).scalar()
-    if last is not None:
-        old = and_(mine, _row.seq <= last, _row.sketches.is_not(None))
-        connection.execute(update(monitor_window).where(old).values(sketches=None))
+    older = select(_row.seq).where(mine).order_by(_row.seq.desc()).offset(n_kept)
+    seqs = connection.execute(older.limit(n_added or 1)).scalars().all()
+    if not seqs:
+        return
+    old = and_(mine, _row.seq <= seqs[0], _row.sketches.is_not(None))
+    if n_added is not None:
+        old = and_(old, _row.seq >= seqs[-1])
+    connection.execute(update(monitor_window).where(old).values(sketches=None))
 
 
 def merge_old_windows(

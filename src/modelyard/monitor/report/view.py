@@ -5,17 +5,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from modelyard._core.errors import ConfigError
 from modelyard.monitor.alerting.alerts import AlertDict
 from modelyard.monitor.alerting.queues import DeliveryDict
 from modelyard.monitor.changes import ChangeDict
 from modelyard.monitor.history.queries import Point
 from modelyard.monitor.outputs import DistributionDict, DriftDict, Summary
 from modelyard.monitor.performance.report import PerformanceDict
+from modelyard.monitor.report.figures import thinned
 
 if TYPE_CHECKING:
     from modelyard.monitor.telling import Teller
 
+_LIMIT = ".threshold"
 HISTORY = (
     "latency.median_ms",
     "latency.p95_ms",
@@ -46,7 +47,7 @@ class MonitorView:
         alerts: As `get_alerts`, oldest first.
         baseline_history: As the method, oldest first.
         undelivered: As `undelivered_alerts`.
-        history: Figure's name to what `query` gives, oldest first.
+        history: Figure's name to what `query` gives, oldest first; of many points those drawn.
         outputs: Distributions of the outputs that moved most.
         features: Distributions of the features that moved most.
     """
@@ -80,7 +81,7 @@ def view_of(
         ConfigError: A `since` that is no time.
     """
     metrics = [f"metrics.{name}" for name in list(monitor.health().metrics)[:_MOST_METRICS]]
-    history = {name: _points(monitor, name, since) for name in (*HISTORY, *metrics)}
+    history = _history(monitor, (*HISTORY, *metrics), since)
     summary = monitor.get_summary()
     prediction_drift = monitor.detect_prediction_drift()
     feature_drift = monitor.detect_feature_drift()
@@ -125,10 +126,19 @@ def _most_moved(prediction: DriftDict, feature: DriftDict) -> tuple[list[int], l
     return outputs, features
 
 
-def _points(monitor: "Teller", metric: str, since: datetime | str | None) -> Sequence[Point]:
-    """The figure of every window; none where the monitor has not measured it yet."""
-    try:
-        return monitor.query(metric, since=since)
-    except ConfigError:
-        # No such figure yet; a time that is none fails again in get_alerts, with its message.
-        return ()
+def _history(
+    monitor: "Teller", metrics: Sequence[str], since: datetime | str | None
+) -> dict[str, Sequence[Point]]:
+    """The points of each figure that are drawn: a history of years has too many to hold.
+
+    A limit is drawn where the score is that it belongs to, which comes before it.
+    """
+    drawn: dict[str, Sequence[Point]] = {}
+    for name, points in monitor.query_each(metrics, since=since):
+        score = drawn.get(name.removesuffix(_LIMIT), ())
+        if name.endswith(_LIMIT):
+            times = {point["at"] for point in score}
+            drawn[name] = [point for point in points if point["at"] in times]
+        else:
+            drawn[name] = thinned(points)
+    return drawn
