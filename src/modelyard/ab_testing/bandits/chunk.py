@@ -42,15 +42,31 @@ def to_plain(outbox: Outbox, times: Times) -> dict[str, Any]:
     }
 
 
-def learn(learner: Learner, body: Mapping[str, Any], times: Times) -> None:
-    """Take in a chunk of another process."""
+def learn(
+    learner: Learner, body: Mapping[str, Any], times: Times, *, known: Outbox | None = None
+) -> None:
+    """Take in a chunk of another process.
+
+    Args:
+        learner: Takes it in.
+        body: The chunk.
+        times: Of the process the learner lives in.
+        known: What the chunk begins with and the learner knows: it was recorded before this
+            process was forked from the other one.
+    """
+    known = known or Outbox()
     for name, has_come in body["members"]:
         if has_come and name not in learner.index:
             learner.bring(name)
         elif not has_come and name in learner.index and len(learner.names) > 1:
             learner.drop(name)
-    choices = []
-    for key, entry in _entries(body):
+    choices = list(known.choices)
+    for place, (key, entry) in enumerate(_entries(body)):
+        if place < len(known.choices):
+            if key is not None and choices[place].key is None:
+                choices[place].key = key
+                learner.choices.remember(choices[place], key)
+            continue
         choice = choice_of(entry, times)
         choices.append(choice)
         if key is not None and learner.choices.by_key(key) is None:
@@ -58,7 +74,7 @@ def learn(learner: Learner, body: Mapping[str, Any], times: Times) -> None:
             learner.choices.add_keyed(choice, key)
         else:
             learner.choices.log.append(choice)
-    for reference, variant, value in body["rewards"]:
+    for reference, variant, value in body["rewards"][len(known.rewards) :]:
         reward = math.nan if value is None else value
         owner = _referred_to(learner, choices, reference)
         if owner is None or (owner.has_reward and owner.request_id is None):

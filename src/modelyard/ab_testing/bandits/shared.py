@@ -1,6 +1,7 @@
 """Keeps a bandit in a store, together with the other processes that run it."""
 
 import logging
+import math
 from threading import Lock
 from typing import Any, cast
 from zlib import crc32
@@ -24,6 +25,8 @@ _logger = logging.getLogger(__name__)
 # While more choices than this wait for their reward, the state, which lists them, is stored when
 # as much has happened since the last time. What happened is stored each time.
 _FEW_PENDING = 1000
+# A parent stores what it had not stored at a fork within a second or two, or never.
+_PARENT_STORES_IN_S = 60.0
 
 
 class SharedBandit:
@@ -70,6 +73,10 @@ class SharedBandit:
         self._is_stored = False
         self._n_since_state = 0
         self._is_apart = False
+        # In a child of a fork: what the learner knows and the parent is about to store, by the
+        # parent's id; until it has, the state stored here would be with it and its chunk without.
+        self._of_parents: dict[str, Outbox] = {}
+        self._forked_at_s = -math.inf
         self._flushed_at_s = clock.monotonic_s()
         self._is_flush_asked = False
         self._open(log_size)
@@ -139,6 +146,10 @@ class SharedBandit:
         """
         self._lock, self._flush_lock = lock, Lock()
         self._is_flush_asked = False
+        outbox = self._learner.outbox
+        if outbox is not None and not outbox.is_empty:
+            self._of_parents[self._recorder_id] = outbox
+            self._forked_at_s = self._clock.monotonic_s()
         self._recorder_id = new_id("bandit")
         self._learner.outbox = Outbox()
 
@@ -188,7 +199,8 @@ class SharedBandit:
             self._name_pending(outbox)
             generator = learner.rng.bit_generator.state
             plain = None
-            if is_whole or self._n_since_state + outbox.n >= self._n_listed():
+            is_whole = is_whole or self._n_since_state + outbox.n >= self._n_listed()
+            if is_whole and not self._waits_for_parent():
                 plain = state.to_plain(learner, self._times, with_log=False)
         try:
             news, last_seq = self._store(outbox, generator, plain)
@@ -200,6 +212,12 @@ class SharedBandit:
         with self._lock:
             self._learn(news)
             self._last_seq = last_seq
+
+    def _waits_for_parent(self) -> bool:
+        """Whether the learner knows what a parent has still to store."""
+        if self._clock.monotonic_s() - self._forked_at_s >= _PARENT_STORES_IN_S:
+            self._of_parents.clear()
+        return bool(self._of_parents)
 
     def _n_listed(self) -> int:
         """How many pending choices the state lists; 0 for few."""
@@ -242,7 +260,8 @@ class SharedBandit:
             learner.choices.disown(self._recorder_id)
             self._is_apart = True
         for one in news:
-            chunk.learn(learner, one.body, self._times)
+            known = self._of_parents.pop(one.recorder_id, None)
+            chunk.learn(learner, one.body, self._times, known=known)
 
 
 def _jumped(rng: np.random.Generator, jumps: int) -> np.random.PCG64:
