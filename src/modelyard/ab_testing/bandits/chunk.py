@@ -60,9 +60,26 @@ def learn(
             learner.bring(name)
         elif not has_come and name in learner.index and len(learner.names) > 1:
             learner.drop(name)
-    choices = list(known.choices)
+    choices = _choices_in(learner, body, times, known.choices)
+    for reference, variant, value in body["rewards"][len(known.rewards) :]:
+        reward = math.nan if value is None else value
+        owner = _referred_to(learner, choices, reference)
+        if owner is None or (owner.has_reward and owner.request_id is None):
+            # Where its own reward went to another choice of the variant, none is lost.
+            learner.take(variant, reward)
+        elif owner.has_reward:
+            learner.n_duplicates += 1
+        else:
+            learner.settle(owner, reward)
+
+
+def _choices_in(
+    learner: Learner, body: Mapping[str, Any], times: Times, known: Sequence[BanditChoice]
+) -> list[BanditChoice]:
+    """The choices of a chunk, taken in; it begins with those that are known."""
+    choices = list(known)
     for place, (key, entry) in enumerate(_entries(body)):
-        if place < len(known.choices):
+        if place < len(known):
             if key is not None and choices[place].key is None:
                 choices[place].key = key
                 learner.choices.remember(choices[place], key)
@@ -74,16 +91,7 @@ def learn(
             learner.choices.add_keyed(choice, key)
         else:
             learner.choices.log.append(choice)
-    for reference, variant, value in body["rewards"][len(known.rewards) :]:
-        reward = math.nan if value is None else value
-        owner = _referred_to(learner, choices, reference)
-        if owner is None or (owner.has_reward and owner.request_id is None):
-            # Where its own reward went to another choice of the variant, none is lost.
-            learner.take(variant, reward)
-        elif owner.has_reward:
-            learner.n_duplicates += 1
-        else:
-            learner.settle(owner, reward)
+    return choices
 
 
 def go_on(learner: Learner, body: Mapping[str, Any], times: Times) -> None:
