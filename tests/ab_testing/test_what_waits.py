@@ -216,6 +216,37 @@ def test_a_child_counts_what_its_parent_had_stored_once(store):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("is_child_first", [True, False])
+def test_a_child_counts_what_its_parent_had_not_stored_once(store, is_child_first):
+    bandit = MultiArmedBandit(["a", "b"], store=store, name="n")
+    for _ in range(10):
+        bandit.update(bandit.select_variant(), 1.0)
+    waited_for = bandit.select_variant()
+    to_child, to_parent = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        bandit.update(bandit.select_variant(), 1.0)
+        if is_child_first:
+            bandit.flush()
+            os.write(to_parent[1], b"x")
+        os.read(to_child[0], 1)
+        bandit.flush()
+        os._exit(bandit.get_statistics()["total"])
+    if is_child_first:
+        os.read(to_parent[0], 1)
+    bandit.flush()
+    os.write(to_child[1], b"x")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 11
+    bandit.flush()
+    again = MultiArmedBandit(["a", "b"], store=store, name="n")
+    for one in (bandit, again):
+        assert one.get_statistics()["total"] == 11
+        assert sum(one.get_statistics()["pending"].values()) == 1
+        assert one.get_statistics()["pending"][waited_for] == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_child_waits_for_no_lock_that_a_thread_of_its_parent_held(store):
     test, bandit = recorded(store)
     may_go, is_held = threading.Event(), threading.Event()

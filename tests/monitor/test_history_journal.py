@@ -223,6 +223,17 @@ def test_old_windows_are_put_together_once_an_hour(store, monkeypatch):
     assert [(now - START).total_seconds() / 60 for now in calls] == [0, 60, 121]
 
 
+def test_old_windows_are_put_together_though_the_clock_was_set_back(store, monkeypatch):
+    calls = []
+    monkeypatch.setattr(MonitorRows, "thin", lambda self, now: calls.append(now))
+    journal = journal_on(store)
+    times = [START, START - timedelta(days=365), START - timedelta(days=364)]
+    for i, at in enumerate(times):
+        journal.note_records(records(i, 1))
+        journal.write(at=at)
+    assert calls == times
+
+
 def test_what_comes_in_while_it_is_written_is_written_the_next_time(store, monkeypatch):
     journal = journal_on(store)
     fill(journal)

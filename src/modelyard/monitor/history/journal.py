@@ -233,7 +233,11 @@ class Journal:
         told = self._rows.write(news, at=at)
         self._waiting.forget(news, told)
         self._word_of_others.extend(told)
-        if self._thinned_at is None or (at - self._thinned_at).total_seconds() >= _THIN_EVERY_S:
+        # A clock that was set back must not stop it until it has caught up.
+        if (
+            self._thinned_at is None
+            or abs((at - self._thinned_at).total_seconds()) >= _THIN_EVERY_S
+        ):
             self._rows.thin(now=at)
             self._thinned_at = at
 
