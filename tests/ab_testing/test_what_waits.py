@@ -256,7 +256,7 @@ def test_a_store_that_refuses_for_long_is_asked_ever_more_seldom(store, monkeypa
 
     for owner, name in ((ledger, "ledger.worker"), (shared, "bandits.shared.worker")):
         pauses.clear()
-        monkeypatch.setattr(f"modelyard.ab_testing.{name}", Asked)
+        monkeypatch.setattr(f"modelyard.ab_testing.{name}", lambda _: Asked())
         with monkeypatch.context() as context:
             context.setattr(owner._rows, "exchange", refuse)
             for _ in range(8):
