@@ -314,7 +314,7 @@ def test_a_report_keeps_nobody_from_recording(tmp_path, monkeypatch):
     compare, held = comparer.compare, []
 
     def watched(*args):
-        held.append(test._lock._is_owned())
+        held.append(test._ledger.lock._is_owned())
         return compare(*args)
 
     monkeypatch.setattr(comparer, "compare", watched)
