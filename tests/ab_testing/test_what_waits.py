@@ -274,6 +274,20 @@ def test_a_child_waits_for_no_lock_that_a_thread_of_its_parent_held(store):
     assert os.waitpid(child, 0)[1] == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_waits_for_no_request_that_a_thread_of_its_parent_was_answering():
+    test = ABTest("t", VARIANTS, "r")
+    with test._requests._renewed.lock, test._chooser._renewed.lock, test._warns._renewed.lock:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)
+            test.predict(1.0, "somebody", request_id="one")
+            test.record_outcome("one", {"other": 1.0})
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def test_what_a_store_has_refused_is_asked_for_again(store, monkeypatch):
     _, bandit = recorded(store)
     shared = bandit._shared
@@ -303,7 +317,7 @@ def test_a_store_that_refuses_for_long_is_asked_ever_more_seldom(store, monkeypa
 
     for owner, name in ((ledger, "ledger.worker"), (shared, "bandits.shared.worker")):
         pauses.clear()
-        monkeypatch.setattr(f"modelyard.ab_testing.{name}", Asked)
+        monkeypatch.setattr(f"modelyard.ab_testing.{name}", lambda _: Asked())
         with monkeypatch.context() as context:
             context.setattr(owner._rows, "exchange", refuse)
             for _ in range(8):

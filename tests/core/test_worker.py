@@ -6,7 +6,7 @@ import time
 import weakref
 
 from modelyard._core import worker as worker_module
-from modelyard._core.worker import Worker
+from modelyard._core.worker import Worker, worker
 
 
 class Counter:
@@ -146,3 +146,14 @@ def test_where_no_thread_can_be_had_nobody_fails_and_a_later_one_works_for_all(
     worker.ask(second)
     assert first.called.wait(10)
     assert second.called.wait(10)
+
+
+def test_work_for_one_purpose_does_not_wait_for_that_of_another():
+    held_up, other = Counter(), Counter()
+    held_up.go_on.clear()
+    worker("experiments").ask(held_up)
+    assert held_up.called.wait(10)
+    worker("monitors").ask(other)
+    assert other.called.wait(10)
+    held_up.go_on.set()
+    assert worker("monitors") is worker("monitors")

@@ -1,4 +1,4 @@
-"""A thread that works for all who record in the process, away from those who call them."""
+"""Threads that work for all who record in the process, away from those who call them."""
 
 import logging
 import os
@@ -27,9 +27,13 @@ class Worker:
 
     Whoever asks again before it was called is called once, and not again before three times as
     long as its last call computed. Others do not wait for that. One condition guards all state.
+
+    Args:
+        purpose: Part of the thread's name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, purpose: str = "worker") -> None:
+        self._name = f"modelyard-{purpose}"
         self._changed = threading.Condition()
         # Who asked, and for when (`time.monotonic`). Whoever nobody else holds stays for its work.
         self._asked: dict[int, tuple[Worked, float]] = {}
@@ -54,7 +58,7 @@ class Worker:
     def _started(self) -> threading.Thread | None:
         """A thread that works; None where there is none to be had, until somebody asks again."""
         # Daemon: whoever ends the program is not kept waiting.
-        thread = threading.Thread(target=self._run, name="modelyard-worker", daemon=True)
+        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         try:
             thread.start()
         except RuntimeError as error:  # too many, or Python is ending: who records goes on
@@ -97,23 +101,28 @@ class Worker:
                 self._asked[id(one)] = (asked, max(due, now + rest_s))
 
 
-_worker: list[Worker] = []
+_workers: dict[str, Worker] = {}
 _making = threading.Lock()
 
 
-def worker() -> Worker:
-    """The process's worker."""
-    if not _worker:
+def worker(purpose: str) -> Worker:
+    """The process's worker for this.
+
+    Args:
+        purpose: Whose work it does; those of other purposes do not wait while a store that does
+            not answer holds one up.
+    """
+    found = _workers.get(purpose)
+    if found is None:
         with _making:
-            if not _worker:
-                _worker.append(Worker())
-    return _worker[0]
+            found = _workers.setdefault(purpose, Worker(purpose))
+    return found
 
 
 def _forget() -> None:
     # Of the parent's threads none lives in the child.
     global _making  # noqa: PLW0603 - a lock held by a thread of the parent would stay held
-    _worker.clear()
+    _workers.clear()
     _making = threading.Lock()
 
 

@@ -217,7 +217,7 @@ class Ledger:
         """Have the worker flush in a second, if anything waits and time goes by itself."""
         if self._waiting and not self._is_flush_asked and self._has_worker():
             self._is_flush_asked = True
-            worker().ask(self, after_s=self._pause_s)
+            worker("experiments").ask(self, after_s=self._pause_s)
 
     def _after_fork(self) -> None:
         """In a child: what the parent has recorded the parent stores."""

@@ -1,7 +1,8 @@
 """Warnings that are said once, not with every call."""
 
 import logging
-from threading import Lock
+
+from modelyard._core.forking import RenewedLock
 
 _logger = logging.getLogger("modelyard.ab_testing")
 
@@ -10,12 +11,12 @@ class WarnsOnce:
     """Remembers what it has warned about. Thread-safe: one lock guards that."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._renewed = RenewedLock()
         self._said: set[str] = set()
 
     def once(self, about: str, message: str) -> None:
         """Log a warning, the first time that anything is said about this."""
-        with self._lock:
+        with self._renewed.lock:
             is_new = about not in self._said
             self._said.add(about)
         if is_new:

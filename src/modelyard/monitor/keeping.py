@@ -139,7 +139,7 @@ class Keeper(Recorder):
         """Have the worker write in a second."""
         if self._is_background:
             self._is_flush_asked = True
-            worker().ask(self, after_s=FLUSH_INTERVAL_S)
+            worker("monitors").ask(self, after_s=FLUSH_INTERVAL_S)
 
     def _declared_predictions(self) -> frozenset[int]:
         """Outputs that are said to hold classes."""

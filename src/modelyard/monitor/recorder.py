@@ -244,7 +244,7 @@ class Recorder:
 
     def _ask(self) -> None:
         if self._is_background:
-            worker().ask(self)
+            worker("monitors").ask(self)
             return
         try:
             self.work()

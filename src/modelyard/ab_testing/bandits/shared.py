@@ -168,7 +168,7 @@ class SharedBandit:
         """Have the worker flush in a second, if time goes by itself."""
         if not self._is_flush_asked and isinstance(self._clock, SystemClock):
             self._is_flush_asked = True
-            worker().ask(self, after_s=self._pause_s)
+            worker("experiments").ask(self, after_s=self._pause_s)
 
     def _has_news(self) -> bool:
         with self._lock:

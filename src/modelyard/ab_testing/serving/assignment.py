@@ -7,13 +7,13 @@ the weights: the change is one new object.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from modelyard._core.clock import Clock
 from modelyard._core.errors import ConfigError
+from modelyard._core.forking import RenewedLock
 from modelyard.ab_testing.recording.results import HELD_OUT
 from modelyard.ab_testing.serving.exposures import Exposures
 from modelyard.ab_testing.variant import require_known
@@ -153,7 +153,7 @@ class Chooser:
         self._block_s = block_s
         self._clock = clock
         self._rng = rng
-        self._lock = Lock()
+        self._renewed = RenewedLock()
         self._warns = WarnsOnce()
 
     def choose(self, assignment: Assignment, user_id: Any = None) -> Choice:
@@ -168,7 +168,7 @@ class Chooser:
             return owner, block, True
         if self.mode == "user":
             self._warns.once("no user", _NO_USER % assignment.test_name)
-        with self._lock:
+        with self._renewed.lock:
             owner = assignment.table.owners[int(self._rng.random() * N_SLOTS)]
         self.exposures.note_unknown(owner, assignment.epoch)
         return owner, None if user_id is None else str(user_id), True

@@ -1,7 +1,8 @@
 """How many users each variant was given, for the check that the split is as it should be."""
 
 from collections import Counter
-from threading import Lock
+
+from modelyard._core.forking import RenewedLock
 
 # So many users are told apart; of more, a random half, quarter, ... is counted.
 MAX_MARKS = 200_000
@@ -23,7 +24,7 @@ class Exposures:
     """
 
     def __init__(self, max_marks: int = MAX_MARKS) -> None:
-        self._lock = Lock()
+        self._renewed = RenewedLock()
         self._max_marks = max_marks
         self._mask = 0
         self.seen: dict[int, tuple[str, int]] = {}
@@ -34,7 +35,7 @@ class Exposures:
         """Count a user, told apart by `mark`, unless seen before."""
         if mark in self.seen or mark & self._mask:
             return
-        with self._lock:
+        with self._renewed.lock:
             if mark in self.seen:
                 return
             self.seen[mark] = (variant, epoch)
@@ -44,12 +45,12 @@ class Exposures:
 
     def note_unknown(self, variant: str, epoch: int) -> None:
         """Count a request of nobody in particular."""
-        with self._lock:
+        with self._renewed.lock:
             self._unknown[variant, epoch] += 1
 
     def counts(self) -> dict[tuple[str, int], int]:
         """Users, and requests of nobody in particular, by variant and epoch."""
-        with self._lock:
+        with self._renewed.lock:
             return dict(self._counts + self._unknown)
 
     @property

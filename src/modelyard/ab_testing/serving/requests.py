@@ -2,7 +2,8 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from threading import Lock
+
+from modelyard._core.forking import RenewedLock
 
 MAX_OPEN_REQUESTS = 100_000
 
@@ -28,12 +29,12 @@ class OpenRequests:
     """The last 100,000 requests without an outcome. Thread-safe: one lock guards them."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._renewed = RenewedLock()
         self._requests: OrderedDict[str, Request] = OrderedDict()
 
     def remember(self, request_id: str, request: Request) -> None:
         """Keep a request; the oldest goes when there are too many."""
-        with self._lock:
+        with self._renewed.lock:
             self._requests[request_id] = request
             if len(self._requests) > MAX_OPEN_REQUESTS:
                 self._requests.popitem(last=False)
@@ -44,5 +45,5 @@ class OpenRequests:
 
     def forget(self, request_id: str) -> None:
         """Drop a request; no error if it is gone."""
-        with self._lock:
+        with self._renewed.lock:
             self._requests.pop(request_id, None)
