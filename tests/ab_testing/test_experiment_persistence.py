@@ -8,7 +8,8 @@ from sqlalchemy import func, select
 
 from modelyard._core.clock import ManualClock
 from modelyard._core.errors import ConfigError, ExperimentExistsError
-from modelyard.ab_testing import ABTest, ModelVariant
+from modelyard.ab_testing import ABTest, ModelVariant, persistence
+from modelyard.ab_testing.ledger import Ledger
 from modelyard.storage import open_store
 from modelyard.storage.tables import experiment_result
 
@@ -45,6 +46,26 @@ def test_resuming_with_other_settings_is_refused(store):
         experiment(store, names="abc", resume=True)
     with pytest.raises(ConfigError, match="paired"):
         experiment(store, paired=True, resume=True)
+
+
+@pytest.mark.parametrize("n_rows_at_once", [2, 3, 4, 1000])
+def test_a_long_experiment_is_taken_up_a_part_at_a_time(store, monkeypatch, n_rows_at_once):
+    first = experiment(store, paired=True)
+    for i in range(11):
+        first.record_paired({"a": {"m": float(i)}, "b": {"m": float(2 * i)}})
+    first.flush()
+    monkeypatch.setattr(persistence, "_ROWS_AT_ONCE", n_rows_at_once)
+    parts, take = [], Ledger._take
+
+    def noted(ledger, news):
+        parts.append(len(news.results))
+        take(ledger, news)
+
+    monkeypatch.setattr(Ledger, "_take", noted)
+    again = experiment(store, paired=True, resume=True)
+    assert max(parts) <= n_rows_at_once
+    assert sum(parts) == 22
+    assert again.compare_variants("a", "b") == first.compare_variants("a", "b")
 
 
 def test_everything_flushed_is_found_again(store):

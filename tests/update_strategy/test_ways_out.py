@@ -49,6 +49,24 @@ def test_a_bake_ends_once_and_the_cooldown_counts_from_then(yard, ids, deploymen
     assert until == (yard.clock.now() + timedelta(hours=1)).isoformat()
 
 
+def test_a_cooldown_from_a_clock_that_ran_a_year_ahead_lasts_no_longer_than_any(
+    yard, ids, deployment, monkeypatch
+):
+    strategy = yard.strategy(deployment, cooldown_hours=24.0, schedule="0 * * * *")
+    now = yard.clock.now
+    with monkeypatch.context() as ahead:
+        ahead.setattr(yard.clock, "now", lambda: now() + timedelta(days=365))
+        strategy.update_model(ids[1], smooth_transition=False)
+        assert yard.production() == ids[1]
+    decision = strategy.should_update()
+    assert decision["cooldown_until"] == (now() + timedelta(hours=24)).isoformat()
+    yard.clock.advance(23 * 3600.0)
+    assert strategy.should_update()["cooldown_until"] == decision["cooldown_until"]
+    yard.clock.advance(2 * 3600.0)
+    decision = strategy.should_update()
+    assert (decision["should_update"], decision["triggers"]) == (True, ["scheduled"])
+
+
 # Halts
 
 

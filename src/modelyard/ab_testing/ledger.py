@@ -101,7 +101,8 @@ class Ledger:
         flush_when_python_ends(self)
         self.assignment = stored.assignment
         self.status = stored.status
-        self._take(rows.news(after_seq=0))
+        for news in rows.all_news():
+            self._take(news)
 
     def has_seen(self, request_id: str) -> bool:
         """Whether an outcome of this request was recorded, or is not to be."""

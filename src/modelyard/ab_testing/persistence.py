@@ -130,6 +130,23 @@ class ExperimentRows:
         with self._database.reading() as connection:
             return self._news(connection, after_seq)
 
+    def all_news(self) -> Iterator[News]:
+        """Everything that was ever appended, a part at a time: of months it is too much at once.
+
+        Results that share a request are of one part.
+        """
+        after_seq = 0
+        while True:
+            with self._database.reading() as connection:
+                query = self._newer(after_seq).limit(_ROWS_AT_ONCE)
+                rows = _whole_requests(connection.execute(query).all(), _ROWS_AT_ONCE)
+                stored = self._stored(connection)
+            if rows:
+                after_seq = rows[-1].seq
+            yield News(results=[_result(row) for row in rows], last_seq=after_seq, stored=stored)
+            if not rows:
+                return
+
     def reassign(self, change: Callable[[Assignment], Assignment]) -> Assignment:
         """Replace the stored assignment by what `change` makes of it."""
         with self._database.writing() as connection:
@@ -264,6 +281,16 @@ def _insert_new(connection: Connection, table: Any) -> Any:
     """An insert that leaves rows alone whose key is there already."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     return dialect.insert(table).on_conflict_do_nothing()
+
+
+def _whole_requests(rows: Sequence[Any], n_most: int) -> Sequence[Any]:
+    """Rows without those of the last request, where the next part may have more of it."""
+    if len(rows) < n_most or rows[-1].request_id is None:
+        return rows
+    n_whole = len(rows)
+    while n_whole and rows[n_whole - 1].request_id == rows[-1].request_id:
+        n_whole -= 1
+    return rows[:n_whole] or rows
 
 
 def _row(test_name: str, result: Result) -> dict[str, Any]:

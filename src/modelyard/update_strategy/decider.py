@@ -84,6 +84,8 @@ class Decider:
         self._baseline = Baseline(monitor, self.settings, store=store, clock=self._clock)
         self._lock = threading.RLock()
         self._looked_at_s = float("-inf")
+        # When rollouts were first seen that lie in the future, by id.
+        self._seen_ahead: dict[str, datetime] = {}
         self._is_idle = False
         self._created_at = self._clock.now()
         self._conductor = Conductor(
@@ -236,7 +238,7 @@ class Decider:
             self.settings.schedule, created_at=self._created_at, clock=self._clock
         )
         if newest is not None:
-            since = max(since, datetime.fromisoformat(newest.started_at))
+            since = max(since, self._past(newest, newest.started_at))
         return due.is_scheduled(self.settings.schedule, since=since, now=self._clock.now())
 
     def _direction_of(self, metric: str) -> str | None:
@@ -246,13 +248,22 @@ class Decider:
         newest = self._log.newest()
         if newest is None:
             return None
-        since = datetime.fromisoformat(newest.finished_at or newest.started_at)
+        since = self._past(newest, newest.finished_at or newest.started_at)
         went_back = newest.is_rollback or newest.status == ROLLED_BACK
         hours = self.settings.cooldown_hours
         if went_back:
             hours = max(hours, self.settings.rollback_cooldown_hours)
         until = since + timedelta(hours=hours)
         return until if until > self._clock.now() else None
+
+    def _past(self, rollout: Rollout, at: str) -> datetime:
+        """A moment of a rollout, not in the future.
+
+        One that is was written by a clock that has been set back since: it would block updates
+        until the clock has caught up. It counts from when that was noticed.
+        """
+        moment, now = datetime.fromisoformat(at), self._clock.now()
+        return moment if moment <= now else self._seen_ahead.setdefault(rollout.rollout_id, now)
 
     def _blocked_by(self, now: Evidence, cooldown_until: datetime | None) -> str | None:
         running, halt = self._log.current(), self._log.halt()
