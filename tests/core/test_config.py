@@ -188,7 +188,8 @@ def test_the_update_rules_are_those_of_the_strategy_with_its_defaults():
         ("ab_testing", "bandit_algorithm", "ucb2", "or 'ada_ucb', got 'ucb2'"),
         ("update_strategy", "cooldown_hours", ".inf", "a finite number, got inf"),
         ("update_strategy", "cooldown_hours", "-1", "at least 0, got -1"),
-        ("update_strategy", "steps", "10", "a list of numbers, got 10"),
+        ("update_strategy", "steps", "10", "a list, got 10"),
+        ("update_strategy", "update_windows", "mon-fri", "a list, got 'mon-fri'"),
         ("monitoring", "alert_thresholds", "3", "a section of keys, got 3"),
     ],
 )

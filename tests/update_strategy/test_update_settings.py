@@ -43,6 +43,8 @@ def test_the_documents_example_is_the_default():
         ({"error_margin": "0.1"}, "error_margin must be a number, got '0.1'"),
         ({"update_windows": 5}, "update_windows must be a list, got 5"),
         ({"steps": ["10", 100]}, "steps must be numbers, got"),
+        ({"steps": 100}, "steps must be a list, got 100"),
+        ({"update_windows": "sat,sun"}, "update_windows must be a list, got 'sat,sun'"),
         ({"steps": [[10], 100]}, "steps must be numbers, got"),
         ({"approval_steps": [[50]]}, "approval_steps must be numbers, got"),
         ({"auto_rollback": "no"}, "auto_rollback must be True or False"),

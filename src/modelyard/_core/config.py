@@ -256,7 +256,7 @@ def _rule_of(mistake: Mapping[str, Any]) -> str:
         "bool_type": "must be true or false",
         "string_type": "must be text",
         "model_type": "must be a section of keys",
-        "tuple_type": "must be a list of numbers",
+        "tuple_type": "must be a list",
     }
     limits = {
         "greater_than": ("above", "gt"),

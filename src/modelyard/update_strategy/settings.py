@@ -157,6 +157,10 @@ class UpdateSettings:
             raise ConfigError("require_key_metric needs key_metric, the metric's name.")
 
     def _check_kinds(self) -> None:
+        for name in _LISTS:
+            value = getattr(self, name)
+            if not isinstance(value, tuple | list):
+                raise ConfigError(f"{name} must be a list, got {value!r}.")
         for name in ("auto_rollback", "allow_uncalibrated_drift", "require_key_metric"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}.")
