@@ -25,6 +25,7 @@ from modelyard._core.errors import (
 from modelyard.export import PRESETS, TARGETS, ModelExporter
 from modelyard.export.files import put_in_place
 from modelyard.export.optimization import is_faster
+from modelyard.torchtools.openvino_core import openvino_core
 from modelyard.trading import build_models, presets
 
 
@@ -67,7 +68,7 @@ def loaded(exported):
         return torch.export.load(exported.path).module()
     if exported.target == "torchscript":
         return torch.jit.load(exported.path)
-    compiled = openvino.Core().compile_model(
+    compiled = openvino_core().compile_model(
         exported.path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
     return lambda x: torch.from_numpy(compiled([x.numpy()])[0])

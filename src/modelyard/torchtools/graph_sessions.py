@@ -7,7 +7,7 @@ from typing import Any
 import onnxruntime as ort
 
 from modelyard._core.errors import ConfigError
-from modelyard._core.extras import require
+from modelyard.torchtools.openvino_core import openvino_core
 
 # What ONNX Runtime may do to a graph before it runs it.
 GRAPH_LEVELS = {
@@ -61,8 +61,7 @@ def openvino_model(graph: bytes | Path, *, threads: int, precision: str = "f32")
     Raises:
         MissingDependencyError: OpenVINO is not installed.
     """
-    openvino: Any = require("openvino", extra="openvino")
-    core = openvino.Core()
+    core = openvino_core()
     settings = {
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,

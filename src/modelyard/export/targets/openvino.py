@@ -12,6 +12,7 @@ from modelyard._core.extras import require
 from modelyard.export.targets.base import Job, Written, in_short, verified
 from modelyard.torchtools.conversion import graph_of
 from modelyard.torchtools.onnx_module import as_array
+from modelyard.torchtools.openvino_core import openvino_core
 
 # Its own default is bfloat16 where the processor has it, with errors of a hundredth.
 _IN_FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -35,7 +36,7 @@ class OpenVinoTarget:
                 "model.float(), or export it as ONNX."
             )
         graph = graph_of(job.subject, opset=job.opset)
-        core = openvino.Core()
+        core = openvino_core()
         try:
             model = core.read_model(io.BytesIO(graph.data))
         except RuntimeError as error:
