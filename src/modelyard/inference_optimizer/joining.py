@@ -136,8 +136,8 @@ def can_join(serving: Serving, inputs: list[Inputs], *, bound: float, seed: int)
 
     Tried on the first two that come of a form, beside large neighbours of either sign and beside
     ones of NaN and infinity: two of the caller's may be alike, and what a batch shares, or decides
-    as a whole, would not show. Once
-    enough sizes of one kind have shown the same, it is taken to hold for all.
+    as a whole, would not show. Once enough sizes of one kind have shown the same, it is taken to
+    hold for all.
 
     Args:
         serving: What answers.
